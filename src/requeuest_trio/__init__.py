@@ -1,0 +1,61 @@
+"""requeuest-trio: deliver HTTP requests reliably from Trio, with PostgreSQL as the queue.
+
+The layers, each importing only those below it, and the way of one request through them:
+
+- `_open` wires everything; `cli` is the command on top of it.
+- `_client` checks a request and hands it to the store;          1. spawn
+- `_engine` has the tasks that deliver: the listener hears of it,  3. wake up
+  the dispatcher claims it, a worker takes it,                     4. claim
+  an attempt sends it, the recorder writes what came of it.        5. attempt, 8. record
+- `_waiters` wakes those who wait for the response.                9. wait
+- `_store` has all SQL, and the group commit of spawns.            2. commit
+- `_http` sends.                                                   6. send
+- `_postgres` drives psycopg from Trio.
+- `_config` and `_model` have values and pure decisions.           7. judge
+"""
+
+from requeuest_trio._client import Client
+from requeuest_trio._config import Config
+from requeuest_trio._model.channel import ALL, All, Channel
+from requeuest_trio._model.errors import (
+    DatabaseUnavailable,
+    InvalidRequest,
+    JobCancelled,
+    JobDead,
+    JobNotFound,
+    RequeuestError,
+    SchemaMismatch,
+)
+from requeuest_trio._model.job import Attempt, Job, Reached, Stats
+from requeuest_trio._model.request import Request
+from requeuest_trio._model.retry import RetryPolicy
+from requeuest_trio._model.states import JobState
+from requeuest_trio._model.statuses import StatusClass
+from requeuest_trio._open import migrate, open_requeuest
+from requeuest_trio._postgres import TrioConnection
+
+__all__ = [
+    "ALL",
+    "All",
+    "Attempt",
+    "Channel",
+    "Client",
+    "Config",
+    "DatabaseUnavailable",
+    "InvalidRequest",
+    "Job",
+    "JobCancelled",
+    "JobDead",
+    "JobNotFound",
+    "JobState",
+    "Reached",
+    "Request",
+    "RequeuestError",
+    "RetryPolicy",
+    "SchemaMismatch",
+    "Stats",
+    "StatusClass",
+    "TrioConnection",
+    "migrate",
+    "open_requeuest",
+]

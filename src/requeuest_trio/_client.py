@@ -1,0 +1,398 @@
+"""What an application does with an open queue."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TypedDict, Unpack
+from uuid import UUID
+
+import trio
+
+from requeuest_trio._config import Config
+from requeuest_trio._model import checks
+from requeuest_trio._model.channel import All, Channel
+from requeuest_trio._model.ecosystem import Response
+from requeuest_trio._model.errors import InvalidRequest, JobCancelled, JobDead, JobNotFound
+from requeuest_trio._model.ids import uuid7
+from requeuest_trio._model.job import Attempt, Job, Stats
+from requeuest_trio._model.request import Request
+from requeuest_trio._model.retry import DEFAULT_RETRY, RetryPolicy
+from requeuest_trio._model.states import JobState
+from requeuest_trio._postgres import TrioConnection
+from requeuest_trio._store.database import Database, translated
+from requeuest_trio._store.rows import NewJob
+from requeuest_trio._store.spawner import Spawner
+from requeuest_trio._store.store import Store
+from requeuest_trio._waiters import Waiters
+
+__all__ = ["Client", "SpawnOptions"]
+
+_PAGE = 200
+
+
+class SpawnOptions(TypedDict, total=False):
+    """What `spawn`, `spawn_many` and `spawn_returning` have in common; described with `Client.spawn`."""
+
+    delay: float | timedelta | None
+    at: datetime | None
+    priority: int
+    ordering_key: str | None
+    retry: RetryPolicy | None
+    timeout: float | timedelta | None
+
+
+class Client:
+    """An open queue; what `open_requeuest` gives. Any number of tasks may use it at once.
+
+    After the block of `open_requeuest` has ended, every call raises `trio.ClosedResourceError`. Every call may raise
+    `DatabaseUnavailable` and `InvalidRequest`.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        store: Store,
+        spawner: Spawner,
+        waiters: Waiters,
+        config: Config,
+        settings: Iterable[Channel],
+        load: Callable[[], tuple[int, int]] | None,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._spawner = spawner
+        self._waiters = waiters
+        self._config = config
+        self._ordered = frozenset(channel.name for channel in settings if channel.ordered)
+        self._load = load
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        running, unrecorded = self._load() if self._load else (0, 0)
+        return f"<Client {'closed' if self._is_closed else 'open'}: {running} running, {unrecorded} unrecorded>"
+
+    def close(self) -> None:
+        """End every waiting call. `open_requeuest` does this."""
+        self._is_closed = True
+        self._spawner.close()
+        self._waiters.close()
+
+    # --- spawning -----------------------------------------------------------------------------------------------------
+
+    async def spawn(
+        self,
+        channel: str,
+        request: Request,
+        *,
+        job_id: UUID | None = None,
+        connection: TrioConnection | None = None,
+        **options: Unpack[SpawnOptions],
+    ) -> UUID:
+        """Put a request into the queue.
+
+        Args:
+            channel: 1 to 200 characters. It need not be declared anywhere.
+            request: what to send.
+            delay: seconds or a `timedelta`, up to ten years, before which it is not sent.
+            at: an aware `datetime` before which it is not sent; instead of `delay`.
+            priority: -100 to 100; within a channel, the highest that is due goes first.
+            ordering_key: 1 to 200 characters. Jobs with the same channel and key are sent one after the other, in the
+                order of their commits: the next not before the one before is finished, all its retries included. (In
+                an ordered channel all jobs have the same key, and none may be given.)
+            retry: when to try again; None is `RetryPolicy()`.
+            timeout: seconds or a `timedelta` for each attempt, up to a day; before that of the request.
+            job_id: an id of your own, so that the call can be repeated: an id that exists is not stored again.
+            connection: a connection whose transaction the job joins, as `transaction` gives one. The job exists once
+                that commits, and not at all otherwise.
+
+        Returns:
+            The job's id.
+
+        Raises:
+            InvalidRequest: naming the argument and its limit; nothing was stored.
+            DatabaseUnavailable: PostgreSQL can't be reached. What was asked for may have been stored all the same; its
+                `job_ids` make it safe to ask again.
+
+        Guarantee: the job is committed when this returns (with `connection`: when that commits). It will be sent until
+        it is delivered or given up.
+
+        Cancellation: before its turn has come, nothing is stored; from then on the job may be stored, and is then sent.
+
+        Example::
+
+            job_id = await client.spawn("mail", Request.post("https://mail.example.com/send", json=mail), delay=60)
+        """
+        [job] = self._new_jobs(channel, [request], None if job_id is None else [job_id], options)
+        if connection is None:
+            await self._spawner.spawn(job)
+        else:
+            await self._join(connection, [job])
+        return job.id
+
+    async def spawn_many(
+        self,
+        channel: str,
+        requests: Iterable[Request],
+        *,
+        job_id: Sequence[UUID] | None = None,
+        connection: TrioConnection | None = None,
+        **options: Unpack[SpawnOptions],
+    ) -> list[UUID]:
+        """Put several requests into the queue, in one transaction: all of them, or none.
+
+        With an ordering key they are sent in the order given here. Arguments, errors, guarantee and cancellation are
+        those of `spawn`, but `job_id` has one id for each request.
+
+        Example::
+
+            await client.spawn_many("mail", [Request.post(url, json={"to": name}) for name in names])
+        """
+        jobs = self._new_jobs(channel, list(requests), job_id, options)
+        if not jobs:
+            await trio.lowlevel.checkpoint()
+        elif connection is None:
+            await self._spawner.spawn_many(jobs)
+        else:
+            await self._join(connection, jobs)
+        return [job.id for job in jobs]
+
+    async def spawn_returning(
+        self, channel: str, request: Request, *, job_id: UUID | None = None, **options: Unpack[SpawnOptions]
+    ) -> Response:
+        """Put a request into the queue, and wait for its response: `spawn`, then `result`.
+
+        Cancellation: the job stays in the queue and is sent; its id, if you gave one, gets the response later.
+
+        Example::
+
+            response = await client.spawn_returning("billing", Request.get("https://api.example.com/charges/7"))
+        """
+        [job] = self._new_jobs(channel, [request], None if job_id is None else [job_id], options)
+        job.awaited = True
+        await self._spawner.spawn(job)
+        return await self.result(job.id)
+
+    def _new_jobs(
+        self, channel: str, requests: Sequence[Request], ids: Sequence[UUID] | None, options: SpawnOptions
+    ) -> list[NewJob]:
+        """Check everything, before anything is stored."""
+        self._require_open()
+        checks.channel_name(channel)
+        if unknown := options.keys() - SpawnOptions.__annotations__.keys():
+            raise TypeError(f"spawn() has no argument {min(unknown)!r}")
+        delay, at = _due(options.get("delay"), options.get("at"))
+        timeout = options.get("timeout")
+        retry = options.get("retry") or DEFAULT_RETRY
+        if not isinstance(retry, RetryPolicy):
+            raise InvalidRequest("retry", f"must be a RetryPolicy, not {type(retry).__name__}")
+        for request in requests:
+            self._check_request(request)
+        common = partial(
+            NewJob,
+            channel=channel,
+            priority=checks.priority(options.get("priority", 0)),
+            ordering_key=self._ordering_key(channel, options.get("ordering_key")),
+            at=at,
+            delay=delay,
+            retry=retry,
+            timeout=None if timeout is None else checks.seconds("timeout", timeout, positive=True),
+        )
+        return [
+            common(id=job_id, request=request)
+            for job_id, request in zip(_ids(ids, len(requests)), requests, strict=True)
+        ]
+
+    def _check_request(self, request: Request) -> None:
+        if not isinstance(request, Request):
+            kind = type(request)
+            raise InvalidRequest(
+                "request", f"must be a requeuest_trio.Request, not {kind.__module__}.{kind.__qualname__}"
+            )
+        limit = self._config.max_request_body
+        if len(request.body) > limit:
+            raise InvalidRequest("body", f"must have at most {limit} bytes, not {len(request.body)}")
+
+    def _ordering_key(self, channel: str, key: str | None) -> str | None:
+        if key is None:
+            return None
+        if channel in self._ordered:
+            raise InvalidRequest("ordering_key", f"channel {channel!r} is ordered as a whole: leave it out")
+        return checks.short_text("ordering_key", key, checks.MAX_KEY_LENGTH)
+
+    async def _join(self, connection: TrioConnection, jobs: Sequence[NewJob]) -> None:
+        if not isinstance(connection, TrioConnection):
+            raise InvalidRequest("connection", f"must be a TrioConnection, not {type(connection).__name__}")
+        with translated():
+            await self._store.spawn(connection, jobs)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[TrioConnection]:
+        """A connection in a transaction, for your own tables and for `spawn(connection=...)`.
+
+        Committed when the block ends normally, rolled back otherwise; jobs spawned on it share that fate. It is
+        READ COMMITTED, comes from the client's pool of `Config.pool_size`, and goes back there, so keep it short.
+
+        Raises:
+            DatabaseUnavailable: no connection was to be had. Inside the block, psycopg's own errors come out.
+
+        Cancellation: rolled back.
+
+        Example::
+
+            async with client.transaction() as connection:
+                await connection.execute("INSERT INTO orders (id) VALUES (7)")
+                await client.spawn("billing", request, connection=connection)
+        """
+        self._require_open()
+        async with self._database.connection() as connection, connection.transaction():
+            await self._store.leave_to_caller(connection)
+            yield connection
+
+    # --- following ----------------------------------------------------------------------------------------------------
+
+    async def wait(self, job_id: UUID) -> Job:
+        """Wait until a job is finished: succeeded, dead or cancelled.
+
+        From any process, and also after a restart. For a job that is finished already, it returns at once.
+
+        Raises:
+            JobNotFound: there is none, or it is removed while this waits.
+
+        Cancellation: the job stays in the queue.
+        """
+        self._require_open()
+        return await self._waiters.wait(checks.job_id(job_id))
+
+    async def result(self, job_id: UUID) -> Response:
+        """Wait until a job is delivered, and return the response: status, headers, and body up to the limit.
+
+        From any process, also after a restart, and any number of times for as long as `Config.keep_succeeded` keeps it.
+        The body is decoded; `response.extensions["truncated"]` says whether it was longer than
+        `Config.max_response_body`, or broke off.
+
+        Raises:
+            JobDead: the job was given up; the exception has the job.
+            JobCancelled: it was withdrawn.
+            JobNotFound: there is none, or it is removed while this waits.
+
+        Cancellation: the job stays in the queue.
+        """
+        job = await self.wait(job_id)
+        if job.response is not None:
+            return job.response
+        if job.state is JobState.CANCELLED:
+            raise JobCancelled(job)
+        raise JobDead(job)
+
+    async def job(self, job_id: UUID) -> Job | None:
+        """One job as it stands, or None if there is none."""
+        self._require_open()
+        return await self._database.run(partial(self._store.job, job_id=checks.job_id(job_id)))
+
+    async def jobs(
+        self,
+        *,
+        channel: str | None = None,
+        state: JobState | None = None,
+        ordering_key: str | None = None,
+    ) -> AsyncIterator[Job]:
+        """Iterate over jobs, all or those that fit, in the order of their ids (which is, roughly, that of spawning).
+
+        They are read a page at a time, so a job shows as it stood when its page was read.
+        """
+        self._require_open()
+        if channel is not None:
+            checks.channel_name(channel)
+        read = partial(
+            self._store.jobs,
+            channel=channel,
+            state=None if state is None else _job_state(state),
+            ordering_key=ordering_key,
+            limit=_PAGE,
+        )
+        after: UUID | None = None
+        while True:
+            page = await self._database.run(partial(read, after=after))
+            for job in page:
+                yield job
+            if len(page) < _PAGE:
+                return
+            after = page[-1].id
+
+    async def attempts(self, job_id: UUID) -> list[Attempt]:
+        """Every attempt of a job that has ended, in order.
+
+        Raises:
+            JobNotFound: there is no such job.
+        """
+        self._require_open()
+        checks.job_id(job_id)
+        found = await self._database.run(partial(self._store.attempts, job_id=job_id))
+        if not found and await self.job(job_id) is None:
+            raise JobNotFound(job_id)
+        return found
+
+    async def stats(self) -> Stats:
+        """Count the jobs of each channel and state. It reads the whole table: for people and alarms, not for loops."""
+        self._require_open()
+        counts = await self._database.run(self._store.counts)
+        running, unrecorded = self._load() if self._load else (0, 0)
+        return Stats(channels=counts, running=running, unrecorded=unrecorded)
+
+    # --- clearing -----------------------------------------------------------------------------------------------------
+
+    async def clear(self, channels: Iterable[str] | All) -> int:
+        """Remove jobs that are not running, waiting and finished ones alike, with their attempts and responses.
+
+        Args:
+            channels: names, or `ALL`.
+
+        Returns:
+            How many were removed.
+
+        What is running goes on, and can be cleared once it has ended. Whoever waits for a removed job gets
+        `JobNotFound`.
+
+        Cancellation: part of them may have been removed.
+        """
+        self._require_open()
+        names = None if isinstance(channels, All) else checks.channel_names(channels)
+        total = 0
+        while removed := await self._database.run(partial(self._store.clear_free, channels=names)):
+            total += removed
+        while (cleared := await self._database.run(partial(self._store.clear_ordered, channels=names))) is not None:
+            total += cleared
+        return total
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise trio.ClosedResourceError("the block of open_requeuest has ended")
+
+
+def _due(delay: float | timedelta | None, at: datetime | None) -> tuple[float, datetime | None]:
+    if delay is not None and at is not None:
+        raise InvalidRequest("at", "goes without delay")
+    return (0.0 if delay is None else checks.seconds("delay", delay)), (
+        None if at is None else checks.instant("at", at)
+    )
+
+
+def _ids(given: Sequence[UUID] | None, number: int) -> list[UUID]:
+    if given is None:
+        return [uuid7() for _ in range(number)]
+    if isinstance(given, UUID | str) or not isinstance(given, Sequence):
+        raise InvalidRequest("job_id", "must be a sequence with one id for each request")
+    ids = [checks.job_id(job_id) for job_id in given]
+    if len(ids) != number or len(set(ids)) != number:
+        raise InvalidRequest("job_id", f"must have one id of its own for each of {number} requests, not {len(ids)}")
+    return ids
+
+
+def _job_state(state: str) -> JobState:
+    try:
+        return JobState(state)
+    except ValueError as error:
+        raise InvalidRequest("state", f"must be a JobState, not {state!r}") from error

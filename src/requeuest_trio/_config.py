@@ -1,0 +1,79 @@
+"""Everything that can be set and is no argument of `open_requeuest` itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from requeuest_trio._model.checks import MAX_SECONDS
+from requeuest_trio._model.errors import InvalidRequest
+
+__all__ = ["Config"]
+
+_MIB = 1_048_576
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Limits and intervals of one `open_requeuest`. Frozen; checked when it is made. Times are seconds, sizes bytes.
+
+    Raises:
+        InvalidRequest: naming the field and its limits.
+
+    Example::
+
+        >>> Config(attempt_timeout=10.0).attempt_timeout
+        10.0
+    """
+
+    attempt_timeout: float = 30.0
+    """One attempt, from name lookup to the last byte, unless `timeout=` or the request says otherwise."""
+    max_request_body: int = 10 * _MIB
+    """A larger body is refused by `spawn`."""
+    max_response_body: int = _MIB
+    """An answer's body is kept up to here, and marked as truncated past it."""
+    excerpt: int = 1_024
+    """How much of an answer's body each attempt keeps."""
+    max_redirects: int = 5
+    """For requests with `follow_redirects=True`."""
+    max_running: int = 512
+    """Attempts at once in this process, over all channels."""
+    pool_size: int = 4
+    """Database connections for this client's callers, beside the three of the runner."""
+    connect_timeout: float = 10.0
+    """One try to connect to PostgreSQL."""
+    statement_timeout: float = 10.0
+    """One statement of the library's; a third of `lease` at most."""
+    notifications: bool = True
+    """Whether to use LISTEN and NOTIFY. Off for poolers that can't; then only polling wakes."""
+    keep_succeeded: float | None = 86_400.0
+    """How long delivered jobs and their responses are kept. None keeps them until they are cleared."""
+    keep_dead: float | None = None
+    """How long dead jobs are kept. None keeps them until they are cleared."""
+
+    def __post_init__(self) -> None:
+        limits: dict[str, tuple[float, float]] = {
+            "attempt_timeout": (0.001, 86_400.0),
+            "max_request_body": (0, 256 * _MIB),
+            "max_response_body": (0, 64 * _MIB),
+            "excerpt": (0, _MIB),
+            "max_redirects": (0, 20),
+            "max_running": (1, 100_000),
+            "pool_size": (1, 100),
+            "connect_timeout": (0.1, 600.0),
+            "statement_timeout": (0.1, 600.0),
+            "keep_succeeded": (0.0, MAX_SECONDS),
+            "keep_dead": (0.0, MAX_SECONDS),
+        }
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "notifications":
+                if not isinstance(value, bool):
+                    raise InvalidRequest(field.name, f"must be a bool, not {type(value).__name__}")
+                continue
+            if value is None and field.name.startswith("keep_"):
+                continue
+            least, most = limits[field.name]
+            wanted = int if isinstance(field.default, int) else int | float
+            if isinstance(value, bool) or not isinstance(value, wanted) or not least <= value <= most:
+                kind = "an int" if wanted is int else "a number"
+                raise InvalidRequest(field.name, f"must be {kind} from {least:g} to {most:g}, not {value!r}")

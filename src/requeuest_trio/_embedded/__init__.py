@@ -1,0 +1,9 @@
+"""
+The embedded server's own rooms, in reading order: `files`, `server`, `keeper`, `account`.
+
+`files` has the names and the locks in a server's home directory, `server` makes, starts and stops PostgreSQL, `keeper`
+is the small process that does so and knows when, `account` finds somebody to run PostgreSQL as where we are root. The
+way in is `requeuest_trio.embedded`.
+
+The first three use the standard library only, because the keeper runs without anything else.
+"""

@@ -1,0 +1,68 @@
+"""How long this process may trust its claims.
+
+The database's clock decides when a lease has expired, and then others rescue the jobs. This process measures on its own
+clock, from before a renewal was asked for, and stops earlier: so it never sends after others may have begun to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+import trio
+
+from requeuest_trio._model.ids import uuid7
+
+__all__ = ["Lease"]
+
+_TRUSTED_PART = 0.8
+
+
+class Lease:
+    """The right of one process to deliver what it has claimed."""
+
+    def __init__(self, length: float) -> None:
+        self.length = length
+        self.worker: UUID = uuid7()
+        self._trusted_until = -float("inf")
+        self._attempts: set[trio.CancelScope] = set()
+
+    def __repr__(self) -> str:
+        return f"<Lease of {self.worker}: {self.left:.1f} s left, {len(self._attempts)} attempts>"
+
+    @property
+    def left(self) -> float:
+        """Seconds for which claims may still be trusted; 0 or less once the lease has lapsed."""
+        return self._trusted_until - trio.current_time()
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether claims may be trusted now."""
+        return self.left > 0
+
+    def renewed(self, asked_at: float) -> None:
+        """Trust for another term, counted from when the renewal was asked for."""
+        self._trusted_until = max(self._trusted_until, asked_at + self.length * _TRUSTED_PART)
+
+    def lapse(self) -> int:
+        """Cut short what is being sent. Returns how many attempts that were."""
+        self._trusted_until = -float("inf")
+        cut = len(self._attempts)
+        for scope in self._attempts:
+            scope.cancel()
+        return cut
+
+    def start_anew(self) -> None:
+        """Become another process in the eyes of the others, after they have struck this one off."""
+        self.worker = uuid7()
+
+    @contextmanager
+    def attempt(self) -> Iterator[trio.CancelScope]:
+        """A scope for one attempt that is cancelled when the lease lapses."""
+        with trio.CancelScope() as scope:
+            self._attempts.add(scope)
+            try:
+                yield scope
+            finally:
+                self._attempts.discard(scope)

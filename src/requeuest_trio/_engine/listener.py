@@ -1,0 +1,99 @@
+"""Hears what other processes announce, and passes it on as hints.
+
+A hint may be lost or merged; polling is the truth. So after every new connection everything is looked at once, because
+nothing was heard while there was none.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
+from uuid import UUID
+
+import psycopg
+import trio
+
+from requeuest_trio._model.errors import DatabaseUnavailable, SchemaMismatch
+from requeuest_trio._model.events import Event, emit
+from requeuest_trio._postgres import Backoff, TrioConnection
+from requeuest_trio._store.database import Database
+from requeuest_trio._store.store import Store
+
+__all__ = ["Hints", "Listener"]
+
+_logger = logging.getLogger("requeuest_trio.listener")
+_CHECK_SECONDS = 5.0
+_ANSWER_SECONDS = 5.0
+
+
+class Hints:
+    """Whom to tell what was heard."""
+
+    def __init__(
+        self,
+        *,
+        due: Callable[[Mapping[str, float]], None],
+        done: Callable[[Sequence[UUID]], None],
+        anything: Callable[[], None],
+    ) -> None:
+        self.due = due
+        self.done = done
+        self.anything = anything
+
+
+class Listener:
+    """One connection that does nothing but listen. `run` has to be running."""
+
+    def __init__(self, database: Database, store: Store, topics: Sequence[str], hints: Hints) -> None:
+        self._database = database
+        self._store = store
+        self._topics = topics
+        self._hints = hints
+        self._backoff = Backoff(initial=0.1, cap=5.0)
+        self._failures = 0
+
+    async def run(self) -> None:
+        """Listen until cancelled, on a new connection whenever one breaks."""
+        while True:
+            try:
+                async with self._database.connection() as connection:
+                    await self._listen(connection)
+            except (DatabaseUnavailable, SchemaMismatch, psycopg.Error) as error:
+                self._failures += 1
+                pause = self._backoff.delay(self._failures, random.random)
+                emit(_logger, Event.LISTENER_LOST, error=error, retry_in=round(pause, 2))
+                await trio.sleep(pause)
+
+    async def _listen(self, connection: TrioConnection) -> None:
+        await self._store.listen(connection, self._topics)
+        if self._failures:
+            emit(_logger, Event.LISTENER_BACK, failures=self._failures)
+            self._failures = 0
+        self._hints.anything()
+        while True:
+            async with aclosing(connection.notifies(timeout=_CHECK_SECONDS)) as notifications:
+                async for notification in notifications:
+                    self._pass_on(notification.channel, notification.payload)
+            await self._check(connection)
+
+    async def _check(self, connection: TrioConnection) -> None:
+        """A dead connection is silent: only a question shows that nobody is there."""
+        with trio.move_on_after(_ANSWER_SECONDS):
+            if await self._store.is_listening(connection, self._topics):
+                return
+        raise DatabaseUnavailable("the listening connection does not answer, or has lost its registration")
+
+    def _pass_on(self, topic: str, payload: str) -> None:
+        try:
+            if topic == self._store.due_topic and payload:
+                self._hints.due({str(channel): float(wait) for channel, wait in json.loads(payload).items()})
+            elif topic == self._store.done_topic and payload:
+                self._hints.done([UUID(job_id) for job_id in payload.split(",")])
+            else:
+                self._hints.anything()
+        except (ValueError, TypeError, AttributeError):
+            # Another program's announcement: it means something, we do not know what.
+            self._hints.anything()

@@ -1,0 +1,120 @@
+"""The tasks of one process that delivers: which there are, and in which order they end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+import psycopg
+import trio
+
+from requeuest_trio._config import Config
+from requeuest_trio._engine.attempt import Deliverer
+from requeuest_trio._engine.dispatcher import Dispatcher
+from requeuest_trio._engine.heartbeat import Heartbeat
+from requeuest_trio._engine.lease import Lease
+from requeuest_trio._engine.maintenance import Maintenance
+from requeuest_trio._engine.recorder import Recorder
+from requeuest_trio._http.sender import Sender
+from requeuest_trio._model.channel import All
+from requeuest_trio._model.errors import DatabaseUnavailable, SchemaMismatch
+from requeuest_trio._model.events import Event, emit
+from requeuest_trio._model.states import FINISHED
+from requeuest_trio._store.database import Database
+from requeuest_trio._store.rows import Report
+from requeuest_trio._store.store import Store
+from requeuest_trio._waiters import Waiters
+
+__all__ = ["Runner"]
+
+_logger = logging.getLogger("requeuest_trio.open")
+FINISH_SECONDS = 5.0
+
+
+class Runner:
+    """Delivers for one process: dispatcher, workers, recorder, heartbeat and maintenance.
+
+    The dispatcher shares one connection with heartbeat and maintenance; the recorder has one for itself, so that a slow
+    claim never holds up an outcome.
+    """
+
+    def __init__(
+        self,
+        claims: Database,
+        records: Database,
+        store: Store,
+        sender: Sender,
+        waiters: Waiters,
+        channels: frozenset[str] | All,
+        config: Config,
+        *,
+        concurrency: int,
+        lease: float,
+        poll_interval: float,
+    ) -> None:
+        self._claims = claims
+        self._records = records
+        self._store = store
+        self._waiters = waiters
+        self._lease = Lease(lease)
+        self.recorder = Recorder(records, store, config, self._on_recorded)
+        self._heartbeat = Heartbeat(claims, store, self._lease)
+        self._maintenance = Maintenance(claims, store, config, lease=lease)
+        self.dispatcher = Dispatcher(
+            claims,
+            store,
+            Deliverer(sender, self.recorder, self._lease, config),
+            self._lease,
+            channels,
+            concurrency=concurrency,
+            max_running=config.max_running,
+            poll_interval=poll_interval,
+        )
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Register this process, and start its tasks. Raises `DatabaseUnavailable`."""
+        await self._heartbeat.register()
+        nursery.start_soon(self._heartbeat.run)
+        nursery.start_soon(self.recorder.run)
+        nursery.start_soon(self._maintenance.run)
+        nursery.start_soon(self.dispatcher.run, nursery)
+        emit(_logger, Event.OPENED, channels=self.dispatcher.channels, worker=self._lease.worker)
+
+    async def drain(self, grace: float) -> None:
+        """Claim nothing more, and let running attempts end for up to `grace` seconds."""
+        emit(_logger, Event.DRAINING, running=self.dispatcher.running, grace=grace)
+        self.dispatcher.stop()
+        with trio.move_on_after(grace):
+            await self.dispatcher.wait_until_idle()
+
+    async def finish(self) -> None:
+        """After the tasks have ended: write what is unconfirmed, give back what is unfinished, and sign off.
+
+        Shielded, because it is what makes cancellation harmless, for `FINISH_SECONDS` at most. What can't be done in
+        that time, the other processes do once the lease has expired.
+        """
+        problem: Exception | str = f"PostgreSQL did not answer within {FINISH_SECONDS:g} s"
+        with trio.move_on_after(FINISH_SECONDS, shield=True):
+            try:
+                await self.recorder.flush()
+                worker = self._lease.worker
+                released = await self._records.run(partial(self._store.release, worker=worker))
+                await self._records.run(partial(self._store.deregister, worker=worker))
+                emit(_logger, Event.CLOSED, released=released)
+                return
+            except (DatabaseUnavailable, SchemaMismatch, psycopg.Error) as error:
+                problem = error
+        emit(_logger, Event.CLOSE_INCOMPLETE, error=problem)
+
+    def load(self) -> tuple[int, int]:
+        """How many attempts are running, and how many outcomes are not yet written."""
+        return self.dispatcher.running, self.recorder.backlog
+
+    def _on_recorded(self, reports: Sequence[Report], unblocked: dict[str, float]) -> None:
+        """Short cuts for this process: others hear of it by notification, or poll."""
+        self._waiters.wake(report.job.id for report in reports if report.outcome.state in FINISHED)
+        self.dispatcher.wake(unblocked)
+        for report in reports:
+            if report.outcome.retry_in is not None:
+                self.dispatcher.wake({report.job.channel: report.outcome.retry_in})

@@ -1,0 +1,7 @@
+"""The names this library shows of httpx2: one door, so that nothing else depends on where it stands."""
+
+from __future__ import annotations
+
+from httpx2 import URL, AsyncBaseTransport, AsyncClient, InvalidURL, Response
+
+__all__ = ["URL", "AsyncBaseTransport", "AsyncClient", "InvalidURL", "Response"]

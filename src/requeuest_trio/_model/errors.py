@@ -1,0 +1,90 @@
+"""Everything that the library raises, in one tree.
+
+::
+
+    Exception
+    +-- RequeuestError
+        +-- InvalidRequest        (also a ValueError)
+        +-- SchemaMismatch
+        +-- DatabaseUnavailable
+        +-- JobNotFound
+        +-- JobDead
+        +-- JobCancelled
+
+A failed delivery raises nothing: it is data, an `Attempt`. `trio.ClosedResourceError` is raised by a client whose
+block has ended, `trio.Cancelled` by every call that waits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from requeuest_trio._model.job import Job
+
+__all__ = [
+    "DatabaseUnavailable",
+    "InvalidRequest",
+    "JobCancelled",
+    "JobDead",
+    "JobNotFound",
+    "RequeuestError",
+    "SchemaMismatch",
+]
+
+
+class RequeuestError(Exception):
+    """What all errors of this library have in common; also raised itself, for wrong surroundings."""
+
+
+class InvalidRequest(RequeuestError, ValueError):
+    """An argument was refused before anything was stored. The text names the argument, the problem and the limit."""
+
+    def __init__(self, argument: str, problem: str) -> None:
+        super().__init__(f"{argument}: {problem}")
+        self.argument = argument
+
+
+class SchemaMismatch(RequeuestError):
+    """The tables in the database are missing, older or newer than this library; the text has the command to run."""
+
+
+class DatabaseUnavailable(RequeuestError):
+    """PostgreSQL could not be reached, or did not answer in time. Try again later.
+
+    If it comes out of `spawn` or `spawn_many`, the commit may have happened and only its answer been lost.
+    `job_ids` has the ids that were to be stored: repeating the call with `job_id=` stores each at most once.
+    """
+
+    def __init__(self, message: str, *, job_ids: tuple[UUID, ...] = ()) -> None:
+        super().__init__(message)
+        self.job_ids = job_ids
+
+
+class JobNotFound(RequeuestError):
+    """No job has this id: it never had one, or the job was cleared or pruned."""
+
+    def __init__(self, job_id: UUID) -> None:
+        super().__init__(f"no job has the id {job_id}: it was never stored, or has been cleared or pruned")
+        self.job_id = job_id
+
+
+class _JobEnded(RequeuestError):
+    def __init__(self, job: Job, what: str) -> None:
+        super().__init__(f"job {job.id} {what}")
+        self.job = job
+
+
+class JobDead(_JobEnded):
+    """The queue gave this job up; `job` has the last status and error, `Client.attempts` every attempt."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job, f"is dead after {job.attempts} attempt(s): {job.error}")
+
+
+class JobCancelled(_JobEnded):
+    """This job was cancelled before it was delivered; `job` has what is known of it."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job, "was cancelled")

@@ -1,0 +1,99 @@
+"""What is logged: the fixed names of events, their levels and fields. The docs show this table.
+
+Each room logs to a logger of its own, `requeuest_trio.<room>`. The message is the event's name followed by its fields,
+and a record has them as attributes too (`record.event`, `record.fields`). Nothing is logged at INFO for each job, and
+no header, body or password ever.
+"""
+
+from __future__ import annotations
+
+import logging
+from enum import Enum
+from typing import NamedTuple
+
+__all__ = ["Event", "EventSpec", "emit"]
+
+
+class EventSpec(NamedTuple):
+    """What is fixed about an event."""
+
+    name: str
+    room: str
+    level: int
+    fields: tuple[str, ...]
+    meaning: str
+
+
+class Event(Enum):
+    """All events."""
+
+    OPENED = EventSpec("opened", "open", logging.INFO, ("channels", "worker"), "A runner has started.")
+    DRAINING = EventSpec(
+        "draining", "open", logging.INFO, ("running", "grace"), "The block is left; running attempts may finish."
+    )
+    CLOSED = EventSpec(
+        "closed", "open", logging.INFO, ("released",), "A runner has ended, and given back what was unfinished."
+    )
+    CLOSE_INCOMPLETE = EventSpec(
+        "close_incomplete", "open", logging.WARNING, ("error",),
+        "Outcomes or claims could not be written at the end; the lease will expire and the jobs be sent again.",
+    )  # fmt: skip
+    LISTENER_LOST = EventSpec(
+        "listener_lost", "listener", logging.WARNING, ("error", "retry_in"),
+        "The listening connection broke. Polling goes on.",
+    )  # fmt: skip
+    LISTENER_BACK = EventSpec(
+        "listener_back", "listener", logging.INFO, ("failures",), "Notifications are heard again."
+    )
+    CLAIM_FAILED = EventSpec(
+        "claim_failed", "dispatcher", logging.WARNING, ("error", "retry_in"), "Jobs could not be claimed."
+    )
+    CLAIMED = EventSpec("claimed", "dispatcher", logging.DEBUG, ("jobs", "channels"), "Jobs were claimed.")
+    ATTEMPT = EventSpec(
+        "attempt", "attempt", logging.DEBUG, ("job", "number", "state", "status", "reached", "duration", "error"),
+        "An attempt has ended.",
+    )  # fmt: skip
+    JOB_DEAD = EventSpec(
+        "job_dead", "attempt", logging.WARNING, ("job", "channel", "attempts", "status", "error"), "A job was given up."
+    )
+    RECORD_FAILED = EventSpec(
+        "record_failed", "recorder", logging.WARNING, ("error", "backlog", "retry_in"),
+        "Outcomes could not be written; they are kept and tried again.",
+    )  # fmt: skip
+    OUTCOME_REFUSED = EventSpec(
+        "outcome_refused", "recorder", logging.ERROR, ("job", "error"),
+        "PostgreSQL refused an outcome as such; the job will be tried again.",
+    )  # fmt: skip
+    OUTCOMES_STALE = EventSpec(
+        "outcomes_stale", "recorder", logging.WARNING, ("jobs",),
+        "Outcomes came too late: the jobs had been given to another process, or removed.",
+    )  # fmt: skip
+    HEARTBEAT_FAILED = EventSpec(
+        "heartbeat_failed", "heartbeat", logging.WARNING, ("error", "lease_left"), "The lease could not be renewed."
+    )
+    LEASE_LOST = EventSpec(
+        "lease_lost", "heartbeat", logging.ERROR, ("cut_short",),
+        "The lease has run out; this process has stopped sending until it has a new one.",
+    )  # fmt: skip
+    MAINTENANCE_FAILED = EventSpec(
+        "maintenance_failed", "maintenance", logging.WARNING, ("error",), "A round of maintenance failed."
+    )
+    RESCUED = EventSpec(
+        "rescued", "maintenance", logging.WARNING, ("jobs",), "Jobs of lost processes were made available."
+    )
+    PRUNED = EventSpec("pruned", "maintenance", logging.DEBUG, ("jobs", "state"), "Old finished jobs were removed.")
+    UNSTRANDED = EventSpec(
+        "unstranded", "maintenance", logging.WARNING, ("channels",),
+        "Jobs waited behind nobody, which only another program can cause; they were made available.",
+    )  # fmt: skip
+    POLL_FAILED = EventSpec(
+        "poll_failed", "waiters", logging.WARNING, ("error",), "Awaited jobs could not be looked up."
+    )
+
+
+def emit(logger: logging.Logger, event: Event, **fields: object) -> None:
+    """Log an event with its fields."""
+    spec = event.value
+    if logger.isEnabledFor(spec.level):
+        text = " ".join(f"{name}={value}" for name, value in fields.items())
+        logger.log(spec.level, "%s %s", spec.name, text, extra={"event": spec.name, "fields": fields})

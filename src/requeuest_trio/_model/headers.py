@@ -1,0 +1,80 @@
+"""Header fields: checked on the way in, masked on the way out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from requeuest_trio._model.errors import InvalidRequest
+
+__all__ = ["MAX_HEADER_BYTES", "RESERVED", "HeaderSource", "Headers", "checked_headers", "find", "masked", "masked_url"]
+
+Headers = tuple[tuple[str, str], ...]
+"""Name and value pairs as given: order, case and repeats are kept."""
+HeaderSource = Mapping[str, str] | Iterable[tuple[str, str]]
+
+MAX_HEADER_BYTES = 65_536
+
+RESERVED = frozenset({
+    "connection", "content-length", "expect", "host", "keep-alive",
+    "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+})  # fmt: skip
+"""Fields about one connection or the message's framing (RFC 9110 section 7.6.1): the transport's, not the user's."""
+
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2
+_FORBIDDEN_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110 section 5.5
+_SECRET = re.compile(
+    r"authorization|cookie|token|secret|password|passwd|credential|signature|session|api[-_]?key|access[-_]?key|auth$",
+    re.IGNORECASE,
+)
+_USERINFO = re.compile(r"(?<=//)[^/?#@]*@")
+_SECRET_PARAMETER = re.compile(
+    r"([?&][^=&]*(?:token|secret|password|signature|key|sig|auth)[^=&]*=)[^&#]*", re.IGNORECASE
+)
+
+
+def checked_headers(source: HeaderSource) -> Headers:
+    """Bring headers to pairs of `str`, refusing what can't be sent as it stands. Raises `InvalidRequest`."""
+    try:
+        pairs = tuple((name, value) for name, value in (source.items() if isinstance(source, Mapping) else source))
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest("headers", "must be a mapping or pairs of name and value") from error
+    checked = tuple(_checked(name, value) for name, value in pairs)
+    size = sum(len(name) + len(value) + 4 for name, value in checked)
+    if size > MAX_HEADER_BYTES:
+        raise InvalidRequest("headers", f"must have at most {MAX_HEADER_BYTES} bytes in all, not {size}")
+    return checked
+
+
+def _checked(name: object, value: object) -> tuple[str, str]:
+    if not isinstance(name, str) or not isinstance(value, str):
+        raise InvalidRequest(
+            "headers", f"name and value must be str, not {type(name).__name__}, {type(value).__name__}"
+        )
+    if not _TOKEN.fullmatch(name):
+        raise InvalidRequest("headers", f"{name!r} is no header name (RFC 9110 section 5.6.2)")
+    if name.lower() in RESERVED:
+        raise InvalidRequest("headers", f"{name} is set by the library: leave it out")
+    if _FORBIDDEN_IN_VALUE.search(value):
+        raise InvalidRequest("headers", f"the value of {name} must not have CR, LF, NUL or other control characters")
+    try:
+        value.encode("latin-1")
+    except UnicodeEncodeError as error:
+        raise InvalidRequest("headers", f"the value of {name} must be Latin-1 text (RFC 9110 section 5.5)") from error
+    return name, value.strip(" \t")
+
+
+def find(headers: Headers, name: str) -> str | None:
+    """The first value of a field, whatever the case of its name."""
+    name = name.lower()
+    return next((value for field, value in headers if field.lower() == name), None)
+
+
+def masked(headers: Headers) -> Headers:
+    """The same headers with the values of those that look secret replaced: for logs and screens."""
+    return tuple((name, "***" if _SECRET.search(name) else value) for name, value in headers)
+
+
+def masked_url(url: str) -> str:
+    """The same URL without user and password, and without the values of parameters that look secret."""
+    return _SECRET_PARAMETER.sub(r"\1***", _USERINFO.sub("***@", url))

@@ -1,0 +1,104 @@
+"""What is known of a job and of each attempt to deliver it: the values that the public calls return."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from requeuest_trio._model.ecosystem import Response
+from requeuest_trio._model.headers import Headers
+from requeuest_trio._model.request import Request
+from requeuest_trio._model.states import FINISHED, JobState
+
+__all__ = ["Attempt", "Job", "Reached", "Stats", "make_response"]
+
+
+class Reached(StrEnum):
+    """How far an attempt came before it ended. From `SENT` on, the receiver may have acted on the request."""
+
+    RESOLVE = "resolve"
+    """Looking up the receiver's name, or before that. Never sent."""
+    CONNECT = "connect"
+    """Connecting. Never sent."""
+    TLS = "tls"
+    """Negotiating TLS. Never sent."""
+    SENT = "sent"
+    """The request, or the beginning of it, was on its way. Maybe received."""
+    RESPONSE = "response"
+    """A status came back. Received."""
+    UNKNOWN = "unknown"
+    """The process that made the attempt was lost. Maybe received."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One attempt to deliver a job. A frozen value."""
+
+    number: int
+    """1 for the first."""
+    started_at: datetime
+    duration: float
+    """Seconds."""
+    reached: Reached
+    status: int | None
+    """Of the answer, if one came."""
+    error: str | None
+    """Why the attempt was no success."""
+    excerpt: bytes
+    """The first part of the answer's body."""
+    retry_at: datetime | None
+    """When the job is due again, if it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One job as it stood when it was read. A frozen value."""
+
+    id: UUID
+    channel: str
+    state: JobState
+    request: Request
+    priority: int
+    ordering_key: str | None
+    attempts: int
+    """How many were made, one under way included."""
+    due_at: datetime
+    """Not sent before; after a failed attempt, when the next one is due."""
+    created_at: datetime
+    finished_at: datetime | None
+    status: int | None
+    """Of the last answer."""
+    response: Response | None
+    """Kept with a success. Its `extensions["truncated"]` says whether the body is whole."""
+    error: str | None
+    """Of the last failed attempt."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its state is final: succeeded, dead or cancelled."""
+        return self.state in FINISHED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """A look at the queue, and at this process's part in it. A frozen value."""
+
+    channels: Mapping[str, Mapping[JobState, int]]
+    """How many jobs each channel has in each state; without zeros."""
+    running: int
+    """Attempts of this process."""
+    unrecorded: int
+    """Outcomes of this process that PostgreSQL has not confirmed yet."""
+
+    def count(self, state: JobState) -> int:
+        """Jobs in a state, over all channels."""
+        return sum(states.get(state, 0) for states in self.channels.values())
+
+
+def make_response(status: int, headers: Headers, body: bytes, *, truncated: bool) -> Response:
+    """Build the response that a caller gets back. The body was decoded when it was received."""
+    pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    return Response(status, headers=pairs, content=body, extensions={"truncated": truncated})

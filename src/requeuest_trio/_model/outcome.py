@@ -1,0 +1,82 @@
+"""What became of an attempt, and the pure judgement on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from requeuest_trio._model.headers import Headers, find
+from requeuest_trio._model.job import Reached
+from requeuest_trio._model.request import Request
+from requeuest_trio._model.retry import Random, RetryPolicy, backoff, retry_after_seconds
+from requeuest_trio._model.states import JobState
+from requeuest_trio._model.statuses import contains
+
+__all__ = ["Answer", "Delivery", "Outcome", "damaged", "judge"]
+
+# Methods whose repetition changes nothing at the receiver (RFC 9110 section 9.2.1).
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response as far as it was read."""
+
+    status: int
+    headers: Headers
+    body: bytes
+    truncated: bool = False
+    """Only the first part of the body is here."""
+    cut_off: str | None = None
+    """Why the body broke off, if that was not the library's own limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What sending came to: an answer, or an error."""
+
+    reached: Reached
+    answer: Answer | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What to record: the job's next state, and why."""
+
+    state: JobState
+    """`SUCCEEDED`, `DEAD`, or `AVAILABLE` for another try."""
+    reached: Reached
+    retry_in: float | None = None
+    """Seconds; with `AVAILABLE` only."""
+    answer: Answer | None = None
+    error: str | None = None
+
+
+def judge(
+    delivery: Delivery, request: Request, policy: RetryPolicy, *, attempt: int, now: datetime, random: Random
+) -> Outcome:
+    """Decide what follows from an attempt: the status decides, not the body.
+
+    With one exception: a safe request whose answer broke off is sent again, since that can do no harm and the
+    caller wants the body. Any other request is never repeated after an accepted status.
+    """
+    answer = delivery.answer
+    error = delivery.error
+    if answer is not None:
+        accepted = contains(request.accept, answer.status)
+        if accepted and not (answer.cut_off and request.method in _SAFE_METHODS):
+            return Outcome(JobState.SUCCEEDED, delivery.reached, answer=answer)
+        error = f"the answer broke off: {answer.cut_off}" if accepted else f"status {answer.status} is not accepted"
+        if not accepted and contains(policy.give_up_on, answer.status):
+            return Outcome(JobState.DEAD, delivery.reached, answer=answer, error=f"{error}, and means giving up")
+    if attempt >= policy.max_attempts:
+        return Outcome(JobState.DEAD, delivery.reached, answer=answer, error=f"{error}; no attempts are left")
+    asked = None if answer is None else retry_after_seconds(find(answer.headers, "retry-after"), now)
+    wait = backoff(policy, attempt, asked, random)
+    return Outcome(JobState.AVAILABLE, delivery.reached, retry_in=wait, answer=answer, error=error)
+
+
+def damaged(problem: str) -> Outcome:
+    """The outcome for a row that can't be read as a request: nothing was sent, and no retry would help."""
+    return Outcome(JobState.DEAD, Reached.RESOLVE, error=f"the stored job is damaged: {problem}")

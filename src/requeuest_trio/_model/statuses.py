@@ -1,0 +1,62 @@
+"""Sets of HTTP status codes, as users write them and as they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+
+from requeuest_trio._model.errors import InvalidRequest
+
+__all__ = ["SUCCESS", "StatusClass", "StatusSpec", "Statuses", "contains", "statuses"]
+
+
+class StatusClass(Enum):
+    """The five classes of status codes (RFC 9110 section 15)."""
+
+    INFORMATIONAL = range(100, 200)
+    SUCCESS = range(200, 300)
+    REDIRECTION = range(300, 400)
+    CLIENT_ERROR = range(400, 500)
+    SERVER_ERROR = range(500, 600)
+
+
+StatusSpec = int | range | StatusClass
+Statuses = tuple[range, ...]
+"""Normal form: sorted, merged, without gaps of zero; so that equal sets are equal values."""
+
+SUCCESS: Statuses = (StatusClass.SUCCESS.value,)
+_LOWEST, _HIGHEST = 100, 599
+
+
+def statuses(argument: str, spec: StatusSpec | Iterable[StatusSpec]) -> Statuses:
+    """Bring one or several of `int`, `range` and `StatusClass` to normal form.
+
+    Raises `InvalidRequest`, naming `argument`, for other types, ranges with a step, and codes outside 100 to 599.
+    """
+    items = [spec] if isinstance(spec, int | range | StatusClass) else spec
+    if isinstance(items, str) or not isinstance(items, Iterable):
+        raise InvalidRequest(argument, f"must be status codes, ranges or StatusClass members, not {spec!r}")
+    merged: list[range] = []
+    for part in sorted((_as_range(argument, item) for item in items), key=lambda part: part.start):
+        if merged and part.start <= merged[-1].stop:
+            merged[-1] = range(merged[-1].start, max(merged[-1].stop, part.stop))
+        elif part:
+            merged.append(part)
+    return tuple(merged)
+
+
+def _as_range(argument: str, item: object) -> range:
+    if isinstance(item, StatusClass):
+        return item.value
+    if isinstance(item, int) and not isinstance(item, bool):
+        item = range(item, item + 1)
+    if not isinstance(item, range) or item.step != 1:
+        raise InvalidRequest(argument, f"must be status codes, ranges of step 1 or StatusClass members, not {item!r}")
+    if item and (item.start < _LOWEST or item.stop > _HIGHEST + 1):
+        raise InvalidRequest(argument, f"status codes lie between {_LOWEST} and {_HIGHEST}, not {item!r}")
+    return item
+
+
+def contains(ranges: Statuses, status: int) -> bool:
+    """Whether `status` is one of them."""
+    return any(status in part for part in ranges)

@@ -1,0 +1,262 @@
+"""`open_requeuest`: the one place that wires and starts everything."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import NoReturn
+
+import psycopg
+import trio
+from psycopg.conninfo import conninfo_to_dict
+
+from requeuest_trio import embedded
+from requeuest_trio._client import Client
+from requeuest_trio._config import Config
+from requeuest_trio._engine.listener import Hints, Listener
+from requeuest_trio._engine.runner import Runner
+from requeuest_trio._http.sender import open_sender
+from requeuest_trio._model import checks
+from requeuest_trio._model.channel import ALL, All, Channel, channels_of
+from requeuest_trio._model.ecosystem import AsyncBaseTransport, AsyncClient
+from requeuest_trio._model.errors import InvalidRequest, RequeuestError
+from requeuest_trio._postgres import TrioConnection
+from requeuest_trio._store.database import Database, translated
+from requeuest_trio._store.migrate import apply_migrations, check_schema
+from requeuest_trio._store.queries import Queries, checked_schema
+from requeuest_trio._store.spawner import Spawner
+from requeuest_trio._store.store import Store
+from requeuest_trio._waiters import Waiters
+
+__all__ = ["migrate", "open_requeuest"]
+
+_CONNECT_SECONDS = 10
+_LONGEST_SECONDS = 3_600.0
+
+
+async def migrate(dsn: str, *, schema: str = "requeuest", target: int | None = None) -> list[str]:
+    """Bring the tables in a database to a version.
+
+    Safe to run from several processes at once, and again: they take turns, and what is done is left alone. Everything
+    is in a PostgreSQL schema of its own, so that it lives beside an application's tables.
+
+    Args:
+        dsn: a libpq connection string or URL, or `embedded:` with or without a path.
+        schema: the PostgreSQL schema; 1 to 40 of a-z, 0-9 and _. It is made if there is none.
+        target: the version to go to; None is the newest, 0 takes the queue away with everything in it.
+
+    Returns:
+        What was applied, in order, such as `["0001_queue.up"]`.
+
+    Raises:
+        DatabaseUnavailable: PostgreSQL can't be reached.
+        SchemaMismatch: the tables were made by other migrations, or by a newer version of this library.
+        InvalidRequest: naming the argument.
+
+    Cancellation: each step is applied whole or not at all.
+
+    Example::
+
+        await migrate("postgresql:///app")
+    """
+    _require_trio()
+    async with _server(dsn) as address:
+        return await apply_migrations(address, schema=schema, target=target)
+
+
+@asynccontextmanager
+async def open_requeuest(
+    dsn: str,
+    channels: Iterable[str | Channel] | All = ALL,
+    *,
+    http: AsyncBaseTransport | AsyncClient | None = None,
+    migrate: bool = False,
+    schema: str = "requeuest",
+    concurrency: int = 32,
+    lease: float = 30.0,
+    grace: float = 10.0,
+    poll_interval: float = 5.0,
+    config: Config | None = None,
+) -> AsyncIterator[Client]:
+    """Open a queue, and deliver what is in it for as long as the block lasts.
+
+    Leaving the block normally claims nothing more, lets running attempts end for up to `grace` seconds, and gives the
+    rest back. An exception, or cancellation, gives unfinished jobs back at once; their attempt is not counted, though
+    the receiver may have got it. When the block has ended, no task, connection or lease of it is left. An exception of
+    yours comes out as it is, not in a group.
+
+    Args:
+        dsn: a libpq connection string or URL; or `embedded:` for a PostgreSQL of the library's own in the user's data
+            directory, `embedded:/path` for one there (both need `requeuest-trio[embedded]`).
+        channels: what this process delivers: names, or `Channel` objects where there are settings. `ALL` is every
+            channel, also those that appear later; an empty collection only enqueues.
+        http: what to send with: an `httpx2.AsyncBaseTransport`, or an `AsyncClient` of httpx2 or httpx, which you
+            close. Its timeouts and redirects are the library's all the same. None: a transport of its own.
+        migrate: whether to bring the tables up to date first. Always done for `embedded:`.
+        schema: the PostgreSQL schema of the queue.
+        concurrency: attempts at once, per channel, in this process; 1 to 10,000.
+        lease: seconds, 1 to 3,600. If this process dies, others take its jobs over so much later.
+        grace: seconds, 0 to 3,600.
+        poll_interval: seconds, 0.05 to 3,600: how late a job may be found whose notification was lost.
+        config: everything else; see `Config`.
+
+    Raises:
+        InvalidRequest: naming the argument and its limits.
+        DatabaseUnavailable: PostgreSQL can't be reached at the start. Later outages are survived.
+        SchemaMismatch: the tables are missing, older or newer; the text has the command to run.
+        RequeuestError: this is not Trio, or an `embedded:` server can't be had.
+
+    Cancellation: see above; it takes up to 5 seconds to write down what is known.
+
+    Example::
+
+        async with open_requeuest("postgresql:///app", ["billing"]) as client:
+            await client.spawn("billing", Request.post("https://api.example.com/charges", json={"order": 7}))
+    """
+    _require_trio()
+    names, settings = channels_of(channels)
+    checked_schema(schema)
+    _check_int("concurrency", concurrency, 1, 10_000)
+    lease = _check_seconds("lease", lease, 1.0)
+    grace = _check_seconds("grace", grace, 0.0)
+    poll_interval = _check_seconds("poll_interval", poll_interval, 0.05)
+    config = Config() if config is None else config
+    if not isinstance(config, Config):
+        raise InvalidRequest("config", f"must be a Config, not {type(config).__name__}")
+
+    async with AsyncExitStack() as stack:
+        address = await stack.enter_async_context(_server(dsn))
+        if migrate or embedded.embedded_path(dsn) is not None:
+            await apply_migrations(address, schema=schema)
+        queries = Queries(schema)
+        store = Store(queries, schema, notifications=config.notifications)
+        await _prepare(address, schema, store, settings)
+        sender = await stack.enter_async_context(open_sender(http, config))
+
+        async def connect(size: int, lease: float) -> Database:
+            return await stack.enter_async_context(Database(address, queries, config, size=size, lease=lease))
+
+        calls = await connect(config.pool_size, lease)
+        spawner = Spawner(calls, store)
+        waiters = Waiters(calls, store, poll_interval=poll_interval)
+        runner = None
+        if names:
+            runner = Runner(
+                await connect(1, lease),
+                await connect(1, lease),
+                store,
+                sender,
+                waiters,
+                names,
+                config,
+                concurrency=concurrency,
+                lease=lease,
+                poll_interval=poll_interval,
+            )
+        client = Client(calls, store, spawner, waiters, config, settings, runner.load if runner else None)
+        services = [spawner.run, waiters.run]
+        if config.notifications:
+            services.append(_listener(await connect(1, lease), store, waiters, runner).run)
+        async with _running(client, runner, services, grace):
+            yield client
+
+
+@asynccontextmanager
+async def _running(
+    client: Client, runner: Runner | None, services: Iterable[Callable[[], Awaitable[None]]], grace: float
+) -> AsyncIterator[None]:
+    """Run everything for as long as the block lasts, and end it in order."""
+    try:
+        async with trio.open_nursery() as nursery:
+            for service in services:
+                nursery.start_soon(service)
+            if runner is not None:
+                await runner.start(nursery)
+            try:
+                yield
+                if runner is not None:
+                    await runner.drain(grace)
+            finally:
+                client.close()
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        _raise_bare(group)
+    finally:
+        if runner is not None:
+            await runner.finish()
+
+
+def _raise_bare(group: BaseExceptionGroup[BaseException]) -> NoReturn:
+    """Raise what the nursery has collected: a lone exception as it was raised, several as a group.
+
+    A `Cancelled` beside a real error says nothing more than the error does.
+    """
+    errors = [error for error in group.exceptions if not isinstance(error, trio.Cancelled)] or group.exceptions
+    if len(errors) > 1:
+        raise group
+    [error] = errors
+    context = error.__context__
+    try:
+        raise error
+    finally:
+        # `raise` has put the group there; the reader wants what the user's code had.
+        error.__context__ = context
+
+
+def _listener(database: Database, store: Store, waiters: Waiters, runner: Runner | None) -> Listener:
+    if runner is None:
+        hints = Hints(due=lambda _: None, done=waiters.wake, anything=waiters.wake_all)
+        return Listener(database, store, [store.done_topic], hints)
+
+    def anything() -> None:
+        waiters.wake_all()
+        runner.dispatcher.wake_all()
+
+    hints = Hints(due=runner.dispatcher.wake, done=waiters.wake, anything=anything)
+    return Listener(database, store, [store.due_topic, store.done_topic], hints)
+
+
+async def _prepare(dsn: str, schema: str, store: Store, settings: Iterable[Channel]) -> None:
+    """Find out at once, and not by and by, whether this database will do."""
+    with translated():
+        async with await TrioConnection.connect(dsn, autocommit=True, connect_timeout=_CONNECT_SECONDS) as connection:
+            await check_schema(connection, dsn, schema)
+            for channel in settings:
+                await store.set_channel(connection, channel)
+
+
+@asynccontextmanager
+async def _server(dsn: str) -> AsyncIterator[str]:
+    """The address of a server: that of the DSN, or that of an embedded one, which runs as long as the block."""
+    if not isinstance(dsn, str):
+        raise InvalidRequest("dsn", f"must be a str, not {type(dsn).__name__}")
+    if (path := embedded.embedded_path(dsn)) is not None:
+        async with embedded.open_embedded(path) as address:
+            yield address
+        return
+    try:
+        conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError as error:
+        # The text is not repeated: it may have a password in it.
+        raise InvalidRequest("dsn", "is neither a libpq connection string or URL, nor embedded:") from error
+    yield dsn
+
+
+def _require_trio() -> None:
+    if not trio.lowlevel.in_trio_run():
+        raise RequeuestError(
+            "requeuest-trio runs on Trio only: start with trio.run(main) or anyio.run(main, backend='trio'), "
+            "not on an asyncio loop"
+        )
+
+
+def _check_int(argument: str, value: object, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise InvalidRequest(argument, f"must be an int from {least} to {most:,}, not {value!r}")
+
+
+def _check_seconds(argument: str, value: float, least: float) -> float:
+    seconds = checks.seconds(argument, value)
+    if not least <= seconds <= _LONGEST_SECONDS:
+        raise InvalidRequest(argument, f"must lie between {least:g} and {_LONGEST_SECONDS:g} s, not {seconds:g}")
+    return seconds

@@ -1,0 +1,21 @@
+"""
+PostgreSQL for Trio: psycopg's protocol, Trio's waiting. Knows nothing of queues.
+
+Reading order: `waiting` (a socket and a generator), `connection` (what an operation is, and what follows when it is
+cancelled) with its parts `lock`, `resolve`, `draining` and `transaction`, then `backoff` and `pool`.
+"""
+
+from requeuest_trio._postgres.backoff import Backoff
+from requeuest_trio._postgres.connection import SETTLE_TIMEOUT, TrioConnection
+from requeuest_trio._postgres.pool import ConnectionPool, PoolStatistics, PoolTimeout
+from requeuest_trio._postgres.transaction import TrioTransaction
+
+__all__ = (
+    "SETTLE_TIMEOUT",
+    "Backoff",
+    "ConnectionPool",
+    "PoolStatistics",
+    "PoolTimeout",
+    "TrioConnection",
+    "TrioTransaction",
+)

@@ -1,0 +1,53 @@
+"""Getting a connection out of the middle of an operation: a protocol generator of our own, in psycopg's manner."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
+
+import psycopg
+from psycopg import generators, pq
+
+if TYPE_CHECKING:
+    from psycopg.abc import PQGen
+    from psycopg.pq.abc import PGconn
+
+__all__ = ("come_to_rest",)
+
+T = TypeVar("T")
+
+_ACTIVE = pq.TransactionStatus.ACTIVE
+
+
+def come_to_rest(pgconn: PGconn, gen: PQGen[T] | None) -> PQGen[tuple[T] | None]:
+    """
+    Run what is left of an interrupted generator, then throw away what the server still sends.
+
+    Return the generator's value, in a tuple, if it succeeded and that was the whole operation. Anything else is None:
+    it failed (as it will when the server has been asked to cancel it), or it was one part of a longer operation, such
+    as a COPY, of which the rest will never be asked for.
+    """
+    outcome: tuple[T] | None = None
+    if gen is not None:
+        with suppress(Exception):
+            outcome = ((yield from gen),)
+    if pgconn.transaction_status != _ACTIVE:
+        return outcome
+    yield from _discard(pgconn)
+    return None
+
+
+def _discard(pgconn: PGconn) -> PQGen[None]:
+    yield from generators.send(pgconn)
+    while pgconn.transaction_status == _ACTIVE:
+        result = yield from generators.fetch(pgconn)
+        match result and result.status:
+            case pq.ExecStatus.COPY_IN:
+                with suppress(psycopg.Error):  # the server's complaint that we broke off
+                    yield from generators.copy_end(pgconn, b"interrupted")
+            case pq.ExecStatus.COPY_OUT:
+                with suppress(psycopg.Error):
+                    while not isinstance((yield from generators.copy_from(pgconn)), pq.PGresult):
+                        pass
+            case pq.ExecStatus.COPY_BOTH:
+                raise psycopg.NotSupportedError("a replication stream cannot be broken off")

@@ -1,0 +1,340 @@
+"""A bounded set of connections that survives outages of the database. It has no task of its own."""
+
+# ruff: noqa: ASYNC109 - borrowing has a timeout of its own, because its error says what connecting failed of.
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import psycopg
+import trio
+
+from requeuest_trio._postgres.backoff import Backoff
+from requeuest_trio._postgres.connection import TrioConnection
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from types import TracebackType
+    from typing import Self
+
+__all__ = ("ConnectionPool", "PoolStatistics", "PoolTimeout")
+
+Connection: TypeAlias = TrioConnection[tuple[Any, ...]]
+
+
+class PoolTimeout(psycopg.OperationalError):
+    """No connection was to be had in time. If connecting had failed, the last such error is the ``__cause__``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolStatistics:
+    """
+    A snapshot of a pool.
+
+    Attributes:
+      max_size: how many connections there may be.
+      size: how many there are, idle or in use.
+      idle: how many wait for somebody to use them.
+      in_use: how many are lent out.
+      waiting: how many tasks wait for one, including those that connect just now.
+      connects: how many connections have been made so far.
+      connect_failures: how many attempts to make one have failed so far.
+      failures_in_a_row: how many of these since the last success; above 0, the pool is backing off.
+      discarded: how many connections have been found broken, or were too old, and were closed.
+      closed: whether the pool is closed.
+    """
+
+    max_size: int
+    size: int
+    idle: int
+    in_use: int
+    waiting: int
+    connects: int
+    connect_failures: int
+    failures_in_a_row: int
+    discarded: int
+    closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Idle:
+    connection: Connection
+    since: float
+
+
+class ConnectionPool:
+    """
+    Lends out connections, at most ``max_size`` at once, first come, first served.
+
+    It connects when somebody needs a connection, and not before. After a failure to connect it tries again by itself,
+    one attempt at a time for all who wait, with growing pauses, until a caller's patience is over. With
+    ``max_size=1`` it is also what a task with one long-lived connection needs.
+
+    Args:
+      dsn: the connection string.
+      max_size: the most connections at once.
+      configure: called with each new connection, before anybody else gets it, such as for setting session parameters.
+      connect_timeout: seconds for connecting and for ``configure`` together, and for the answer to a health check.
+      acquire_timeout: seconds that `connection` waits unless it is told otherwise; `math.inf` waits for ever.
+      check_after: a connection that was idle for so many seconds is asked whether it still works before it is lent out.
+        One that was idle for less is only looked at: that costs no round trip, and finds what the server has closed.
+      max_idle: seconds after which an idle connection is closed, at the next occasion that somebody uses the pool.
+      autocommit: whether the connections start in autocommit mode.
+      prepare_threshold: as in `TrioConnection.connect`.
+      backoff: the pauses after failures to connect.
+      random: where their jitter comes from, a source of numbers in [0, 1).
+
+    Example::
+
+        async with ConnectionPool("postgresql:///app", max_size=4) as pool:
+            async with pool.connection(timeout=5.0) as conn:
+                await conn.execute("select 1")
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        max_size: int,
+        configure: Callable[[Connection], Awaitable[None]] | None = None,
+        connect_timeout: float = 10.0,
+        acquire_timeout: float = 30.0,
+        check_after: float = 30.0,
+        max_idle: float = 300.0,
+        autocommit: bool = False,
+        prepare_threshold: int | None = 5,
+        backoff: Backoff = Backoff(),  # noqa: B008  # a frozen value
+        random: Callable[[], float] = random.random,
+    ) -> None:
+        if max_size < 1:
+            raise ValueError(f"max_size is less than 1: {max_size}")
+        self._dsn = dsn
+        self._configure = configure
+        self._connect_timeout = connect_timeout
+        self._acquire_timeout = acquire_timeout
+        self._check_after = check_after
+        self._max_idle = max_idle
+        self._autocommit = autocommit
+        self._prepare_threshold = prepare_threshold
+        self._backoff = backoff
+        self._random = random
+
+        self._configured: tuple[object, ...] = ()  # the settings of a connection nobody has used yet
+        self._max_size = max_size
+        self._places = trio.Semaphore(max_size)
+        self._idle: deque[_Idle] = deque()  # the most recently used at the right, which is where they are taken from
+        self._in_use = 0
+        self._acquiring: set[trio.CancelScope] = set()
+        self._closed = False
+
+        self._returned = trio.Event()  # set, and replaced, whenever a connection comes back
+        self._one_at_a_time = trio.Lock()  # held for each attempt to connect during an outage
+        self._failures = 0
+        self._next_attempt = 0.0
+        self._last_error: psycopg.Error | None = None
+        self._connects = self._connect_failures = self._discarded = 0
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        return (
+            f"<{type(self).__qualname__} {state}, {len(self._idle)} idle, {self._in_use} in use, "
+            f"{len(self._acquiring)} waiting, at most {self._max_size}>"
+        )
+
+    def statistics(self) -> PoolStatistics:
+        """Return a snapshot of the pool's state."""
+        return PoolStatistics(
+            max_size=self._max_size,
+            size=len(self._idle) + self._in_use,
+            idle=len(self._idle),
+            in_use=self._in_use,
+            waiting=len(self._acquiring),
+            connects=self._connects,
+            connect_failures=self._connect_failures,
+            failures_in_a_row=self._failures,
+            discarded=self._discarded,
+            closed=self._closed,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """
+        Close the pool: idle connections now, those in use when they come back.
+
+        Whoever waits for a connection gets `trio.ClosedResourceError`.
+
+        Cancellation: the pool is closed in any case.
+        """
+        self._closed = True
+        for scope in self._acquiring:
+            scope.cancel()
+        while self._idle:
+            self._idle.pop().connection.close_nowait()
+        await trio.lowlevel.checkpoint()
+
+    @asynccontextmanager
+    async def connection(self, *, timeout: float | None = None) -> AsyncGenerator[Connection]:
+        """
+        Borrow a connection for the length of a block.
+
+        A transaction that is still open at the end of the block is rolled back, within `SETTLE_TIMEOUT`. A connection
+        that is broken, in the middle of an operation, or no longer has its row factory, autocommit or isolation
+        settings, is closed. What was changed by SQL, such as ``SET`` or ``LISTEN``, stays.
+
+        Args:
+          timeout: seconds to wait for a connection, instead of the pool's ``acquire_timeout``.
+
+        Raises:
+          PoolTimeout: it took too long; the ``__cause__`` is the last error in connecting, if there was one.
+          trio.ClosedResourceError: the pool is closed.
+          psycopg.Error: an error other than `psycopg.OperationalError` in connecting, which another try would not cure.
+
+        Cancellation: before the block nothing is lost, and the next in the queue is served. In the block it is up to
+        the operation; see `TrioConnection`.
+        """
+        conn = await self._acquire(self._acquire_timeout if timeout is None else timeout)
+        try:
+            yield conn
+        finally:
+            await self._give_back(conn)
+
+    async def _acquire(self, patience: float) -> Connection:
+        if self._closed:
+            raise trio.ClosedResourceError("the pool is closed")
+        with trio.move_on_after(patience) as scope:
+            self._acquiring.add(scope)
+            try:
+                return await self._take_place_and_connection()
+            finally:
+                self._acquiring.remove(scope)
+        if self._closed:
+            raise trio.ClosedResourceError("the pool was closed")
+        raise PoolTimeout(f"no connection within {patience} s: {self!r}") from self._last_error
+
+    async def _take_place_and_connection(self) -> Connection:
+        await self._places.acquire()
+        try:
+            conn = await self._find_idle() or await self._connect_patiently()
+        except BaseException:
+            self._places.release()
+            raise
+        self._in_use += 1
+        return conn
+
+    async def _find_idle(self) -> Connection | None:
+        """Return an idle connection that works, closing those that do not."""
+        self._close_expired()
+        while self._idle:
+            idle = self._idle.pop()
+            try:
+                usable = await self._is_usable(idle)
+            except BaseException:
+                idle.connection.close_nowait()
+                raise
+            if usable:
+                return idle.connection
+            self._discard(idle.connection)
+        return None
+
+    async def _is_usable(self, idle: _Idle) -> bool:
+        conn = idle.connection
+        if conn.closed or conn.needs_reset():
+            return False
+        if trio.current_time() - idle.since < self._check_after and not conn.has_news():
+            return True
+        try:
+            with trio.move_on_after(self._connect_timeout):
+                await conn.ping()
+                return True
+        except psycopg.Error:
+            pass
+        return False
+
+    async def _connect_patiently(self) -> Connection:
+        """Connect, however often it takes. During an outage all who wait here share one attempt at a time."""
+        if not self._failures and (conn := await self._try_to_connect()):
+            return conn
+        async with self._one_at_a_time:
+            while True:
+                if self._failures:
+                    with trio.move_on_at(self._next_attempt):
+                        await self._returned.wait()
+                if conn := await self._find_idle() or await self._try_to_connect():
+                    return conn
+
+    async def _try_to_connect(self) -> Connection | None:
+        failures = self._failures
+        try:
+            conn = await self._connect()
+        except psycopg.OperationalError as error:
+            self._failures = max(self._failures, failures + 1)  # attempts that fail side by side are one failure
+            self._connect_failures += 1
+            self._next_attempt = trio.current_time() + self._backoff.delay(self._failures, self._random)
+            self._last_error = error
+            return None
+        self._failures = 0
+        self._connects += 1
+        self._last_error = None
+        return conn
+
+    async def _connect(self) -> Connection:
+        with trio.move_on_after(self._connect_timeout):
+            conn: Connection = await TrioConnection.connect(
+                self._dsn, autocommit=self._autocommit, prepare_threshold=self._prepare_threshold
+            )
+            try:
+                if self._configure:
+                    await self._configure(conn)
+                    await conn.commit()
+                self._configured = _settings(conn)
+                return conn
+            except BaseException:
+                conn.close_nowait()
+                raise
+        raise psycopg.errors.ConnectionTimeout(f"no connection within connect_timeout={self._connect_timeout} s")
+
+    async def _give_back(self, conn: Connection) -> None:
+        try:
+            await conn.reset()
+        finally:
+            self._in_use -= 1
+            self._places.release()
+            if self._closed:
+                conn.close_nowait()
+            elif conn.closed or conn.needs_reset() or _settings(conn) != self._configured:
+                self._discard(conn)
+            else:
+                self._idle.append(_Idle(conn, trio.current_time()))
+                self._returned.set()
+                self._returned = trio.Event()
+            self._close_expired()
+
+    def _close_expired(self) -> None:
+        while self._idle and trio.current_time() - self._idle[0].since > self._max_idle:
+            self._discard(self._idle.popleft().connection)
+
+    def _discard(self, conn: Connection) -> None:
+        conn.close_nowait()
+        self._discarded += 1
+
+
+def _settings(conn: Connection) -> tuple[object, ...]:
+    return (
+        conn.autocommit,
+        conn.row_factory,
+        conn.cursor_factory,
+        conn.isolation_level,
+        conn.read_only,
+        conn.deferrable,
+    )

@@ -1,0 +1,95 @@
+"""The way to PostgreSQL: connections set up for the store, with psycopg's errors translated at this edge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Self, TypeVar
+
+import trio
+from psycopg import errors
+
+from requeuest_trio._config import Config
+from requeuest_trio._model.errors import DatabaseUnavailable, SchemaMismatch
+from requeuest_trio._postgres import ConnectionPool, TrioConnection
+from requeuest_trio._store.queries import Queries
+
+__all__ = ["Database", "translated"]
+
+T = TypeVar("T")
+
+_GONE = (errors.OperationalError, errors.InterfaceError, errors.ReadOnlySqlTransaction)
+_NO_TABLES = (errors.UndefinedTable, errors.UndefinedColumn, errors.InvalidSchemaName, errors.UndefinedFunction)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn psycopg's errors into this library's, keeping them as the cause."""
+    try:
+        yield
+    except _GONE as error:
+        raise DatabaseUnavailable(f"PostgreSQL is not available: {_first_line(error)}") from error
+    except _NO_TABLES as error:
+        raise SchemaMismatch(f"the tables are not what this library expects: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+class Database:
+    """Connections for one purpose: one for a task of the runner, or a few for callers."""
+
+    def __init__(self, dsn: str, queries: Queries, config: Config, *, size: int, lease: float = math.inf) -> None:
+        statement = min(config.statement_timeout, lease / 3)
+        self._limits = {
+            "statement_timeout": _milliseconds(statement),
+            "lock_timeout": _milliseconds(statement / 2),
+            "idle_timeout": _milliseconds(statement * 3),
+        }
+        self._queries = queries
+        # Longer than the server's own limit, so that this one is met only if the server does not answer at all.
+        self._answer_timeout = statement + 5.0
+        self._acquire_timeout = config.connect_timeout
+        self._pool = ConnectionPool(
+            dsn, max_size=size, configure=self._configure, connect_timeout=config.connect_timeout, autocommit=True
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._pool.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._pool.aclose()
+
+    async def _configure(self, connection: TrioConnection) -> None:
+        await connection.execute(self._queries["configure_session"], self._limits)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[TrioConnection]:
+        """A connection in autocommit mode, for as long as the block lasts.
+
+        Raises `DatabaseUnavailable` if none is had in time. Errors of the block itself come out as they are.
+        """
+        async with AsyncExitStack() as stack:
+            with translated():
+                pooled = self._pool.connection(timeout=self._acquire_timeout)
+                connection = await stack.enter_async_context(pooled)
+            yield connection
+
+    async def run(self, operation: Callable[[TrioConnection], Awaitable[T]]) -> T:
+        """Run one operation of a few statements, within the time that PostgreSQL may take for it.
+
+        Raises `DatabaseUnavailable` also if the server does not answer at all, as behind a cut cable; the connection
+        is closed then. Cancelled: the operation was done or undone, and which of both is unknown.
+        """
+        with trio.move_on_after(self._acquire_timeout + self._answer_timeout):
+            async with self.connection() as connection:
+                with translated():
+                    return await operation(connection)
+        raise DatabaseUnavailable(f"PostgreSQL did not answer within {self._answer_timeout:g} s")
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(max(1, round(seconds * 1000)))

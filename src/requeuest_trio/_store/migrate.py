@@ -1,0 +1,140 @@
+"""Bringing the tables up to date, and checking that they are.
+
+Migrations are numbered SQL files. Each runs in a transaction of its own that holds an advisory lock, checks what was
+applied before, and writes down version and checksum; so two processes migrating at once take turns step by step, and a
+process that dies leaves whole steps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from shlex import quote
+
+from psycopg import errors
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from requeuest_trio._model.errors import InvalidRequest, SchemaMismatch
+from requeuest_trio._postgres import TrioConnection
+from requeuest_trio._store.database import translated
+from requeuest_trio._store.queries import Queries
+
+__all__ = ["Migration", "apply_migrations", "check_schema", "migrations"]
+
+
+_CONNECT_TIMEOUT = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One step from a version of the schema to the next, and back."""
+
+    version: int
+    name: str
+    up: str
+    down: str
+
+    @property
+    def checksum(self) -> str:
+        """Tells whether the file is the one that was applied."""
+        return hashlib.sha256(self.up.encode()).hexdigest()
+
+
+def _directory() -> Traversable | Path:
+    """Inside the package in a wheel, beside `src` in a checkout and an editable install."""
+    inside = files("requeuest_trio").joinpath("migrations")
+    return inside if inside.is_dir() else Path(__file__).parents[3] / "migrations"
+
+
+def migrations() -> list[Migration]:
+    """All migrations that this version of the library has, in order."""
+    directory = _directory()
+    found = []
+    for file in sorted(directory.iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".up.sql"):
+            name = file.name.removesuffix(".up.sql")
+            down = directory.joinpath(f"{name}.down.sql").read_text("utf-8")
+            found.append(Migration(int(name[:4]), name, file.read_text("utf-8"), down))
+    return found
+
+
+async def apply_migrations(dsn: str, *, schema: str = "requeuest", target: int | None = None) -> list[str]:
+    """Bring the tables in `schema` to version `target` (None: the newest; 0: none), a step at a time."""
+    queries = Queries(schema)
+    steps = migrations()
+    newest = steps[-1].version
+    goal = newest if target is None else target
+    if isinstance(goal, bool) or not isinstance(goal, int) or not 0 <= goal <= newest:
+        raise InvalidRequest("target", f"must be a version from 0 to {newest}, not {target!r}")
+    applied: list[str] = []
+    with translated():
+        async with await TrioConnection.connect(dsn, autocommit=True, connect_timeout=_CONNECT_TIMEOUT) as connection:
+            while (step := await _step(connection, queries, schema, steps, goal)) is not None:
+                applied.append(step)
+    return applied
+
+
+async def check_schema(connection: TrioConnection, dsn: str, schema: str) -> None:
+    """Raise `SchemaMismatch`, with the command to run, unless the tables are those of this version of the library."""
+    steps = migrations()
+    version = _verified(steps, await _journal(connection, Queries(schema), schema), schema)
+    if version < steps[-1].version:
+        state = f"at version {version}, this library needs {steps[-1].version}" if version else "missing"
+        command = f"requeuest migrate --dsn {quote(_without_password(dsn))} --schema {schema}"
+        raise SchemaMismatch(f"the tables in schema {schema!r} are {state}; run: {command}")
+
+
+async def _step(
+    connection: TrioConnection, queries: Queries, schema: str, steps: list[Migration], goal: int
+) -> str | None:
+    """Apply or take back one migration, and return its name; None if there is nothing to do."""
+    async with connection.transaction():
+        # The lock first: what is read after it, nobody changes before this transaction has ended.
+        await connection.execute(queries["lock_migrations"], {"schema": schema})
+        version = _verified(steps, await _journal(connection, queries, schema), schema)
+        if version == goal:
+            return None
+        await connection.execute(queries["open_journal"])
+        if version < goal:
+            step = steps[version]
+            await connection.execute(step.up.encode())
+            entry = {"version": step.version, "name": step.name, "checksum": step.checksum}
+            await connection.execute(queries["add_to_journal"], entry)
+            return f"{step.name}.up"
+        step = steps[version - 1]
+        await connection.execute(step.down.encode())
+        await connection.execute(queries["remove_from_journal"], {"version": step.version})
+        return f"{step.name}.down"
+
+
+async def _journal(connection: TrioConnection, queries: Queries, schema: str) -> list[tuple[int, str]]:
+    cursor = await connection.execute(queries["has_journal"], {"schema": schema})
+    if await cursor.fetchone() is None:
+        return []
+    cursor = await connection.execute(queries["journal"])
+    return await cursor.fetchall()
+
+
+def _verified(steps: list[Migration], journal: list[tuple[int, str]], schema: str) -> int:
+    """The version that the journal comes to, provided that this library knows all of it."""
+    known = [(step.version, step.checksum) for step in steps]
+    if journal == known[: len(journal)]:
+        return len(journal)
+    if len(journal) > len(known):
+        raise SchemaMismatch(
+            f"the tables in schema {schema!r} are at version {journal[-1][0]}, newer than this library knows "
+            f"({known[-1][0]}); run: pip install --upgrade requeuest-trio"
+        )
+    raise SchemaMismatch(f"the tables in schema {schema!r} were made by other migrations than those of this library")
+
+
+def _without_password(dsn: str) -> str:
+    """The DSN for a message. What can't be read is not repeated."""
+    try:
+        parts = conninfo_to_dict(dsn)
+    except errors.ProgrammingError:
+        return "..."
+    return dsn if "password" not in parts else make_conninfo(dsn, password="***")  # noqa: S106 - a mask

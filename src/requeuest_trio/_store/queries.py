@@ -1,0 +1,42 @@
+"""Reads queries.sql: the one place where run-time SQL stands."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib.resources import files
+
+from requeuest_trio._model.errors import InvalidRequest
+
+__all__ = ["Queries", "checked_schema"]
+
+_NAME = re.compile(r"^-- name: (\w+)\n((?:--.*\n)*)", re.MULTILINE)
+_SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,39}")
+
+
+def checked_schema(schema: object) -> str:
+    """A schema name that needs no second thought in SQL, in a topic or on a command line."""
+    if not isinstance(schema, str) or not _SCHEMA.fullmatch(schema):
+        raise InvalidRequest("schema", f"must be 1 to 40 of a-z, 0-9 and _, not beginning with a digit: {schema!r}")
+    return schema
+
+
+@cache
+def _parsed() -> dict[str, str]:
+    text = files(__package__).joinpath("queries.sql").read_text("utf-8")
+    parts = _NAME.split(text)
+    # split() gives: what stands before, then name, comment and statement of each query in turn.
+    return dict(zip(parts[1::3], (statement.strip() for statement in parts[3::3]), strict=True))
+
+
+class Queries:
+    """The statements, by name, for one schema."""
+
+    def __init__(self, schema: str) -> None:
+        quoted = f'"{checked_schema(schema)}"'
+        self._statements = {
+            name: statement.replace("{schema}", quoted).encode() for name, statement in _parsed().items()
+        }
+
+    def __getitem__(self, name: str) -> bytes:
+        return self._statements[name]

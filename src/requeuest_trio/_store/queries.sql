@@ -1,0 +1,466 @@
+-- Every statement that runs on the queue, each with a name and what it is for.
+-- {schema} stands for the quoted schema. Statements that change several rows lock them in the order of their ids;
+-- those that touch ordering keys run in a transaction that has run lock_keys first.
+
+
+-- name: configure_session
+-- Give a connection what the other statements rely on, whatever the database's defaults are.
+SELECT set_config('default_transaction_isolation', 'read committed', false),
+       set_config('default_transaction_read_only', 'off', false),
+       set_config('statement_timeout', %(statement_timeout)s, false),
+       set_config('lock_timeout', %(lock_timeout)s, false),
+       set_config('idle_in_transaction_session_timeout', %(idle_timeout)s, false),
+       set_config('client_connection_check_interval', '2s', false);
+
+
+-- name: leave_session_to_caller
+-- In a transaction that the application uses itself, its own database's limits hold, not the library's.
+SET LOCAL statement_timeout TO DEFAULT; SET LOCAL lock_timeout TO DEFAULT;
+SET LOCAL idle_in_transaction_session_timeout TO DEFAULT;
+
+
+-- name: lock_migrations
+-- Let only one process at a time take a step.
+SELECT pg_advisory_xact_lock(hashtextextended('migrate ' || %(schema)s::text, 7237));
+
+
+-- name: has_journal
+-- One row if migrations were ever applied here.
+SELECT FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+WHERE nspname = %(schema)s AND relname = 'migration';
+
+
+-- name: journal
+-- Which migrations are applied.
+SELECT version, checksum FROM {schema}.migration ORDER BY version;
+
+
+-- name: open_journal
+-- Make the schema and its journal if there are none, and let migrations run in it. The schema is looked up first,
+-- because IF NOT EXISTS asks for a right that the owner of a ready-made schema may not have.
+DO $$
+BEGIN
+    IF to_regnamespace('{schema}') IS NULL THEN
+        CREATE SCHEMA {schema};
+    END IF;
+    CREATE TABLE IF NOT EXISTS {schema}.migration (
+        version    integer     PRIMARY KEY,
+        name       text        NOT NULL,
+        checksum   text        NOT NULL,
+        applied_at timestamptz NOT NULL DEFAULT now()
+    );
+    SET LOCAL search_path TO {schema};
+END $$;
+
+
+-- name: add_to_journal
+-- Write down an applied migration.
+INSERT INTO {schema}.migration (version, name, checksum) VALUES (%(version)s, %(name)s, %(checksum)s);
+
+
+-- name: remove_from_journal
+-- Write down that a migration was taken back.
+DELETE FROM {schema}.migration WHERE version = %(version)s;
+
+
+-- name: set_channel
+-- Keep the settings of a channel.
+INSERT INTO {schema}.channel (name, ordered) VALUES (%(name)s, %(ordered)s)
+ON CONFLICT (name) DO UPDATE SET ordered = excluded.ordered WHERE channel.ordered <> excluded.ordered;
+
+
+-- name: spawn
+-- Store jobs without an ordering key, each once, and announce their channels. Jobs of ordered channels are left out
+-- and these channels returned, so that the caller can store them with their key.
+WITH input AS MATERIALIZED (
+    SELECT * FROM ROWS FROM (
+        json_to_recordset(%(rows)s::json) AS (
+            id uuid, channel text, priority smallint, at timestamptz, delay double precision, ordering_key text,
+            method text, url text, headers json, accept int4multirange, timeout double precision,
+            follow_redirects boolean, retry jsonb, awaited boolean),
+        unnest(%(bodies)s::bytea[])
+    ) AS r (id, channel, priority, at, delay, ordering_key, method, url, headers, accept, timeout,
+            follow_redirects, retry, awaited, body)
+), ordered AS MATERIALIZED (
+    SELECT name FROM {schema}.channel WHERE ordered AND name IN (SELECT channel FROM input)
+), stored AS (
+    INSERT INTO {schema}.job (id, channel, priority, due_at, method, url, headers, body, accept, timeout,
+                              follow_redirects, retry, awaited)
+    SELECT id, channel, priority, coalesce(at, now() + delay * interval '1 second'), method, url, headers, body, accept,
+           timeout, follow_redirects, retry, awaited
+    FROM input WHERE channel NOT IN (SELECT name FROM ordered)
+    ON CONFLICT (id) DO NOTHING
+    RETURNING channel, due_at
+), announced AS (
+    SELECT json_object_agg(channel, wait)::text AS channels
+    FROM (SELECT channel, greatest(0, extract(epoch FROM min(due_at) - now())) AS wait
+          FROM stored GROUP BY channel) AS channels
+)
+SELECT ARRAY(SELECT name FROM ordered) AS ordered,
+       (SELECT pg_notify(%(topic)s, CASE WHEN octet_length(channels) < 7900 THEN channels ELSE '' END)::text
+        FROM announced WHERE channels IS NOT NULL AND %(topic)s::text IS NOT NULL) AS announced;
+
+
+-- name: lock_keys
+-- Take the locks of ordering keys until the end of the transaction, in one order for everybody. Tells the isolation
+-- level, because what follows must see what was committed before the locks were had.
+SELECT current_setting('transaction_isolation') AS isolation, count(pg_advisory_xact_lock(lock)) AS locks
+FROM (SELECT DISTINCT {schema}.key_lock(channel, ordering_key) AS lock
+      FROM unnest(%(channels)s::text[], %(keys)s::text[]) AS keys (channel, ordering_key)
+      ORDER BY lock) AS ordered;
+
+
+-- name: spawn_ordered
+-- Store jobs with an ordering key, each once, under their keys' locks: the first of a key that has no unfinished job
+-- is available, all others are blocked.
+WITH input AS MATERIALIZED (
+    SELECT * FROM ROWS FROM (
+        json_to_recordset(%(rows)s::json) AS (
+            id uuid, channel text, priority smallint, at timestamptz, delay double precision, ordering_key text,
+            method text, url text, headers json, accept int4multirange, timeout double precision,
+            follow_redirects boolean, retry jsonb, awaited boolean),
+        unnest(%(bodies)s::bytea[])
+    ) WITH ORDINALITY
+      AS r (id, channel, priority, at, delay, ordering_key, method, url, headers, accept, timeout,
+            follow_redirects, retry, awaited, body, place)
+), placed AS MATERIALIZED (
+    SELECT *, row_number() OVER (PARTITION BY channel, ordering_key ORDER BY place) > 1
+        OR EXISTS (SELECT FROM {schema}.job AS head
+                   WHERE head.channel = input.channel AND head.ordering_key = input.ordering_key
+                     AND head.ordering_key IS NOT NULL AND head.state IN ('held', 'available', 'running'))
+        OR EXISTS (SELECT FROM {schema}.job AS behind
+                   WHERE behind.channel = input.channel AND behind.ordering_key = input.ordering_key
+                     AND behind.state = 'blocked') AS is_blocked
+    FROM input
+    WHERE NOT EXISTS (SELECT FROM {schema}.job AS same WHERE same.id = input.id)
+    ORDER BY place
+), stored AS (
+    INSERT INTO {schema}.job (id, channel, state, priority, due_at, ordering_key, position, method, url, headers, body,
+                              accept, timeout, follow_redirects, retry, awaited)
+    SELECT id, channel, CASE WHEN is_blocked THEN 'blocked' ELSE 'available' END::{schema}.job_state, priority,
+           coalesce(at, now() + delay * interval '1 second'), ordering_key, nextval('{schema}.job_position'),
+           method, url, headers, body, accept, timeout, follow_redirects, retry, awaited
+    FROM placed ORDER BY place
+    ON CONFLICT (id) DO NOTHING
+    RETURNING channel, due_at, state
+), announced AS (
+    SELECT json_object_agg(channel, wait)::text AS channels
+    FROM (SELECT channel, greatest(0, extract(epoch FROM min(due_at) - now())) AS wait
+          FROM stored WHERE state = 'available' GROUP BY channel) AS channels
+)
+SELECT (SELECT pg_notify(%(topic)s, CASE WHEN octet_length(channels) < 7900 THEN channels ELSE '' END)::text
+        FROM announced WHERE channels IS NOT NULL AND %(topic)s::text IS NOT NULL) AS announced;
+
+
+-- name: due_channels
+-- Channels that have something to claim now or before %(horizon)s seconds have passed, and how long until then.
+-- Jumps from one (channel, priority) to the next in the index, so that its cost is their number, not the backlog's.
+WITH RECURSIVE step AS (
+    (SELECT channel, -priority AS rank, due_at FROM {schema}.job
+     WHERE state = 'available' ORDER BY channel, -priority, due_at LIMIT 1)
+    UNION ALL
+    SELECT next.channel, next.rank, next.due_at
+    FROM step CROSS JOIN LATERAL (
+        SELECT channel, -priority AS rank, due_at FROM {schema}.job
+        WHERE state = 'available' AND (channel, -priority) > (step.channel, step.rank)
+        ORDER BY channel, -priority, due_at LIMIT 1) AS next
+)
+SELECT channel, extract(epoch FROM min(due_at) - now())::double precision AS wait
+FROM step
+WHERE due_at <= now() + %(horizon)s * interval '1 second'
+  AND (%(channels)s::text[] IS NULL OR channel = ANY (%(channels)s::text[]))
+GROUP BY channel;
+
+
+-- name: claim
+-- Take due jobs for the free places of each channel: highest priority first, then the longest due. Nothing is taken
+-- by a process that is not registered (any more).
+WITH RECURSIVE place AS MATERIALIZED (
+    SELECT channel, places FROM unnest(%(channels)s::text[], %(places)s::integer[]) AS p (channel, places)
+    WHERE EXISTS (SELECT FROM {schema}.worker WHERE id = %(worker)s)
+), rank AS (
+    SELECT channel, (SELECT -priority FROM {schema}.job
+                     WHERE job.channel = place.channel AND state = 'available'
+                     ORDER BY -priority LIMIT 1) AS rank
+    FROM place
+    UNION ALL
+    SELECT channel, (SELECT -priority FROM {schema}.job
+                     WHERE job.channel = rank.channel AND state = 'available' AND -priority > rank.rank
+                     ORDER BY -priority LIMIT 1)
+    FROM rank WHERE rank.rank IS NOT NULL
+), picked AS MATERIALIZED (
+    SELECT due.id
+    FROM place CROSS JOIN LATERAL (
+        SELECT of_rank.id
+        FROM (SELECT rank FROM rank WHERE rank.channel = place.channel AND rank IS NOT NULL ORDER BY rank) AS ranks
+        CROSS JOIN LATERAL (
+            SELECT id FROM {schema}.job
+            WHERE job.channel = place.channel AND state = 'available' AND -priority = ranks.rank AND due_at <= now()
+            ORDER BY due_at, id LIMIT place.places FOR UPDATE SKIP LOCKED) AS of_rank
+        LIMIT place.places) AS due
+)
+UPDATE {schema}.job
+SET state = 'running', worker = %(worker)s, claim = %(claim)s, claimed_at = now(), attempts = attempts + 1
+FROM picked WHERE job.id = picked.id
+RETURNING job.id, channel, ordering_key, attempts, method, url, headers::text, body, accept::text, timeout,
+          follow_redirects, retry::text;
+
+
+-- name: record
+-- Write the outcomes of attempts. One counts only if its job is still running under the same claim; what else comes
+-- is left out, and so can be repeated. Returns what was recorded; tells waiting processes.
+WITH input AS MATERIALIZED (
+    SELECT * FROM ROWS FROM (
+        json_to_recordset(%(rows)s::json) AS (
+            id uuid, claim uuid, state text, retry_in double precision, reached text, status integer, error text,
+            headers json, truncated boolean, ago double precision, duration double precision),
+        unnest(%(bodies)s::bytea[])
+    ) AS r (id, claim, state, retry_in, reached, status, error, headers, truncated, ago, duration, body)
+), current AS MATERIALIZED (
+    SELECT job.id FROM {schema}.job JOIN input ON job.id = input.id AND job.claim = input.claim
+    WHERE job.state = 'running' ORDER BY job.id FOR UPDATE OF job
+), recorded AS (
+    UPDATE {schema}.job
+    SET state = input.state::{schema}.job_state,
+        due_at = CASE WHEN input.state = 'available' THEN now() + input.retry_in * interval '1 second' ELSE due_at END,
+        finished_at = CASE WHEN input.state <> 'available' THEN now() END,
+        worker = NULL, claim = NULL, claimed_at = NULL,
+        status = input.status, error = input.error,
+        response_headers = CASE WHEN input.state = 'succeeded' THEN input.headers END,
+        response_body = CASE WHEN input.state = 'succeeded' THEN input.body END,
+        response_truncated = CASE WHEN input.state = 'succeeded' THEN input.truncated END
+    FROM current JOIN input USING (id)
+    WHERE job.id = current.id AND job.claim = input.claim
+    RETURNING job.id, job.attempts, job.state, job.due_at, job.awaited, input.claim
+), logged AS (
+    INSERT INTO {schema}.attempt (job_id, number, started_at, duration, reached, status, error, excerpt, retry_at)
+    SELECT recorded.id, recorded.attempts, clock_timestamp() - input.ago * interval '1 second', input.duration,
+           input.reached, input.status, input.error, substr(input.body, 1, %(excerpt)s),
+           CASE WHEN recorded.state = 'available' THEN recorded.due_at END
+    FROM recorded JOIN input USING (id, claim)
+), awaited AS (
+    SELECT string_agg(id::text, ',') AS ids FROM recorded WHERE awaited AND state <> 'available'
+)
+SELECT ARRAY(SELECT id FROM recorded) AS recorded,
+       (SELECT pg_notify(%(topic)s, CASE WHEN octet_length(ids) < 7900 THEN ids ELSE '' END)::text
+        FROM awaited WHERE ids IS NOT NULL AND %(topic)s::text IS NOT NULL) AS announced;
+
+
+-- name: unblock
+-- Make the next job of each given ordering key available, unless the key has an unfinished head. Needs lock_keys.
+WITH next AS MATERIALIZED (
+    SELECT blocked.id
+    FROM (SELECT DISTINCT channel, ordering_key
+          FROM unnest(%(channels)s::text[], %(keys)s::text[]) AS k (channel, ordering_key)) AS key
+    CROSS JOIN LATERAL (
+        SELECT id FROM {schema}.job
+        WHERE job.channel = key.channel AND job.ordering_key = key.ordering_key AND state = 'blocked'
+        ORDER BY position LIMIT 1) AS blocked
+    WHERE NOT EXISTS (SELECT FROM {schema}.job AS head
+                      WHERE head.channel = key.channel AND head.ordering_key = key.ordering_key
+                        AND head.ordering_key IS NOT NULL AND head.state IN ('held', 'available', 'running'))
+    ORDER BY blocked.id
+)
+UPDATE {schema}.job SET state = 'available' FROM next WHERE job.id = next.id
+RETURNING channel, greatest(0, extract(epoch FROM due_at - now()))::double precision AS wait;
+
+
+-- name: stranded_keys
+-- Ordering keys whose jobs wait behind nobody: possible only if another program removed or changed rows.
+WITH RECURSIVE step AS (
+    (SELECT channel, ordering_key FROM {schema}.job
+     WHERE state = 'blocked' ORDER BY channel, ordering_key LIMIT 1)
+    UNION ALL
+    SELECT next.channel, next.ordering_key
+    FROM step CROSS JOIN LATERAL (
+        SELECT channel, ordering_key FROM {schema}.job
+        WHERE state = 'blocked' AND (channel, ordering_key) > (step.channel, step.ordering_key)
+        ORDER BY channel, ordering_key LIMIT 1) AS next
+)
+SELECT channel, ordering_key FROM step
+WHERE NOT EXISTS (SELECT FROM {schema}.job AS head
+                  WHERE head.channel = step.channel AND head.ordering_key = step.ordering_key
+                    AND head.ordering_key IS NOT NULL AND head.state IN ('held', 'available', 'running'))
+LIMIT 500;
+
+
+-- name: release
+-- Give back jobs of a process, by their claims (or all of them, if no claims are named): their attempt is not
+-- counted, and other processes are told.
+WITH held AS MATERIALIZED (
+    SELECT id FROM {schema}.job
+    WHERE worker = %(worker)s AND state = 'running'
+      AND (%(claims)s::uuid[] IS NULL OR claim = ANY (%(claims)s::uuid[]))
+    ORDER BY id FOR UPDATE
+), released AS (
+    UPDATE {schema}.job
+    SET state = 'available', attempts = attempts - 1, worker = NULL, claim = NULL, claimed_at = NULL
+    FROM held WHERE job.id = held.id
+    RETURNING channel
+), announced AS (
+    SELECT json_object_agg(channel, 0)::text AS channels FROM (SELECT DISTINCT channel FROM released) AS channels
+)
+SELECT (SELECT count(*) FROM released) AS released,
+       (SELECT pg_notify(%(topic)s, CASE WHEN octet_length(channels) < 7900 THEN channels ELSE '' END)::text
+        FROM announced WHERE channels IS NOT NULL AND %(topic)s::text IS NOT NULL) AS announced;
+
+
+-- name: register
+-- Announce this process as alive, so that it may claim.
+INSERT INTO {schema}.worker (id, lease, host, pid)
+VALUES (%(worker)s, %(lease)s * interval '1 second', %(host)s, %(pid)s)
+ON CONFLICT (id) DO UPDATE SET seen_at = now();
+
+
+-- name: heartbeat
+-- Renew the lease of everything that this process holds. No row: the lease was lost.
+UPDATE {schema}.worker SET seen_at = now() WHERE id = %(worker)s;
+
+
+-- name: deregister
+-- Say that this process holds nothing any more.
+DELETE FROM {schema}.worker WHERE id = %(worker)s;
+
+
+-- name: rescue
+-- Give jobs of lost processes to others, up to 1,000 at a time. The attempt counts, because it may have been sent.
+WITH lost AS MATERIALIZED (
+    SELECT job.id FROM {schema}.job
+    WHERE state = 'running'
+      AND NOT EXISTS (SELECT FROM {schema}.worker WHERE worker.id = job.worker AND seen_at + lease >= now())
+    ORDER BY id LIMIT 1000 FOR UPDATE SKIP LOCKED
+), logged AS (
+    INSERT INTO {schema}.attempt (job_id, number, started_at, duration, reached, error, retry_at)
+    SELECT id, attempts, claimed_at, extract(epoch FROM now() - claimed_at), 'unknown', %(error)s, now()
+    FROM lost JOIN {schema}.job USING (id)
+    ON CONFLICT DO NOTHING
+), rescued AS (
+    UPDATE {schema}.job
+    SET state = 'available', due_at = now(), error = %(error)s, worker = NULL, claim = NULL, claimed_at = NULL
+    FROM lost WHERE job.id = lost.id
+    RETURNING channel
+), announced AS (
+    SELECT json_object_agg(channel, 0)::text AS channels FROM (SELECT DISTINCT channel FROM rescued) AS channels
+)
+SELECT (SELECT count(*) FROM rescued) AS rescued,
+       (SELECT pg_notify(%(topic)s, CASE WHEN octet_length(channels) < 7900 THEN channels ELSE '' END)::text
+        FROM announced WHERE channels IS NOT NULL AND %(topic)s::text IS NOT NULL) AS announced;
+
+
+-- name: forget_workers
+-- Remove processes that are long gone and hold nothing.
+DELETE FROM {schema}.worker
+WHERE seen_at + 2 * lease < now()
+  AND NOT EXISTS (SELECT FROM {schema}.job WHERE job.worker = worker.id AND state = 'running');
+
+
+-- name: prune
+-- Remove finished jobs and their attempts once they are old enough, up to 1,000 at a time.
+WITH old AS MATERIALIZED (
+    SELECT id FROM {schema}.job
+    WHERE state = %(state)s AND finished_at < now() - %(keep)s * interval '1 second'
+    ORDER BY finished_at LIMIT 1000 FOR UPDATE SKIP LOCKED
+), attempts AS (
+    DELETE FROM {schema}.attempt USING old WHERE attempt.job_id = old.id
+), removed AS (
+    DELETE FROM {schema}.job USING old WHERE job.id = old.id RETURNING job.id
+)
+SELECT count(*) FROM removed;
+
+
+-- name: clear
+-- Remove jobs that have no ordering key and are not running, up to 10,000 at a time.
+WITH cleared AS MATERIALIZED (
+    SELECT id FROM {schema}.job
+    WHERE state <> 'running' AND (%(channels)s::text[] IS NULL OR channel = ANY (%(channels)s::text[]))
+      AND ordering_key IS NULL
+    LIMIT 10000 FOR UPDATE SKIP LOCKED
+), attempts AS (
+    DELETE FROM {schema}.attempt USING cleared WHERE attempt.job_id = cleared.id
+), removed AS (
+    DELETE FROM {schema}.job USING cleared WHERE job.id = cleared.id RETURNING awaited, job.id
+), awaited AS (
+    SELECT string_agg(id::text, ',') AS ids FROM removed WHERE awaited
+)
+SELECT (SELECT count(*) FROM removed) AS removed,
+       (SELECT pg_notify(%(topic)s, CASE WHEN octet_length(ids) < 7900 THEN ids ELSE '' END)::text
+        FROM awaited WHERE ids IS NOT NULL AND %(topic)s::text IS NOT NULL) AS announced;
+
+
+-- name: keys_to_clear
+-- Ordering keys with jobs that are not running, up to 500 at a time.
+SELECT DISTINCT channel, ordering_key FROM {schema}.job
+WHERE state <> 'running' AND (%(channels)s::text[] IS NULL OR channel = ANY (%(channels)s::text[]))
+  AND ordering_key IS NOT NULL
+LIMIT 500;
+
+
+-- name: clear_keys
+-- Remove the jobs of ordering keys that are not running. Needs lock_keys, so that no job is added behind one that goes.
+WITH cleared AS MATERIALIZED (
+    SELECT job.id FROM {schema}.job
+    JOIN unnest(%(channels)s::text[], %(keys)s::text[]) AS key (channel, ordering_key) USING (channel, ordering_key)
+    WHERE state <> 'running' ORDER BY job.id FOR UPDATE OF job
+), attempts AS (
+    DELETE FROM {schema}.attempt USING cleared WHERE attempt.job_id = cleared.id
+), removed AS (
+    DELETE FROM {schema}.job USING cleared WHERE job.id = cleared.id RETURNING awaited, job.id
+), awaited AS (
+    SELECT string_agg(id::text, ',') AS ids FROM removed WHERE awaited
+)
+SELECT (SELECT count(*) FROM removed) AS removed,
+       (SELECT pg_notify(%(topic)s, CASE WHEN octet_length(ids) < 7900 THEN ids ELSE '' END)::text
+        FROM awaited WHERE ids IS NOT NULL AND %(topic)s::text IS NOT NULL) AS announced;
+
+
+-- name: await_job
+-- Ask to be told when a job is finished. A null answer: it is finished already, or does not exist.
+UPDATE {schema}.job SET awaited = true
+WHERE id = %(id)s AND finished_at IS NULL RETURNING id;
+
+
+-- name: still_unfinished
+-- Which of these jobs exist and are not finished.
+SELECT id FROM {schema}.job WHERE id = ANY (%(ids)s::uuid[]) AND finished_at IS NULL;
+
+
+-- name: job
+-- One job, whole.
+SELECT id, channel, state::text, priority, ordering_key, attempts, due_at, created_at, finished_at, status, error,
+       method, url, headers::text, body, accept::text, timeout, follow_redirects,
+       response_headers::text, response_body, response_truncated
+FROM {schema}.job WHERE id = %(id)s;
+
+
+-- name: jobs
+-- Jobs in the order of their ids, a page at a time.
+SELECT id, channel, state::text, priority, ordering_key, attempts, due_at, created_at, finished_at, status, error,
+       method, url, headers::text, body, accept::text, timeout, follow_redirects,
+       response_headers::text, response_body, response_truncated
+FROM {schema}.job
+WHERE (%(after)s::uuid IS NULL OR id > %(after)s)
+  AND (%(channel)s::text IS NULL OR channel = %(channel)s)
+  AND (%(state)s::text IS NULL OR state = %(state)s::{schema}.job_state)
+  AND (%(ordering_key)s::text IS NULL OR ordering_key = %(ordering_key)s)
+ORDER BY id LIMIT %(limit)s;
+
+
+-- name: attempts
+-- Every attempt of a job that has ended.
+SELECT number, started_at, duration, reached, status, error, excerpt, retry_at
+FROM {schema}.attempt WHERE job_id = %(id)s ORDER BY number;
+
+
+-- name: counts
+-- How many jobs each channel has in each state.
+SELECT channel, state::text, count(*) FROM {schema}.job GROUP BY channel, state ORDER BY channel, state;
+
+
+-- name: listen
+-- Hear announcements. The topic is an identifier here, so it is filled in by the store.
+LISTEN {topic};
+
+
+-- name: listening
+-- Which topics this connection hears: proves that it is alive, and still registered.
+SELECT pg_listening_channels();

@@ -1,0 +1,235 @@
+"""Between values and rows: how jobs are written to the database and read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+from uuid import UUID
+
+from requeuest_trio._model.errors import InvalidRequest
+from requeuest_trio._model.job import Attempt, Job, Reached, make_response
+from requeuest_trio._model.outcome import Outcome
+from requeuest_trio._model.request import Request
+from requeuest_trio._model.retry import DEFAULT_RETRY, RetryPolicy
+from requeuest_trio._model.states import JobState
+from requeuest_trio._model.statuses import Statuses
+
+__all__ = [
+    "WHOLE_CHANNEL",
+    "Claimed",
+    "NewJob",
+    "Report",
+    "attempt_from_row",
+    "job_from_row",
+    "outcome_rows",
+    "spawn_rows",
+]
+
+WHOLE_CHANNEL = ""
+"""The ordering key of all jobs of an ordered channel."""
+
+
+@dataclass(slots=True, kw_only=True)
+class NewJob:
+    """A job to be stored. Only `ordering_key` changes, when its channel turns out to be ordered."""
+
+    id: UUID
+    channel: str
+    request: Request
+    priority: int = 0
+    ordering_key: str | None = None
+    at: datetime | None = None
+    delay: float = 0.0
+    retry: RetryPolicy = DEFAULT_RETRY
+    timeout: float | None = None
+    awaited: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A job in the hands of this process. Reading the request is put off, because the row may be damaged."""
+
+    claim: UUID
+    id: UUID
+    channel: str
+    ordering_key: str | None
+    attempt: int
+    method: str
+    url: str
+    headers: str
+    body: bytes
+    accept: str
+    timeout: float | None
+    follow_redirects: bool
+    retry: str | None
+
+    def read(self) -> tuple[Request, RetryPolicy]:
+        """The request and its policy. Raises `ValueError` or `TypeError` if the row holds none."""
+        request = Request(
+            self.method,
+            self.url,
+            headers=_headers(self.headers),
+            body=self.body,
+            accept=_ranges(self.accept),
+            timeout=self.timeout,
+            follow_redirects=self.follow_redirects,
+        )
+        return request, _policy(self.retry)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The outcome of one attempt on its way to the database. Times are those of Trio's clock."""
+
+    job: Claimed
+    outcome: Outcome
+    started: float
+    duration: float
+
+
+def spawn_rows(jobs: Sequence[NewJob]) -> tuple[str, list[bytes]]:
+    """The parameters `rows` (JSON) and `bodies` of the spawn queries.
+
+    One JSON text costs the driver far less than a dozen arrays; the bodies go beside it, as they are.
+    """
+    rows = [
+        {
+            "id": str(job.id),
+            "channel": job.channel,
+            "priority": job.priority,
+            "at": None if job.at is None else job.at.isoformat(),
+            "delay": job.delay,
+            "ordering_key": job.ordering_key,
+            "method": job.request.method,
+            "url": job.request.url,
+            "headers": job.request.headers,
+            "accept": _multirange(job.request.accept),
+            "timeout": job.timeout if job.timeout is not None else job.request.timeout,
+            "follow_redirects": job.request.follow_redirects,
+            "retry": job.retry.to_json() or None,
+            "awaited": job.awaited,
+        }
+        for job in jobs
+    ]
+    return json.dumps(rows), [job.request.body for job in jobs]
+
+
+def outcome_rows(reports: Sequence[Report], now: float, excerpt: int) -> tuple[str, list[bytes]]:
+    """The parameters `rows` (JSON) and `bodies` of the query `record`. A body is kept whole only with a success."""
+    rows: list[dict[str, Any]] = []
+    bodies: list[bytes] = []
+    for report in reports:
+        outcome, answer = report.outcome, report.outcome.answer
+        delivered = outcome.state is JobState.SUCCEEDED
+        rows.append(
+            {
+                "id": str(report.job.id),
+                "claim": str(report.job.claim),
+                "state": outcome.state,
+                "retry_in": outcome.retry_in,
+                "reached": outcome.reached,
+                "status": answer and answer.status,
+                "error": outcome.error and _storable(outcome.error),
+                "headers": answer.headers if answer and delivered else None,
+                "truncated": answer.truncated if answer else None,
+                "ago": max(0.0, now - report.started),
+                "duration": report.duration,
+            }
+        )
+        body = answer.body if answer else b""
+        bodies.append(body if delivered else body[:excerpt])
+    return json.dumps(rows), bodies
+
+
+def job_from_row(row: Sequence[Any]) -> Job:
+    """Read a row of the queries `job` and `jobs`, also one that another program damaged."""
+    (
+        id_, channel, state, priority, ordering_key, attempts, due_at, created_at, finished_at, status, error,
+        method, url, headers, body, accept, timeout, follow_redirects,
+        response_headers, response_body, response_truncated,
+    ) = row  # fmt: skip
+    response = None
+    if state == JobState.SUCCEEDED and status is not None:
+        pairs = _shown_headers(response_headers or "[]")
+        response = make_response(status, pairs, response_body or b"", truncated=bool(response_truncated))
+    return Job(
+        id=id_,
+        channel=channel,
+        state=JobState(state),
+        request=Request.restored(
+            method, url, _shown_headers(headers), body, _shown_ranges(accept), timeout, follow_redirects
+        ),
+        priority=priority,
+        ordering_key=ordering_key or None,
+        attempts=attempts,
+        due_at=due_at,
+        created_at=created_at,
+        finished_at=finished_at,
+        status=status,
+        response=response,
+        error=error,
+    )
+
+
+def attempt_from_row(row: Sequence[Any]) -> Attempt:
+    """Read a row of the query `attempts`."""
+    number, started_at, duration, reached, status, error, excerpt, retry_at = row
+    return Attempt(
+        number=number,
+        started_at=started_at,
+        duration=duration,
+        reached=Reached(reached),
+        status=status,
+        error=error,
+        excerpt=excerpt,
+        retry_at=retry_at,
+    )
+
+
+def _storable(text: str) -> str:
+    """The text without what PostgreSQL refuses: errors quote what a hostile receiver sent."""
+    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()[:2_000]
+
+
+def _headers(text: str) -> tuple[tuple[str, str], ...]:
+    pairs = json.loads(text)
+    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise InvalidRequest("headers", "must be a list of pairs")
+    return tuple((name, value) for name, value in pairs)
+
+
+def _shown_headers(text: str) -> tuple[tuple[str, str], ...]:
+    try:
+        return tuple((str(name), str(value)) for name, value in _headers(text))
+    except ValueError:
+        return ()
+
+
+def _shown_ranges(multirange: str) -> Statuses:
+    try:
+        return _ranges(multirange)
+    except ValueError:
+        return ()
+
+
+def _multirange(ranges: Statuses) -> str:
+    return "{" + ",".join(f"[{part.start},{part.stop})" for part in ranges) + "}"
+
+
+@lru_cache(maxsize=1_024)
+def _ranges(multirange: str) -> Statuses:
+    """Read a multirange as PostgreSQL writes it: always in the form `{[a,b),[c,d)}`."""
+    inner = multirange.strip("{}")
+    if not inner:
+        raise InvalidRequest("accept", "must have at least one status")
+    bounds = [part.strip("[)").split(",") for part in inner.split("),")]
+    return tuple(range(int(start), int(stop)) for start, stop in bounds)
+
+
+@lru_cache(maxsize=1_024)
+def _policy(stored: str | None) -> RetryPolicy:
+    return DEFAULT_RETRY if stored is None else RetryPolicy.from_json(json.loads(stored))

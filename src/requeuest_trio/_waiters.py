@@ -1,0 +1,96 @@
+"""Callers that wait for jobs to be finished, here or in another process.
+
+A wake-up is a hint: whoever is woken reads the job again. Hints come from this process's recorder, from
+notifications, and from a poll that finds what both have missed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from uuid import UUID
+
+import trio
+
+from requeuest_trio._model.errors import DatabaseUnavailable, JobNotFound
+from requeuest_trio._model.events import Event, emit
+from requeuest_trio._model.job import Job
+from requeuest_trio._store.database import Database
+from requeuest_trio._store.store import Store
+
+__all__ = ["Waiters"]
+
+_logger = logging.getLogger("requeuest_trio.waiters")
+
+
+class Waiters:
+    """The waiting callers of one client. `run` has to be running."""
+
+    def __init__(self, database: Database, store: Store, *, poll_interval: float) -> None:
+        self._database = database
+        self._store = store
+        self._poll_interval = poll_interval
+        self._waiting: dict[UUID, set[trio.Event]] = {}
+        self._closed = False
+
+    async def wait(self, job_id: UUID) -> Job:
+        """Return the job once it is finished. Cancelling leaves the job in the queue.
+
+        Raises `JobNotFound`, also for a job that is removed meanwhile, and `DatabaseUnavailable` if it can't be read.
+        """
+        while not self._closed:
+            with self._registered(job_id) as finished:
+                # Registered first and asked then, so that no moment is left in which the hint could be missed.
+                if not await self._database.run(partial(self._store.await_job, job_id=job_id)):
+                    return await self._read(job_id)
+                await finished.wait()
+        raise trio.ClosedResourceError("the client was closed while it waited for a job")
+
+    async def _read(self, job_id: UUID) -> Job:
+        job = await self._database.run(partial(self._store.job, job_id=job_id))
+        if job is None:
+            raise JobNotFound(job_id)
+        return job
+
+    @contextmanager
+    def _registered(self, job_id: UUID) -> Iterator[trio.Event]:
+        event = trio.Event()
+        self._waiting.setdefault(job_id, set()).add(event)
+        try:
+            yield event
+        finally:
+            events = self._waiting[job_id]
+            events.discard(event)
+            if not events:
+                del self._waiting[job_id]
+
+    def wake(self, job_ids: Iterable[UUID]) -> None:
+        """Let those who wait for these jobs look again."""
+        for job_id in job_ids:
+            for event in self._waiting.get(job_id, ()):
+                event.set()
+
+    def wake_all(self) -> None:
+        """Let everybody look again: something may have been missed."""
+        self.wake(self._waiting)
+
+    def close(self) -> None:
+        """End all waiting."""
+        self._closed = True
+        self.wake_all()
+
+    async def run(self) -> None:
+        """Look regularly for finished jobs whose announcement was missed, until cancelled."""
+        while True:
+            await trio.sleep(self._poll_interval)
+            asked = set(self._waiting)
+            if not asked:
+                continue
+            try:
+                unfinished = await self._database.run(partial(self._store.still_unfinished, job_ids=asked))
+            except DatabaseUnavailable as error:
+                emit(_logger, Event.POLL_FAILED, error=error)
+            else:
+                self.wake(asked - unfinished)

@@ -1,0 +1,177 @@
+"""What these tests look at the world with: the server's own view, the k-th checkpoint, a proxy that can fail."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Any, TypeAlias
+
+import trio
+from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from requeuest_trio._postgres import TrioConnection
+
+Conn: TypeAlias = TrioConnection[tuple[Any, ...]]
+
+IDLE = pq.TransactionStatus.IDLE
+INTRANS = pq.TransactionStatus.INTRANS
+INERROR = pq.TransactionStatus.INERROR
+ACTIVE = pq.TransactionStatus.ACTIVE
+
+
+async def connect(dsn: str, *, autocommit: bool = True) -> Conn:
+    return await TrioConnection.connect(dsn, autocommit=autocommit)
+
+
+async def value(conn: Conn, query: str, *params: object) -> Any:
+    """The first column of the first row."""
+    row = await (await conn.execute(query.encode(), params or None)).fetchone()
+    assert row is not None
+    return row[0]
+
+
+async def until(condition: Callable[[], Awaitable[object]], *, patience: float = 5.0) -> None:
+    """Wait for a state of the outside world, which tells nobody when it changes."""
+    with trio.fail_after(patience):
+        while not await condition():
+            await trio.sleep(0.002)
+
+
+async def is_running(observer: Conn, pid: int) -> bool:
+    """Whether the server process works on a statement, according to the server."""
+    state = await value(observer, "select count(*) from pg_stat_activity where pid = %s and state = 'active'", pid)
+    return bool(state)
+
+
+async def is_alive(observer: Conn, pid: int) -> bool:
+    return bool(await value(observer, "select count(*) from pg_stat_activity where pid = %s", pid))
+
+
+async def until_running(observer: Conn, pid: int, query: str = "") -> None:
+    async def running() -> bool:
+        sql = "select count(*) from pg_stat_activity where pid = %s and state = 'active' and position(%s in query) > 0"
+        return bool(await value(observer, sql, pid, query))
+
+    await until(running)
+
+
+async def until_at_rest(observer: Conn, pid: int) -> None:
+    """Wait until the server process does nothing any more."""
+
+    async def resting() -> bool:
+        return not await is_running(observer, pid)
+
+    await until(resting)
+
+
+async def until_gone(observer: Conn, pid: int) -> None:
+    async def gone() -> bool:
+        return not await is_alive(observer, pid)
+
+    await until(gone)
+
+
+def open_fds() -> int:
+    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0  # noqa: PTH112, PTH208
+
+
+class AtCheckpoint(trio.abc.Instrument):
+    """Does something when the current task has given way for the k-th time, counted from 1."""
+
+    def __init__(self, k: int, action: Callable[[], object], *, again: bool = False) -> None:
+        self._task = trio.lowlevel.current_task()
+        self._k = k
+        self._action = action
+        self._again = again
+        self.reached = 0
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task is self._task:
+            self.reached += 1
+            if self.reached == self._k or (self._again and self.reached > self._k):
+                self._action()
+
+    def __enter__(self) -> AtCheckpoint:
+        trio.lowlevel.add_instrument(self)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        trio.lowlevel.remove_instrument(self)
+
+
+class Proxy:
+    """A TCP proxy in front of a server: it can freeze all traffic, or cut all connections."""
+
+    def __init__(self, dsn: str) -> None:
+        params = conninfo_to_dict(dsn)
+        self._host, self._port = str(params["host"]), int(params.get("port") or 5432)
+        self._flowing = trio.Event()
+        self._flowing.set()
+        self._links: set[trio.CancelScope] = set()
+        self.accepted = 0
+        self.listener_port = 0
+
+    def dsn(self, dsn: str, **params: Any) -> str:
+        return make_conninfo(dsn, host="127.0.0.1", port=self.listener_port, **params)
+
+    def freeze(self) -> None:
+        """Let nothing through any more; connections stay open, and new ones are accepted."""
+        self._flowing = trio.Event()
+
+    def thaw(self) -> None:
+        self._flowing.set()
+
+    def cut(self) -> None:
+        """Close all connections."""
+        for scope in self._links:
+            scope.cancel()
+
+    async def serve(self, client: trio.SocketStream) -> None:
+        self.accepted += 1
+        with trio.CancelScope() as scope:
+            self._links.add(scope)
+            try:
+                await self._flowing.wait()
+                server = await trio.open_unix_socket(f"{self._host}/.s.PGSQL.{self._port}")
+                async with server, trio.open_nursery() as nursery:
+                    nursery.start_soon(self._pump, client, server, scope)
+                    nursery.start_soon(self._pump, server, client, scope)
+            finally:
+                self._links.discard(scope)
+        await trio.aclose_forcefully(client)
+
+    async def _pump(self, source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope) -> None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for data in source:
+                await self._flowing.wait()
+                await sink.send_all(data)
+        scope.cancel()
+
+
+@asynccontextmanager
+async def running_proxy(dsn: str) -> AsyncGenerator[Proxy]:
+    """Run a proxy to the server of a DSN (which names a Unix socket)."""
+    proxy = Proxy(dsn)
+    async with trio.open_nursery() as nursery:
+        [listener] = await nursery.start(partial(trio.serve_tcp, proxy.serve, 0, host="127.0.0.1"))
+        proxy.listener_port = listener.socket.getsockname()[1]
+        yield proxy
+        nursery.cancel_scope.cancel()
+
+
+async def assert_usable(conn: Conn) -> None:
+    """The connection is at rest and answers."""
+    assert not conn.closed
+    assert conn.info.transaction_status == IDLE
+    assert not conn.lock.locked()
+    assert await value(conn, "select 1") == 1
+    if not conn.autocommit:
+        await conn.rollback()
+
+
+async def terminate(observer: Conn, pid: int) -> None:
+    await observer.execute("select pg_terminate_backend(%s)", [pid])
+    await until_gone(observer, pid)
