@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import NoReturn
 
 import psycopg
 import trio
@@ -20,6 +19,7 @@ from requeuest_trio._model import checks
 from requeuest_trio._model.channel import ALL, All, Channel, channels_of
 from requeuest_trio._model.ecosystem import AsyncBaseTransport, AsyncClient
 from requeuest_trio._model.errors import InvalidRequest, RequeuestError
+from requeuest_trio._model.groups import raise_bare
 from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._store.database import Database, translated
 from requeuest_trio._store.migrate import apply_migrations, check_schema
@@ -180,27 +180,10 @@ async def _running(
                 client.close()
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        _raise_bare(group)
+        raise_bare(group)
     finally:
         if runner is not None:
             await runner.finish()
-
-
-def _raise_bare(group: BaseExceptionGroup[BaseException]) -> NoReturn:
-    """Raise what the nursery has collected: a lone exception as it was raised, several as a group.
-
-    A `Cancelled` beside a real error says nothing more than the error does.
-    """
-    errors = [error for error in group.exceptions if not isinstance(error, trio.Cancelled)] or group.exceptions
-    if len(errors) > 1:
-        raise group
-    [error] = errors
-    context = error.__context__
-    try:
-        raise error
-    finally:
-        # `raise` has put the group there; the reader wants what the user's code had.
-        error.__context__ = context
 
 
 def _listener(database: Database, store: Store, waiters: Waiters, runner: Runner | None) -> Listener:

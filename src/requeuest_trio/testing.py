@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 import h11
 import trio
 
+from requeuest_trio._model.groups import raise_bare
+
 __all__ = ["Action", "Arrival", "Receiver", "Reply", "Reset", "Stall", "open_receiver"]
 
 
@@ -175,11 +177,14 @@ async def _answer(connection: h11.Connection, stream: trio.SocketStream, reply: 
 @asynccontextmanager
 async def open_receiver(*, backlog: int = 1_024) -> AsyncIterator[Receiver]:
     """Serve on a free port of 127.0.0.1 for as long as the block lasts."""
-    async with trio.open_nursery() as nursery:
-        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1", backlog=backlog)
-        receiver = Receiver(f"http://127.0.0.1:{listener.socket.getsockname()[1]}")
-        nursery.start_soon(trio.serve_listeners, receiver._serve, [listener])  # noqa: SLF001 - its own module
-        try:
-            yield receiver
-        finally:
-            nursery.cancel_scope.cancel()
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1", backlog=backlog)
+    receiver = Receiver(f"http://127.0.0.1:{listener.socket.getsockname()[1]}")
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.serve_listeners, receiver._serve, [listener])  # noqa: SLF001 - its own module
+            try:
+                yield receiver
+            finally:
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise_bare(group)
