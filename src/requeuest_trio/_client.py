@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TypedDict, Unpack
+from typing import NamedTuple
 from uuid import UUID
 
 import trio
@@ -28,13 +28,13 @@ from requeuest_trio._store.spawner import Spawner
 from requeuest_trio._store.store import Store
 from requeuest_trio._waiters import Waiters
 
-__all__ = ["Client", "SpawnOptions"]
+__all__ = ["Client"]
 
 _PAGE = 200
 
 
-class SpawnOptions(TypedDict, total=False):
-    """What `spawn`, `spawn_many` and `spawn_returning` have in common; described with `Client.spawn`."""
+class _Options(NamedTuple):
+    """What the three ways of spawning have in common, as it was given."""
 
     delay: float | timedelta | None
     at: datetime | None
@@ -68,6 +68,9 @@ class Client:
         self._config = config
         self._ordered = frozenset(channel.name for channel in settings if channel.ordered)
         self._load = load
+        # One connection of the pool is always left for the library's own short operations: a caller that spawns without
+        # `connection=` while its transactions have all the others would otherwise wait for itself.
+        self._transactions = trio.Semaphore(config.pool_size - 1)
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -87,9 +90,14 @@ class Client:
         channel: str,
         request: Request,
         *,
+        delay: float | timedelta | None = None,
+        at: datetime | None = None,
+        priority: int = 0,
+        ordering_key: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: float | timedelta | None = None,  # noqa: ASYNC109 - of an attempt, not of this call
         job_id: UUID | None = None,
         connection: TrioConnection | None = None,
-        **options: Unpack[SpawnOptions],
     ) -> UUID:
         """Put a request into the queue.
 
@@ -125,6 +133,7 @@ class Client:
 
             job_id = await client.spawn("mail", Request.post("https://mail.example.com/send", json=mail), delay=60)
         """
+        options = _Options(delay, at, priority, ordering_key, retry, timeout)
         [job] = self._new_jobs(channel, [request], None if job_id is None else [job_id], options)
         if connection is None:
             await self._spawner.spawn(job)
@@ -137,9 +146,14 @@ class Client:
         channel: str,
         requests: Iterable[Request],
         *,
+        delay: float | timedelta | None = None,
+        at: datetime | None = None,
+        priority: int = 0,
+        ordering_key: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: float | timedelta | None = None,  # noqa: ASYNC109 - of an attempt, not of this call
         job_id: Sequence[UUID] | None = None,
         connection: TrioConnection | None = None,
-        **options: Unpack[SpawnOptions],
     ) -> list[UUID]:
         """Put several requests into the queue, in one transaction: all of them, or none.
 
@@ -150,6 +164,7 @@ class Client:
 
             await client.spawn_many("mail", [Request.post(url, json={"to": name}) for name in names])
         """
+        options = _Options(delay, at, priority, ordering_key, retry, timeout)
         jobs = self._new_jobs(channel, list(requests), job_id, options)
         if not jobs:
             await trio.lowlevel.checkpoint()
@@ -160,7 +175,17 @@ class Client:
         return [job.id for job in jobs]
 
     async def spawn_returning(
-        self, channel: str, request: Request, *, job_id: UUID | None = None, **options: Unpack[SpawnOptions]
+        self,
+        channel: str,
+        request: Request,
+        *,
+        delay: float | timedelta | None = None,
+        at: datetime | None = None,
+        priority: int = 0,
+        ordering_key: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: float | timedelta | None = None,  # noqa: ASYNC109 - of an attempt, not of this call
+        job_id: UUID | None = None,
     ) -> Response:
         """Put a request into the queue, and wait for its response: `spawn`, then `result`.
 
@@ -170,22 +195,20 @@ class Client:
 
             response = await client.spawn_returning("billing", Request.get("https://api.example.com/charges/7"))
         """
+        options = _Options(delay, at, priority, ordering_key, retry, timeout)
         [job] = self._new_jobs(channel, [request], None if job_id is None else [job_id], options)
         job.awaited = True
         await self._spawner.spawn(job)
         return await self.result(job.id)
 
     def _new_jobs(
-        self, channel: str, requests: Sequence[Request], ids: Sequence[UUID] | None, options: SpawnOptions
+        self, channel: str, requests: Sequence[Request], ids: Sequence[UUID] | None, options: _Options
     ) -> list[NewJob]:
         """Check everything, before anything is stored."""
         self._require_open()
         checks.channel_name(channel)
-        if unknown := options.keys() - SpawnOptions.__annotations__.keys():
-            raise TypeError(f"spawn() has no argument {min(unknown)!r}")
-        delay, at = _due(options.get("delay"), options.get("at"))
-        timeout = options.get("timeout")
-        retry = options.get("retry") or DEFAULT_RETRY
+        delay, at = _due(options.delay, options.at)
+        retry = DEFAULT_RETRY if options.retry is None else options.retry
         if not isinstance(retry, RetryPolicy):
             raise InvalidRequest("retry", f"must be a RetryPolicy, not {type(retry).__name__}")
         for request in requests:
@@ -193,12 +216,12 @@ class Client:
         common = partial(
             NewJob,
             channel=channel,
-            priority=checks.priority(options.get("priority", 0)),
-            ordering_key=self._ordering_key(channel, options.get("ordering_key")),
+            priority=checks.priority(options.priority),
+            ordering_key=self._ordering_key(channel, options.ordering_key),
             at=at,
             delay=delay,
             retry=retry,
-            timeout=None if timeout is None else checks.seconds("timeout", timeout, positive=True),
+            timeout=None if options.timeout is None else checks.seconds("timeout", options.timeout, positive=True),
         )
         return [
             common(id=job_id, request=request)
@@ -233,7 +256,7 @@ class Client:
         """A connection in a transaction, for your own tables and for `spawn(connection=...)`.
 
         Committed when the block ends normally, rolled back otherwise; jobs spawned on it share that fate. It is
-        READ COMMITTED, comes from the client's pool of `Config.pool_size`, and goes back there, so keep it short.
+        READ COMMITTED, and one of at most `Config.pool_size - 1` at a time, so keep it short.
 
         Raises:
             DatabaseUnavailable: no connection was to be had. Inside the block, psycopg's own errors come out.
@@ -247,7 +270,7 @@ class Client:
                 await client.spawn("billing", request, connection=connection)
         """
         self._require_open()
-        async with self._database.connection() as connection, connection.transaction():
+        async with self._transactions, self._database.connection() as connection, connection.transaction():
             await self._store.leave_to_caller(connection)
             yield connection
 

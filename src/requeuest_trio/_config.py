@@ -38,7 +38,7 @@ class Config:
     max_running: int = 512
     """Attempts at once in this process, over all channels."""
     pool_size: int = 4
-    """Database connections for this client's callers, beside the three of the runner."""
+    """Database connections for this client's callers, beside the three of the runner; one less for transactions."""
     connect_timeout: float = 10.0
     """One try to connect to PostgreSQL."""
     statement_timeout: float = 10.0
@@ -58,7 +58,7 @@ class Config:
             "excerpt": (0, _MIB),
             "max_redirects": (0, 20),
             "max_running": (1, 100_000),
-            "pool_size": (1, 100),
+            "pool_size": (2, 100),
             "connect_timeout": (0.1, 600.0),
             "statement_timeout": (0.1, 600.0),
             "keep_succeeded": (0.0, MAX_SECONDS),

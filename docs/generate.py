@@ -1,0 +1,173 @@
+"""Writes the parts of the docs that the code knows better: the state diagram, the events, and the reference.
+
+Run it after changing one of them; a test fails if somebody forgot::
+
+    python docs/generate.py
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import logging
+import re
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import requeuest_trio
+import requeuest_trio.testing
+from requeuest_trio._model.events import Event
+from requeuest_trio._model.states import FINISHED, TRANSITIONS, JobState
+
+DOCS = Path(__file__).parent
+_PART = re.compile(r"(<!-- generated: (\w+) [^>]*-->\n).*?(<!-- end -->)", re.DOTALL)
+_BLANK_LINES = re.compile(r"\n{3,}")
+_ENTRY = re.compile(r" {2,4}[\w.]+: ")
+_END = "(the end)"
+_BLANK_LINE = "\n\n"
+_HEADING = re.compile(r"(Args|Returns|Raises|Yields|Attributes|Example|Guarantee|Cancellation)(:{1,2})(?: (.*))?$")
+
+
+def states() -> Iterator[str]:
+    """A diagram of the transitions, and what each state in it means."""
+    reached = [state for state in JobState if any(state is transition.after for transition in TRANSITIONS)]
+    meanings = _attribute_docs(JobState)
+    yield from ("```mermaid", "stateDiagram-v2")
+    for transition in TRANSITIONS:
+        yield f"    {transition.before or '[*]'} --> {transition.after}: {transition.cause.replace(';', ',')}"
+    yield from (f"    {state} --> [*]" for state in reached if state in FINISHED)
+    yield from ("```", "", "| state | what it means |", "|---|---|")
+    yield from (f"| `{state}` | {meanings[state.name]} |" for state in reached)
+
+
+def events() -> Iterator[str]:
+    """The table of events."""
+    yield from ("| logger | event | level | fields | what it means |", "|---|---|---|---|---|")
+    for event in Event:
+        spec = event.value
+        fields = ", ".join(f"`{name}`" for name in spec.fields)
+        level = logging.getLevelName(spec.level)
+        yield f"| `requeuest_trio.{spec.room}` | `{spec.name}` | {level} | {fields} | {spec.meaning} |"
+
+
+def names() -> Iterator[str]:
+    """Every public name with its docstring."""
+    for module in (requeuest_trio, requeuest_trio.testing):
+        yield from ("", f"## {module.__name__}")
+        if module is requeuest_trio.testing:
+            yield from _docstring(module)
+        for name in module.__all__:
+            yield from _described(name, getattr(module, name))
+
+
+def _described(name: str, value: object) -> Iterator[str]:
+    yield from ("", f"### {name}")
+    if inspect.isclass(value):
+        yield from _docstring(value)
+        yield from _attributes(value)
+        for method_name, method in vars(value).items():
+            function = method.__func__ if isinstance(method, classmethod) else method
+            if not method_name.startswith("_") and inspect.isfunction(function) and inspect.getdoc(function):
+                yield from ("", f"#### {name}.{method_name}", "", f"`{_signature(method_name, function)}`")
+                yield from _docstring(function)
+    elif inspect.isfunction(value):
+        yield from ("", f"`{_signature(name, value)}`")
+        yield from _docstring(value)
+    else:
+        yield from ("", f"`{value!r}`")
+
+
+def _signature(name: str, function: Callable[..., object]) -> str:
+    signature = inspect.signature(function)
+    shown = [parameter.replace(annotation=parameter.annotation) for parameter in signature.parameters.values()]
+    if shown and shown[0].name in {"self", "cls"}:
+        shown = shown[1:]
+    prefix = "async " if inspect.iscoroutinefunction(function) else ""
+    return prefix + name + str(signature.replace(parameters=shown)).replace("'", "")
+
+
+def _attributes(owner: type) -> Iterator[str]:
+    docs = {name: text for name, text in _attribute_docs(owner).items() if not name.startswith("_")}
+    if docs:
+        yield from ("", "| attribute | |", "|---|---|")
+        yield from (f"| `{name}` | {text} |" for name, text in docs.items())
+
+
+def _attribute_docs(owner: type) -> dict[str, str]:
+    """The strings below the attributes of a class. One string may stand for several attributes in a row."""
+    try:
+        [class_node] = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+    except (OSError, TypeError, ValueError):
+        return {}
+    docs: dict[str, str] = {}
+    undocumented: list[str] = []
+    for node in getattr(class_node, "body", [])[1:]:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+            undocumented.append(ast.unparse(target))
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            text = " ".join(node.value.value.split())
+            docs.update(dict.fromkeys(undocumented, ""))
+            docs[undocumented[-1]] = text
+            undocumented = []
+        else:
+            break
+    return docs
+
+
+def _docstring(value: object) -> Iterator[str]:
+    """A docstring as Markdown: sections as bold words, what they list as lists, examples as code."""
+    section = ""
+    is_code = False
+    yield ""
+    for line in [*(inspect.getdoc(value) or "").splitlines(), _END]:
+        heading = _HEADING.match(line)
+        is_inside = line.startswith("  ") or not line
+        if is_code and (heading or not is_inside):
+            yield from ("```", "")
+            is_code = False
+        if heading:
+            section = heading[1]
+            yield from ("", f"**{section}**" + (f": {heading[3]}" if heading[3] else ""))
+            if not heading[3]:
+                yield ""
+        elif line is _END:
+            return
+        elif not is_inside:
+            section = ""
+            yield line
+        elif section == "Example" and line:
+            if not is_code:
+                yield "```pycon" if line.strip().startswith(">>>") else "```python"
+                is_code = True
+            yield line.removeprefix("    ")
+        elif section and _ENTRY.match(line):
+            name, colon, text = line.strip().partition(": ")
+            yield f"- `{name}`: {text}" if colon else line.strip()
+        elif not is_code:
+            yield f"  {line.strip()}" if section in {"Args", "Raises", "Attributes"} else line.strip()
+
+
+def generated(text: str) -> str:
+    """A page with its generated parts as they should be."""
+    makers = {"states": states, "events": events, "names": names}
+
+    def fill(match: re.Match[str]) -> str:
+        made = "\n".join(line.rstrip() for line in makers[match[2]]())
+        return f"{match[1]}\n{_BLANK_LINES.sub(_BLANK_LINE, made).strip()}\n\n{match[3]}"
+
+    return _PART.sub(fill, text)
+
+
+def main() -> None:
+    """Rewrite the pages that have generated parts."""
+    for page in sorted(DOCS.glob("*.md")):
+        text = page.read_text("utf-8")
+        if generated(text) != text:
+            page.write_text(generated(text), "utf-8")
+            print("rewritten:", page.name)
+
+
+if __name__ == "__main__":
+    main()

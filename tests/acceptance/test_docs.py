@@ -1,0 +1,189 @@
+"""The docs are true: every code block runs, every link leads somewhere, and the generated parts are up to date."""
+
+import ast
+import doctest
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import tomllib
+from collections.abc import Iterator
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import NamedTuple
+
+import psycopg
+import pytest
+import trio
+
+import requeuest_trio
+from requeuest_trio import ALL, Request, open_requeuest
+from requeuest_trio.testing import Arrival, Reply, open_receiver
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+class Block(NamedTuple):
+    """A piece of code in a page."""
+
+    page: Path
+    line: int
+    language: str
+    code: str
+
+
+def _blocks() -> Iterator[Block]:
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        for match in FENCE.finditer(text):
+            yield Block(page, text.count("\n", 0, match.start()) + 2, match[1], match[2])
+
+
+BLOCKS = list(_blocks())
+
+
+def _marked(language: str) -> pytest.MarkDecorator:
+    blocks = [block for block in BLOCKS if block.language == language]
+    names = [f"{block.page.relative_to(ROOT)}:{block.line}" for block in blocks]
+    return pytest.mark.parametrize("block", blocks, ids=names)
+
+
+def test_every_language_of_a_block_is_run_by_a_test_here() -> None:
+    # The state diagram is compared with the state table below.
+    assert {block.language for block in BLOCKS} == {"python", "pycon", "sh", "sql", "mermaid"}
+
+
+@pytest.fixture(scope="module")
+def receiver_url() -> Iterator[str]:
+    """A receiver in a thread of its own, since the examples bring their own Trio."""
+    started = threading.Event()
+    url: list[str] = []
+    stop = trio.Event()
+    token: list[trio.lowlevel.TrioToken] = []
+
+    def decide(_: Arrival) -> Reply:
+        return Reply(body=b'{"paid": true}', headers=(("Content-Type", "application/json"),))
+
+    async def serve() -> None:
+        async with open_receiver() as receiver:
+            receiver.decide = decide
+            url.append(receiver.url)
+            token.append(trio.lowlevel.current_trio_token())
+            started.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=trio.run, args=(serve,))
+    thread.start()
+    assert started.wait(10)
+    yield url[0]
+    token[0].run_sync_soon(stop.set)
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def code(block: Block, migrated_dsn: str, receiver_url: str, tmp_path: Path) -> str:
+    """The block with the addresses that exist here."""
+    here = block.code.replace("postgresql:///app", migrated_dsn).replace('"embedded:"', f'"embedded:{tmp_path}/data"')
+    return re.sub(r"https://\w+\.example\.com", receiver_url, here)
+
+
+@_marked("python")
+def test_python_blocks_run(block: Block, code: str, migrated_dsn: str, receiver_url: str) -> None:
+    """A whole program runs as it is; a fragment runs inside an open queue, with the names that its page speaks of."""
+    if ".run(" in code:
+        exec(compile(code, str(block.page), "exec"), {"__name__": "__main__"})
+        return
+    compiled = compile(code, str(block.page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+    async def run_inside_a_queue() -> None:
+        async with open_requeuest(migrated_dsn, ALL) as client, client.transaction() as connection:
+            await connection.execute("CREATE TABLE orders (id int); CREATE TABLE note (text text)")
+        async with open_requeuest(migrated_dsn, ALL) as client:
+            request = Request.post(receiver_url, json={"order": 7})
+            names = {name: getattr(requeuest_trio, name) for name in requeuest_trio.__all__}
+            names |= {name: getattr(requeuest_trio.testing, name) for name in requeuest_trio.testing.__all__}
+            job_id = await client.spawn("docs", request)
+            names |= {"client": client, "request": request, "job_id": job_id, "dsn": migrated_dsn}
+            names |= {"url": receiver_url, "names": ["ada"], "mail": {"to": "ada"}}
+            if (coroutine := eval(compiled, names)) is not None:
+                await coroutine
+
+    trio.run(run_inside_a_queue)
+
+
+@_marked("pycon")
+def test_sessions_show_what_happens(block: Block) -> None:
+    names = {name: getattr(requeuest_trio, name) for name in requeuest_trio.__all__}
+    session = doctest.DocTestParser().get_doctest(block.code, names, str(block.page), None, block.line)
+    assert doctest.DocTestRunner().run(session).failed == 0
+
+
+@_marked("sql")
+def test_sql_blocks_run(block: Block, code: str, migrated_dsn: str) -> None:
+    with psycopg.connect(migrated_dsn, autocommit=True) as connection:
+        connection.execute(code.encode())
+
+
+@_marked("sh")
+def test_shell_blocks_run(block: Block, code: str, migrated_dsn: str) -> None:
+    for line in code.splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:2] == ["pip", "install"]:
+            _check_requirement(words[2])
+        elif words[0] == "make":
+            subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, check=True, capture_output=True)
+        elif words[:2] == ["requeuest", "worker"]:
+            _run_worker(words[1:], migrated_dsn)
+        else:
+            assert words[0] == "requeuest", line
+            subprocess.run(
+                [sys.executable, "-m", "requeuest_trio.cli", *words[1:]], check=True, capture_output=True, timeout=60
+            )
+
+
+def _check_requirement(requirement: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    name, _, extras = requirement.rstrip("]").partition("[")
+    assert name == project["name"]
+    assert set(filter(None, extras.split(","))) <= project["optional-dependencies"].keys()
+
+
+def _run_worker(arguments: list[str], dsn: str) -> None:
+    with (
+        psycopg.connect(dsn, autocommit=True) as connection,
+        subprocess.Popen([sys.executable, "-m", "requeuest_trio.cli", *arguments]) as worker,
+    ):
+        while worker.poll() is None:
+            if connection.execute("SELECT FROM requeuest.worker").rowcount:
+                worker.send_signal(signal.SIGTERM)
+                break
+        assert worker.wait(30) == 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text("utf-8")):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_generated_parts_are_up_to_date() -> None:
+    spec = spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    pages = [page for page in PAGES if "<!-- generated: " in page.read_text("utf-8")]
+    assert {page.stem for page in pages} == {"lifecycle", "operating", "reference"}
+    for page in pages:
+        text = page.read_text("utf-8")
+        assert generate.generated(text) == text, f"run: python docs/generate.py ({page.name})"
+
+
+def test_every_public_name_is_on_the_reference_page() -> None:
+    headings = set(re.findall(r"^### (\w+)$", (ROOT / "docs" / "reference.md").read_text("utf-8"), re.MULTILINE))
+    assert headings == {*requeuest_trio.__all__, *requeuest_trio.testing.__all__}
