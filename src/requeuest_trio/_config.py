@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from requeuest_trio._model.checks import MAX_SECONDS
-from requeuest_trio._model.errors import InvalidRequest
+from requeuest_trio._model.errors import InvalidRequest, shown
 
 __all__ = ["Config"]
 
@@ -76,4 +76,6 @@ class Config:
             wanted = int if isinstance(field.default, int) else int | float
             if isinstance(value, bool) or not isinstance(value, wanted) or not least <= value <= most:
                 kind = "an int" if wanted is int else "a number"
-                raise InvalidRequest(field.name, f"must be {kind} from {least:g} to {most:g}, not {value!r}")
+                raise InvalidRequest(
+                    field.name, f"must be {kind} from {least:,.10g} to {most:,.10g}, not {shown(value)}"
+                )

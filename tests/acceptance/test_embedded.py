@@ -23,7 +23,7 @@ from requeuest_trio._embedded.account import server_account
 from requeuest_trio._embedded.files import EXCLUSIVE, SHARED, Home, is_locked, running_postmaster
 from requeuest_trio._model.errors import RequeuestError
 from requeuest_trio.embedded import default_path, open_embedded
-from tests.servers import temporary_home, wait_for
+from tests.servers import memory, temporary_home, wait_for
 
 USER = """
 import sys, trio
@@ -56,8 +56,8 @@ class User:
         assert self.process.returncode == 0
 
     def kill(self) -> None:
-        self.process.kill()
-        self.process.communicate()
+        with self.process:  # closes the pipes
+            self.process.kill()
 
 
 @contextlib.contextmanager
@@ -68,14 +68,13 @@ def users(home: Home, count: int, program: str = USER) -> Iterator[list[User]]:
         yield started
     finally:
         for user in started:
-            if user.process.returncode is None:
-                user.kill()
+            user.kill()
 
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[Path]:
     """A home with a data directory, to be copied, which is faster than `initdb`."""
-    with temporary_home() as path:
+    with temporary_home(memory()) as path:
         trio.run(_visit, path)
         yield path
 
@@ -83,7 +82,7 @@ def made() -> Iterator[Path]:
 @pytest.fixture
 def new_home() -> Iterator[Home]:
     """A home in which nothing has been made yet. Nothing may run there at the end of the test."""
-    with temporary_home() as path:
+    with temporary_home(memory()) as path:
         home = Home(path)
         yield home
         is_still_there = not nothing_runs(home)
@@ -125,6 +124,11 @@ def server_pid(home: Home) -> int:
     postmaster = running_postmaster(home)
     assert postmaster is not None
     return postmaster.pid
+
+
+def is_ready(home: Home) -> bool:
+    postmaster = running_postmaster(home)
+    return postmaster is not None and postmaster.ready
 
 
 def keeper_pids(home: Home) -> list[int]:
@@ -286,7 +290,7 @@ async def test_a_newcomer_brings_a_new_keeper(home: Home) -> None:
             assert is_locked(home.keeper_lock, EXCLUSIVE)
             assert server_pid(home) == first
             os.kill(first, signal.SIGKILL)  # and that one too looks after the server, though it is not its child
-            await trio.to_thread.run_sync(wait_for, lambda: (running := running_postmaster(home)) and running.ready)
+            await trio.to_thread.run_sync(wait_for, lambda: is_ready(home))
             newcomer.leave()
     assert nothing_runs(home)
 
@@ -328,8 +332,8 @@ def test_signals_for_the_whole_group_do_not_end_the_keeper(home: Home) -> None:
 
 
 def _kill_keeper(home: Home) -> None:
-    (keeper,) = keeper_pids(home)
-    os.kill(keeper, signal.SIGKILL)
+    for keeper in keeper_pids(home):
+        os.kill(keeper, signal.SIGKILL)
     wait_for(lambda: not is_locked(home.keeper_lock, EXCLUSIVE))
 
 
@@ -424,8 +428,9 @@ async def test_a_pid_file_that_names_another_program(home: Home) -> None:
         ["sleep", "1000"], user=None if account is None else account.pw_uid
     )
     try:
-        pid_file = home.data / "postmaster.pid"
-        pid_file.write_text("".join([f"{stranger.pid}\n", *pid_file.read_text().splitlines(keepends=True)[1:]]))
+        for lock_file in (home.data / "postmaster.pid", home.socket / ".s.PGSQL.5432.lock"):
+            lines = lock_file.read_text().splitlines(keepends=True)
+            lock_file.write_text("".join([f"{stranger.pid}\n", *lines[1:]]))
         async with open_embedded(home.path) as dsn:
             assert answers(dsn)
         assert stranger.poll() is None
@@ -516,6 +521,7 @@ async def test_a_place_where_we_may_not_write(new_home: Home) -> None:
     new_home.path.chmod(0o555)
     with pytest.raises(RequeuestError, match=r"cannot be kept in .*Permission denied"):
         await _visit(new_home.path)
+    new_home.path.chmod(0o755)
 
 
 async def test_somebody_elses_data_directory(new_home: Home) -> None:

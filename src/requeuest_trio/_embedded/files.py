@@ -113,14 +113,14 @@ def running_postmaster(home: Home) -> Postmaster | None:
 
     The file alone proves nothing. It survives a kill and a power cut, and its number may be another program's by now.
     """
-    postmaster = recorded_postmaster(home)
+    postmaster = recorded_postmaster(home.data / "postmaster.pid")
     return postmaster if postmaster is not None and is_postmaster(postmaster.pid, home) else None
 
 
-def recorded_postmaster(home: Home) -> Postmaster | None:
-    """What `postmaster.pid` claims; None if there is no such file or it is still being written."""
+def recorded_postmaster(lock_file: Path) -> Postmaster | None:
+    """What one of PostgreSQL's lock files claims; None if there is no such file or it is still being written."""
     with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = (home.data / "postmaster.pid").read_text().splitlines()
+        lines = lock_file.read_text().splitlines()
         return Postmaster(int(lines[0]), ready=len(lines) >= 8 and lines[7].strip() == "ready")
     return None
 

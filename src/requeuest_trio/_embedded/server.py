@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from requeuest_trio._embedded.files import Home, is_postmaster, recorded_postmaster, running_postmaster
+from requeuest_trio._embedded.files import Home, Postmaster, is_postmaster, recorded_postmaster, running_postmaster
 
 POLL = 0.01
 """Seconds between two looks at a server that is starting or stopping."""
@@ -151,9 +151,10 @@ def _initdb(new: Path, plan: Plan) -> None:
 
 
 def _launch(home: Home, plan: Plan) -> Server:
-    _disown_reused_pid(home)
+    socket_directory = _socket_directory(home, plan)
+    _disown_stale_locks(home, socket_directory)
     settings = plan.settings | {
-        "unix_socket_directories": str(_socket_directory(home, plan)),
+        "unix_socket_directories": str(socket_directory),
         "unix_socket_permissions": "0700",
         "listen_addresses": "",
         "port": str(PORT),
@@ -171,20 +172,26 @@ def _launch(home: Home, plan: Plan) -> Server:
     return Server(home, child.pid, child)
 
 
-def _disown_reused_pid(home: Home) -> None:
+def _disown_stale_locks(home: Home, socket_directory: Path) -> None:
     """
-    Keep PostgreSQL from taking an unrelated process for the server that left `postmaster.pid` behind.
+    Keep PostgreSQL from taking an unrelated process for the server that left its lock files behind.
 
     In a container the process ids are small and come again, and PostgreSQL would refuse to start as long as there is
-    such a process. The file is not removed, because it also names the shared memory by which PostgreSQL sees that
-    children of a killed server are still at work in its data. PostgreSQL ignores a number that is its parent's: ours.
+    such a process. The socket's lock file can simply go. `postmaster.pid` cannot, because it also names the shared
+    memory by which PostgreSQL sees that children of a killed server are still at work in its data. But PostgreSQL
+    ignores a number in there that is its parent's: ours.
     """
-    recorded = recorded_postmaster(home)
-    if recorded is None or not _exists(recorded.pid) or is_postmaster(recorded.pid, home):
-        return
-    path = home.data / "postmaster.pid"
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join([f"{os.getpid()}\n", *lines[1:]]))
+    socket_lock = socket_directory / f".s.PGSQL.{PORT}.lock"
+    if _is_stale(recorded_postmaster(socket_lock), home):
+        socket_lock.unlink()
+    pid_file = home.data / "postmaster.pid"
+    if _is_stale(recorded_postmaster(pid_file), home):
+        lines = pid_file.read_text().splitlines(keepends=True)
+        pid_file.write_text("".join([f"{os.getpid()}\n", *lines[1:]]))
+
+
+def _is_stale(recorded: Postmaster | None, home: Home) -> bool:
+    return recorded is not None and _exists(recorded.pid) and not is_postmaster(recorded.pid, home)
 
 
 def _exists(pid: int) -> bool:

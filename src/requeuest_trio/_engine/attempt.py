@@ -13,17 +13,22 @@ from requeuest_trio._config import Config
 from requeuest_trio._engine.lease import Lease
 from requeuest_trio._engine.recorder import Recorder
 from requeuest_trio._http.sender import Sender
+from requeuest_trio._model.errors import InvalidRequest
 from requeuest_trio._model.events import Event, emit
 from requeuest_trio._model.headers import Headers, find
 from requeuest_trio._model.job import Reached
-from requeuest_trio._model.outcome import Delivery, Outcome, damaged, judge
+from requeuest_trio._model.outcome import Outcome, damaged, judge
 from requeuest_trio._model.request import Request
+from requeuest_trio._model.retry import RetryPolicy
 from requeuest_trio._model.states import JobState
 from requeuest_trio._store.rows import Claimed, Report
 
 __all__ = ["Deliverer"]
 
 _logger = logging.getLogger("requeuest_trio.attempt")
+
+# What reading a row raises that another program has changed. RecursionError: JSON that is nested too deep.
+_DAMAGE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,27 +48,29 @@ class Deliverer:
         started = trio.current_time()
         try:
             request, policy = job.read()
-        except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
-            # Another program has changed the row.
-            self._report(job, damaged(str(error)), started)
+        except _DAMAGE as error:
+            # What is wrong, word for word, stands in the row. The log must not quote it: a URL may have a token in it.
+            what = error.argument if isinstance(error, InvalidRequest) else type(error).__name__
+            outcome = damaged(str(error) or type(error).__name__)
+            self._report(job, outcome, started, logged=f"the stored job is damaged: {what}")
         else:
-            delivery = await self._send(job, request)
-            now = datetime.now(UTC)
-            outcome = judge(delivery, request, policy, attempt=job.attempt, now=now, random=random.random)
-            self._report(job, outcome, started)
+            self._report(job, await self._deliver(job, request, policy), started)
         await self.recorder.wait_for_room()
 
-    async def _send(self, job: Claimed, request: Request) -> Delivery:
+    async def _deliver(self, job: Claimed, request: Request, policy: RetryPolicy) -> Outcome:
         if not self.lease.is_valid:
-            return Delivery(Reached.RESOLVE, error="not sent: this process had lost its lease")
+            return _interrupted(Reached.RESOLVE, "not sent: this process had lost its lease")
         timeout = self.config.attempt_timeout if request.timeout is None else request.timeout
         with self.lease.attempt():
-            return await self.sender.send(request, _outgoing_headers(job, request), timeout=timeout)
+            delivery = await self.sender.send(request, _outgoing_headers(job, request), timeout=timeout)
+            now = datetime.now(UTC)
+            return judge(delivery, request, policy, attempt=job.attempt, now=now, random=random.random)
         # Reached only if the lease lapsed.
-        return Delivery(Reached.SENT, error="cut short: this process could not renew its lease")
+        return _interrupted(Reached.SENT, "cut short: this process could not renew its lease")
 
-    def _report(self, job: Claimed, outcome: Outcome, started: float) -> None:
+    def _report(self, job: Claimed, outcome: Outcome, started: float, *, logged: str | None = None) -> None:
         duration = trio.current_time() - started
+        error = logged or outcome.error
         self.recorder.submit(Report(job, outcome, started, duration))
         status = outcome.answer and outcome.answer.status
         emit(
@@ -75,7 +82,7 @@ class Deliverer:
             status=status,
             reached=outcome.reached,
             duration=round(duration, 4),
-            error=outcome.error,
+            error=error,
         )
         if outcome.state is JobState.DEAD:
             emit(
@@ -85,8 +92,13 @@ class Deliverer:
                 channel=job.channel,
                 attempts=job.attempt,
                 status=status,
-                error=outcome.error,
+                error=error,
             )
+
+
+def _interrupted(reached: Reached, error: str) -> Outcome:
+    """The outcome for an attempt that this process broke off: as after a rescue, it counts, but is never the last."""
+    return Outcome(JobState.AVAILABLE, reached, retry_in=0.0, error=error)
 
 
 def _outgoing_headers(job: Claimed, request: Request) -> Headers:

@@ -1,18 +1,22 @@
 """Claims jobs for the free places of all channels, and hands them to the channels' workers.
 
-It keeps two lists: *hot* channels, which may have something due, and *later* ones, with the time at which they become
-hot. Wake-ups, which may be lost, and the poll, which finds everything, put channels there; a claim that finds less than
-there were places for takes its channel off. So the cost of a claim is that of busy channels, however many others exist.
+It keeps two lists: *hot* channels, which may have something due, and *later* ones, each with the first time at which it
+becomes hot. Wake-ups, which may be lost, and the poll, which finds everything, put channels there; a claim that finds
+less than there were places for takes its channel off. What becomes hot by its time is looked up again once it is
+emptied, because only the first time was known. So the cost of a claim is that of busy channels, however many others
+exist.
 """
 
 from __future__ import annotations
 
 import heapq
 import logging
+import math
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
-from uuid import UUID, uuid4
+from itertools import islice
+from uuid import uuid4
 
 import psycopg
 import trio
@@ -23,7 +27,7 @@ from requeuest_trio._engine.worker import Worker
 from requeuest_trio._model.channel import ALL, All
 from requeuest_trio._model.errors import DatabaseUnavailable, SchemaMismatch
 from requeuest_trio._model.events import Event, emit
-from requeuest_trio._postgres import Backoff
+from requeuest_trio._postgres import Backoff, TrioConnection
 from requeuest_trio._store.database import Database
 from requeuest_trio._store.rows import Claimed
 from requeuest_trio._store.store import Store
@@ -60,10 +64,12 @@ class Dispatcher:
         self._poll_interval = poll_interval
         self._workers: dict[str, Worker] = {}
         self._hot: dict[str, None] = {}
-        self._later: list[tuple[float, str]] = []
+        self._later: dict[str, float] = {}
+        self._timers: list[tuple[float, str]] = []
+        self._timed: set[str] = set()
         self._look_around = True
         self._woken = trio.Event()
-        self._lost_claims: list[UUID] = []
+        self._claim_was_lost = False
         self._backoff = Backoff(initial=0.1, cap=5.0)
         self._claiming = trio.CancelScope()
         self._has_stopped = trio.Event()
@@ -92,9 +98,10 @@ class Dispatcher:
                 if wait <= 0:
                     self._hot[channel] = None
                     self._woken.set()
-                elif wait < self._poll_interval:
+                elif wait < self._poll_interval and now + wait < self._later.get(channel, math.inf):
                     # What is due after the next poll, the poll will find.
-                    heapq.heappush(self._later, (now + wait, channel))
+                    self._later[channel] = now + wait
+                    heapq.heappush(self._timers, (now + wait, channel))
                     self._woken.set()
 
     def wake_all(self) -> None:
@@ -129,10 +136,19 @@ class Dispatcher:
         next_poll = trio.current_time()
         while True:
             try:
+                # One claim at a time, so that a backlog can't keep this loop from what has become due meanwhile.
+                if self._claim_was_lost:
+                    await self.give_back_lost_claims()
                 if self._look_around or trio.current_time() >= next_poll:
                     next_poll = trio.current_time() + self._poll_interval
                     await self._find_due_channels()
-                await self._claim_what_fits(nursery)
+                self._warm_up()
+                if not (places := self._places()):
+                    await self._sleep_until_needed(next_poll)
+                elif self._lease.is_valid:
+                    await self._claim(places, nursery)
+                else:
+                    await trio.sleep(_LOST_LEASE_PAUSE)
                 failures = 0
             except (DatabaseUnavailable, SchemaMismatch, psycopg.Error) as error:
                 failures += 1
@@ -140,64 +156,61 @@ class Dispatcher:
                 emit(_logger, Event.CLAIM_FAILED, error=error, retry_in=round(pause, 2))
                 self._look_around = True
                 await trio.sleep(pause)
-            else:
-                await self._sleep_until_needed(next_poll)
 
     async def _sleep_until_needed(self, next_poll: float) -> None:
-        wake_at = min(next_poll, self._later[0][0]) if self._later else next_poll
+        wake_at = min(next_poll, self._timers[0][0]) if self._timers else next_poll
         with trio.move_on_at(wake_at):
             await self._woken.wait()
         self._woken = trio.Event()
+
+    def _warm_up(self) -> None:
+        """Move channels whose time has come to the hot ones."""
         now = trio.current_time()
-        while self._later and self._later[0][0] <= now:
-            self._hot[heapq.heappop(self._later)[1]] = None
+        while self._timers and self._timers[0][0] <= now:
+            due_at, channel = heapq.heappop(self._timers)
+            if self._later.get(channel) == due_at:
+                # Otherwise an earlier time was noted after this one, and has come already.
+                del self._later[channel]
+                self._hot[channel] = None
+                self._timed.add(channel)
 
     async def _find_due_channels(self) -> None:
         self._look_around = False
-        waits = await self._database.run(
-            partial(self._store.due_channels, channels=self._channels, horizon=self._poll_interval)
-        )
-        # The poll knows everything until the next one: what was noted before is in it.
-        self._later.clear()
-        self.wake(waits)
+        self.wake(await self._ask_when_due(self._channels))
 
-    async def _claim_what_fits(self, nursery: trio.Nursery) -> None:
-        await self._release_lost_claims()
-        while places := self._places():
-            if not self._lease.is_valid:
-                await trio.sleep(_LOST_LEASE_PAUSE)
-                self._woken.set()
-                return
-            for channel, jobs in (await self._claim(places)).items():
-                self._hand_over(channel, jobs, nursery)
+    async def _ask_when_due(self, channels: Iterable[str] | None) -> dict[str, float]:
+        return await self._database.run(
+            partial(self._store.due_channels, channels=channels, horizon=self._poll_interval)
+        )
 
     def _places(self) -> dict[str, int]:
-        """How many jobs to claim for which channels: the longest unserved first, within both limits."""
+        """How many jobs to claim for which channels, within both limits: the longest unserved first, in equal parts."""
         left = self._max_running - self.running
-        places: dict[str, int] = {}
-        for channel in self._hot:
-            if left <= 0 or len(places) == _CHANNELS_PER_CLAIM:
-                break
-            worker = self._workers.get(channel)
-            free = min(left, self._concurrency if worker is None else worker.places)
-            if free > 0:
-                places[channel] = free
-                left -= free
-        return places
+        if left <= 0 or not self._hot:
+            return {}
+        free = ((channel, self._free_places(channel)) for channel in self._hot)
+        wanting = list(
+            islice(((channel, places) for channel, places in free if places), min(left, _CHANNELS_PER_CLAIM))
+        )
+        return {channel: min(places, left // len(wanting)) for channel, places in wanting}
 
-    async def _claim(self, places: dict[str, int]) -> dict[str, list[Claimed]]:
+    def _free_places(self, channel: str) -> int:
+        worker = self._workers.get(channel)
+        return self._concurrency if worker is None else worker.places
+
+    async def _claim(self, places: dict[str, int], nursery: trio.Nursery) -> None:
         for channel in places:
             # Off the list before asking: a hint that comes meanwhile puts it back.
             del self._hot[channel]
-        claim = uuid4()
-        try:
-            jobs = await self._database.run(
-                partial(self._store.claim, worker=self._lease.worker, claim=claim, places=places)
-            )
-        except BaseException:
-            # Perhaps only the answer was lost: then the jobs are claimed, and nobody knows it.
-            self._lost_claims.append(claim)
-            raise
+        worker = self._lease.worker
+        # Until the jobs are in hand: if only the answer is lost, they are claimed, and nobody knows it.
+        self._claim_was_lost = True
+        jobs = await self._database.run(partial(self._store.claim, worker=worker, claim=uuid4(), places=places))
+        if not self._lease.is_valid or self._lease.worker != worker:
+            # Too late to be trusted. Nothing was sent, so they go back uncounted.
+            self._look_around = True
+            return
+        self._claim_was_lost = False
         by_channel: dict[str, list[Claimed]] = {}
         for job in jobs:
             by_channel.setdefault(job.channel, []).append(job)
@@ -205,15 +218,43 @@ class Dispatcher:
             if len(claimed) == places[channel]:
                 # Probably there is more; at the end of the list, so that the others come first.
                 self._hot[channel] = None
+            self._hand_over(channel, claimed, nursery)
         if jobs:
             emit(_logger, Event.CLAIMED, jobs=len(jobs), channels=len(by_channel))
-        return by_channel
+        await self._look_up_emptied(self._timed.intersection(places).difference(self._hot))
 
-    async def _release_lost_claims(self) -> None:
-        if self._lost_claims:
-            claims = list(self._lost_claims)
-            await self._database.run(partial(self._store.release, worker=self._lease.worker, claims=claims))
-            del self._lost_claims[: len(claims)]
+    async def _look_up_emptied(self, channels: set[str]) -> None:
+        """Note when channels are due next that had been waited for, and have nothing more now."""
+        if channels:
+            self._timed -= channels
+            waits = await self._ask_when_due(channels)
+            # What is due already is in another process's hands: to try it again and again would help nobody.
+            self.wake({channel: wait for channel, wait in waits.items() if wait > 0})
+
+    async def give_back_lost_claims(self) -> None:
+        """Give back what this process holds without knowing it, because the answer to a claim was lost.
+
+        A claim may even be carried out long after it was given up, when a network delivers what it had kept back; so
+        maintenance comes here again and again. Raises `DatabaseUnavailable`.
+        """
+        self._claim_was_lost = False
+        try:
+            released = await self._database.run(self._release_unknown)
+        except BaseException:
+            self._claim_was_lost = True
+            raise
+        if released:
+            emit(_logger, Event.CLAIM_LOST, jobs=released)
+            self.wake_all()
+
+    async def _release_unknown(self, connection: TrioConnection) -> int:
+        worker = self._lease.worker
+        held = await self._store.held_claims(connection, worker)
+        # Compared only now. Claims go over the same, only connection: none of those held is on its way here.
+        known = self._deliverer.recorder.claims.union(*(channel.claims for channel in self._workers.values()))
+        if unknown := held - known:
+            return await self._store.release(connection, worker, unknown)
+        return 0
 
     # --- workers ------------------------------------------------------------------------------------------------------
 

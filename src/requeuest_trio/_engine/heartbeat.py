@@ -36,15 +36,13 @@ class Heartbeat:
         self._lease.renewed(asked_at)
 
     async def run(self) -> None:
-        """Beat until cancelled."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch)
-            while True:
-                await trio.sleep(self.interval)
-                try:
-                    await self._beat()
-                except (DatabaseUnavailable, SchemaMismatch, psycopg.Error) as error:
-                    emit(_logger, Event.HEARTBEAT_FAILED, error=error, lease_left=round(self._lease.left, 1))
+        """Beat until cancelled. `watch` has to be running too."""
+        while True:
+            await trio.sleep(self.interval)
+            try:
+                await self._beat()
+            except (DatabaseUnavailable, SchemaMismatch, psycopg.Error) as error:
+                emit(_logger, Event.HEARTBEAT_FAILED, error=error, lease_left=round(self._lease.left, 1))
 
     async def _beat(self) -> None:
         asked_at = trio.current_time()
@@ -56,8 +54,8 @@ class Heartbeat:
         self._lease.start_anew()
         await self.register()
 
-    async def _watch(self) -> None:
-        """Let the lease lapse on time, also while a beat hangs."""
+    async def watch(self) -> None:
+        """Let the lease lapse on time, also while a beat hangs, until cancelled."""
         while True:
             was_valid = self._lease.is_valid
             await trio.sleep(max(self._lease.left, 0.0) if was_valid else self.interval / 10)

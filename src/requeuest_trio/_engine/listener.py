@@ -89,7 +89,9 @@ class Listener:
     def _pass_on(self, topic: str, payload: str) -> None:
         try:
             if topic == self._store.due_topic and payload:
-                self._hints.due({str(channel): float(wait) for channel, wait in json.loads(payload).items()})
+                for channel, waits in json.loads(payload).items():
+                    for wait in waits if isinstance(waits, list) else [waits]:
+                        self._hints.due({channel: float(wait)})
             elif topic == self._store.done_topic and payload:
                 self._hints.done([UUID(job_id) for job_id in payload.split(",")])
             else:

@@ -30,6 +30,7 @@ __all__ = ["Runner"]
 
 _logger = logging.getLogger("requeuest_trio.open")
 FINISH_SECONDS = 5.0
+_DATABASE_ERRORS = (DatabaseUnavailable, SchemaMismatch, psycopg.Error)
 
 
 class Runner:
@@ -60,7 +61,6 @@ class Runner:
         self._lease = Lease(lease)
         self.recorder = Recorder(records, store, config, self._on_recorded)
         self._heartbeat = Heartbeat(claims, store, self._lease)
-        self._maintenance = Maintenance(claims, store, config, lease=lease)
         self.dispatcher = Dispatcher(
             claims,
             store,
@@ -71,11 +71,13 @@ class Runner:
             max_running=config.max_running,
             poll_interval=poll_interval,
         )
+        self._maintenance = Maintenance(claims, store, config, self._lease, self.dispatcher)
 
     async def start(self, nursery: trio.Nursery) -> None:
         """Register this process, and start its tasks. Raises `DatabaseUnavailable`."""
         await self._heartbeat.register()
         nursery.start_soon(self._heartbeat.run)
+        nursery.start_soon(self._heartbeat.watch)
         nursery.start_soon(self.recorder.run)
         nursery.start_soon(self._maintenance.run)
         nursery.start_soon(self.dispatcher.run, nursery)
@@ -91,21 +93,33 @@ class Runner:
     async def finish(self) -> None:
         """After the tasks have ended: write what is unconfirmed, give back what is unfinished, and sign off.
 
-        Shielded, because it is what makes cancellation harmless, for `FINISH_SECONDS` at most. What can't be done in
-        that time, the other processes do once the lease has expired.
+        To be shielded, for `FINISH_SECONDS`, because it is what makes cancellation harmless. What can't be done in that
+        time, the other processes do once the lease has expired.
         """
-        problem: Exception | str = f"PostgreSQL did not answer within {FINISH_SECONDS:g} s"
-        with trio.move_on_after(FINISH_SECONDS, shield=True):
-            try:
-                await self.recorder.flush()
-                worker = self._lease.worker
-                released = await self._records.run(partial(self._store.release, worker=worker))
-                await self._records.run(partial(self._store.deregister, worker=worker))
-                emit(_logger, Event.CLOSED, released=released)
-                return
-            except (DatabaseUnavailable, SchemaMismatch, psycopg.Error) as error:
-                problem = error
-        emit(_logger, Event.CLOSE_INCOMPLETE, error=problem)
+        problem: Exception | str | None = f"PostgreSQL did not answer within {FINISH_SECONDS:g} s"
+        try:
+            problem = await self._sign_off()
+        finally:
+            if problem is not None:
+                emit(_logger, Event.CLOSE_INCOMPLETE, error=problem)
+
+    async def _sign_off(self) -> Exception | None:
+        """Every step, whatever has become of the one before: returns the first problem."""
+        worker = self._lease.worker
+        problem: Exception | None = None
+        released = 0
+        try:
+            await self.recorder.flush()
+        except _DATABASE_ERRORS as error:
+            problem = error
+        try:
+            released = await self._records.run(partial(self._store.release, worker=worker))
+            await self._records.run(partial(self._store.deregister, worker=worker))
+        except _DATABASE_ERRORS as error:
+            problem = problem or error
+        else:
+            emit(_logger, Event.CLOSED, released=released)
+        return problem
 
     def load(self) -> tuple[int, int]:
         """How many attempts are running, and how many outcomes are not yet written."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from uuid import UUID
 
 import trio
 
 from requeuest_trio._engine.attempt import Deliverer
+from requeuest_trio._model.groups import raise_bare
 from requeuest_trio._store.rows import Claimed
 
 __all__ = ["Worker"]
@@ -22,23 +24,28 @@ class Worker:
         self._deliverer = deliverer
         self._on_place = on_place
         self._buffer: deque[Claimed] = deque()
-        self._running = 0
+        # By claim and id: an attempt that is being cut short and its successor are of the same job.
+        self._running: set[tuple[UUID, UUID]] = set()
         self._changed = trio.Event()
 
     def __repr__(self) -> str:
-        return (
-            f"<Worker for {self.channel!r}: {self._running} running, {len(self._buffer)} waiting, {self.places} free>"
-        )
+        running, waiting = len(self._running), len(self._buffer)
+        return f"<Worker for {self.channel!r}: {running} running, {waiting} waiting, {self.places} free>"
 
     @property
     def in_hand(self) -> int:
         """Jobs that are running or about to."""
-        return self._running + len(self._buffer)
+        return len(self._running) + len(self._buffer)
 
     @property
     def places(self) -> int:
         """How many more jobs may be claimed for it."""
         return self._limit - self.in_hand
+
+    @property
+    def claims(self) -> set[UUID]:
+        """The claims of the jobs in hand."""
+        return {claim for claim, _ in self._running} | {job.claim for job in self._buffer}
 
     def hand_over(self, jobs: list[Claimed]) -> None:
         """Give it jobs to deliver."""
@@ -47,18 +54,22 @@ class Worker:
 
     async def run(self) -> None:
         """Deliver until nothing is in hand any more."""
-        async with trio.open_nursery() as nursery:
-            while self.in_hand:
-                self._changed = trio.Event()
-                while self._buffer:
-                    self._running += 1
-                    nursery.start_soon(self._attempt, self._buffer.popleft())
-                await self._changed.wait()
+        try:
+            async with trio.open_nursery(strict_exception_groups=True) as nursery:
+                while self.in_hand:
+                    self._changed = trio.Event()
+                    while self._buffer:
+                        job = self._buffer.popleft()
+                        self._running.add((job.claim, job.id))
+                        nursery.start_soon(self._attempt, job)
+                    await self._changed.wait()
+        except BaseExceptionGroup as group:
+            raise_bare(group)
 
     async def _attempt(self, job: Claimed) -> None:
         try:
             await self._deliverer.attempt(job)
         finally:
-            self._running -= 1
+            self._running.remove((job.claim, job.id))
             self._changed.set()
             self._on_place()

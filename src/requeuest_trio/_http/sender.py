@@ -16,9 +16,13 @@ import httpx2
 import trio
 
 from requeuest_trio._config import Config
+from requeuest_trio._http.decoding import decoder_for
+from requeuest_trio._http.describing import causes, described
+from requeuest_trio._http.network import open_transport
+from requeuest_trio._http.reading import read_body
 from requeuest_trio._http.redirects import Hop, next_hop
 from requeuest_trio._model.errors import InvalidRequest
-from requeuest_trio._model.headers import Headers, find
+from requeuest_trio._model.headers import Headers, find, is_secret
 from requeuest_trio._model.job import Reached
 from requeuest_trio._model.outcome import Answer, Delivery
 from requeuest_trio._model.request import Request
@@ -37,8 +41,6 @@ _STEPS: Mapping[str, Reached] = {
     "send_request_headers.started": Reached.SENT,
     "receive_response_headers.complete": Reached.RESPONSE,
 }
-
-
 _ORDER = (Reached.RESOLVE, Reached.CONNECT, Reached.TLS, Reached.SENT, Reached.RESPONSE)
 
 SendOnce = Callable[[Hop, "_Progress"], Awaitable[Any]]
@@ -52,10 +54,7 @@ async def open_sender(http: Any, config: Config) -> AsyncIterator[Sender]:
     Raises `InvalidRequest` if `http` is neither an `httpx2.AsyncBaseTransport` nor an `AsyncClient` of httpx or httpx2.
     """
     if http is None:
-        limits = httpx2.Limits(
-            max_connections=None, max_keepalive_connections=None, keepalive_expiry=_KEEPALIVE_SECONDS
-        )
-        async with httpx2.AsyncHTTPTransport(limits=limits, trust_env=False) as transport:
+        async with open_transport(_KEEPALIVE_SECONDS) as transport:
             yield Sender(partial(_send_by_transport, transport), config)
     elif isinstance(http, httpx2.AsyncBaseTransport):
         yield Sender(partial(_send_by_transport, http), config)
@@ -86,7 +85,13 @@ async def _send_by_client(client: Any, hop: Hop, progress: _Progress) -> Any:
         timeout=None,
         extensions={"trace": progress.trace},
     )
-    return await client.send(request, stream=True, follow_redirects=False)
+    if not hop.is_foreign:
+        return await client.send(request, stream=True, follow_redirects=False)
+    # The client adds credentials of its own; they too are for the request's origin only.
+    for name, value in list(request.headers.multi_items()):
+        if is_secret(name, value):
+            request.headers.pop(name, None)
+    return await client.send(request, stream=True, follow_redirects=False, auth=None)
 
 
 def _raw(headers: Headers) -> list[tuple[bytes, bytes]]:
@@ -106,13 +111,18 @@ class Sender:
 
         Ends after `timeout` seconds at the latest. Cancelled: the connection is closed, and how far it came is lost.
         """
-        progress = _Progress()
-        with trio.move_on_after(timeout):
-            try:
+        progress = _Progress(headers)
+        try:
+            with trio.move_on_after(timeout) as deadline:
                 return await self._exchange(request, headers, progress)
-            except Exception as error:
-                # Transports raise what they like; none of it may end the runner.
+        except Exception as error:
+            # Transports raise what they like; none of it may end the runner. Caught out here, because a transport
+            # with a nursery of its own may answer the deadline with a group, which loses its `Cancelled` only now.
+            if not deadline.cancelled_caught:
                 return progress.failed(error)
+        except BaseExceptionGroup as group:
+            # A cancellation from outside, in the company of such errors: it alone goes on.
+            raise (group.split(Exception)[1] or group) from None
         return progress.timed_out(timeout)
 
     async def _exchange(self, request: Request, headers: Headers, progress: _Progress) -> Delivery:
@@ -133,26 +143,37 @@ class Sender:
         return Delivery(Reached.RESPONSE, error=f"more than {self._max_redirects} redirects")
 
     async def _read_body(self, response: Any, progress: _Progress) -> None:
-        # Decoded in bounded chunks where it is encoded, so that a bomb meets the limit too.
-        chunks = response.aiter_bytes() if "content-encoding" in response.headers else response.aiter_raw()
-        async for chunk in chunks:
-            room = self._body_limit - len(progress.body)
-            progress.body += chunk[:room]
-            if len(chunk) > room:
-                progress.truncated = True
-                return
+        if response.is_stream_consumed:
+            # A transport without a network, or a hook of the caller's client, has read and decoded it already.
+            progress.take(response.content, self._body_limit)
+            progress.is_decoded = "content-encoding" in response.headers
+            return
+        decoder = decoder_for(progress.headers)
+        if decoder is None:
+            await read_body(response, lambda piece: progress.take(piece, self._body_limit))
+            return
+
+        def decode(piece: bytes) -> bool:
+            progress.is_decoded = True
+            return progress.take(decoder.decode(piece, progress.room(self._body_limit) + 1), self._body_limit)
+
+        if await read_body(response, decode):
+            decoder.finish()
 
 
 class _Progress:
     """How far one attempt has come. Read after the attempt was cut short, wherever that was."""
 
-    def __init__(self) -> None:
+    def __init__(self, sent: Headers) -> None:
         self.body = bytearray()
-        self.truncated = False
         self.headers: Headers = ()
+        self.is_decoded = False
+        self._sent = sent
         self._status: int | None = None
         self._reached = Reached.RESOLVE
         self._is_traced = False
+        self._is_truncated = False
+        self._is_complete = False
 
     async def trace(self, event: str, info: Mapping[str, Any]) -> None:
         """Follow the steps that httpcore reports, as `<part>.<step>.<started or complete>`."""
@@ -163,13 +184,21 @@ class _Progress:
             self._reached = step
 
     def answered(self, response: Any) -> None:
-        """Keep status and headers. The body is kept decoded, so fields about its encoding go."""
+        """Keep status and headers."""
         self._reached = Reached.RESPONSE
-        self._status = response.status_code
-        pairs = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers.raw)
-        if "content-encoding" in response.headers:
-            pairs = (pair for pair in pairs if pair[0].lower() not in {"content-encoding", "content-length"})
-        self.headers = tuple(pairs)
+        self._status = int(response.status_code)
+        self.headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers.raw)
+
+    def room(self, limit: int) -> int:
+        """How many more bytes of the body are wanted."""
+        return limit - len(self.body)
+
+    def take(self, piece: bytes, limit: int) -> bool:
+        """Keep a part of the body, as far as there is room. False: there was not enough."""
+        room = self.room(limit)
+        self.body += piece[:room]
+        self._is_truncated = len(piece) > room
+        return not self._is_truncated
 
     def starts_over(self) -> None:
         """Forget the answer that led elsewhere; what was sent stays sent."""
@@ -178,21 +207,27 @@ class _Progress:
 
     def complete(self) -> Delivery:
         """The answer, read to its end or to the limit."""
+        self._is_complete = True
         return self._ended(Delivery(self._reached), cut_off=None)
 
     def failed(self, error: Exception) -> Delivery:
         """What an exception leaves behind."""
-        text = _described(error)
+        if self._is_complete:
+            # Only closing went wrong.
+            return self.complete()
+        text = described(error, self._sent)
         reached = self._reached
-        if not self._is_traced:
+        if not self._is_traced and reached is Reached.RESOLVE:
             # A transport that does not report its steps: assume the worst unless the error says better.
             reached = _reached_by_kind(error)
-        elif reached is Reached.CONNECT and _caused_by(error, socket.gaierror):
+        elif reached is Reached.CONNECT and any(isinstance(cause, socket.gaierror) for cause in causes(error)):
             reached = Reached.RESOLVE
         return self._ended(Delivery(reached, error=text), cut_off=text)
 
     def timed_out(self, timeout: float) -> Delivery:
         """What the deadline leaves behind."""
+        if self._is_complete:
+            return self.complete()
         text = f"timed out after {timeout:g} s"
         reached = self._reached if self._is_traced else Reached.SENT
         return self._ended(Delivery(reached, error=text), cut_off=text)
@@ -200,27 +235,16 @@ class _Progress:
     def _ended(self, without_answer: Delivery, cut_off: str | None) -> Delivery:
         if self._status is None:
             return without_answer
-        truncated = self.truncated or cut_off is not None
-        return Delivery(Reached.RESPONSE, Answer(self._status, self.headers, bytes(self.body), truncated, cut_off))
+        is_truncated = self._is_truncated or cut_off is not None
+        return Delivery(
+            Reached.RESPONSE, Answer(self._status, self._kept_headers(), bytes(self.body), is_truncated, cut_off)
+        )
 
-
-def _described(error: BaseException) -> str:
-    """The error in one line, with the cause that says why."""
-    text = f"{type(error).__name__}: {error}".rstrip(": ")
-    root = error
-    while (cause := root.__cause__ or root.__context__) is not None:
-        root = cause
-    if isinstance(root, OSError) and str(root) and str(root) not in text:
-        text += f" ({root})"
-    return text
-
-
-def _caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
-    while error is not None:
-        if isinstance(error, kind):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    def _kept_headers(self) -> Headers:
+        if not self.is_decoded:
+            return self.headers
+        # They are about the body as it came, and the body is kept decoded.
+        return tuple(pair for pair in self.headers if pair[0].lower() not in {"content-encoding", "content-length"})
 
 
 def _reached_by_kind(error: Exception) -> Reached:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, final
 
 from requeuest_trio._model import checks
-from requeuest_trio._model.errors import InvalidRequest
+from requeuest_trio._model.errors import InvalidRequest, shown
 
 __all__ = ["ALL", "All", "Channel", "channels_of"]
 
@@ -45,7 +45,7 @@ class Channel:
     """
 
     name: str
-    ordered: bool = False
+    ordered: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         checks.channel_name(self.name)
@@ -58,11 +58,11 @@ def channels_of(channels: Iterable[str | Channel] | All) -> tuple[frozenset[str]
     if isinstance(channels, All):
         return channels, ()
     if isinstance(channels, str):
-        raise InvalidRequest("channels", f"must be a collection of names; write [{channels!r}]")
+        raise InvalidRequest("channels", f"must be a collection of names; write [{shown(channels)}]")
     try:
         given = list(channels)
     except TypeError as error:
-        raise InvalidRequest("channels", f"must be a collection of names or ALL, not {channels!r}") from error
+        raise InvalidRequest("channels", f"must be a collection of names or ALL, not {shown(channels)}") from error
     settings = tuple(channel for channel in given if isinstance(channel, Channel))
     names = [channel.name if isinstance(channel, Channel) else checks.channel_name(channel) for channel in given]
     if len(set(names)) != len(names):

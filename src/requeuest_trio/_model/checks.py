@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from requeuest_trio._model.errors import InvalidRequest
+from requeuest_trio._model.errors import InvalidRequest, shown
 
 __all__ = [
     "MAX_CHANNEL_LENGTH",
@@ -28,6 +27,8 @@ MAX_KEY_LENGTH = 200
 MAX_PRIORITY = 100
 MAX_SECONDS = 10 * 365 * 86_400.0
 """Ten years: further than anybody plans, and safely inside what PostgreSQL's intervals hold."""
+# Python's datetimes end with the year 9999, in whatever zone an instant is read back.
+_FIRST_YEAR, _LAST_YEAR = 1970, 9000
 
 
 def short_text(argument: str, value: object, longest: int) -> str:
@@ -49,7 +50,9 @@ def channel_name(value: object) -> str:
 def channel_names(values: Iterable[str]) -> list[str]:
     """Several channels' names. A lone `str` is refused: its letters are hardly meant."""
     if isinstance(values, str):
-        raise InvalidRequest("channels", f"must be a collection of names; write [{values!r}]")
+        raise InvalidRequest("channels", f"must be a collection of names; write [{shown(values)}]")
+    if not isinstance(values, Iterable):
+        raise InvalidRequest("channels", f"must be a collection of names, not {type(values).__name__}")
     return sorted({channel_name(value) for value in values})
 
 
@@ -58,20 +61,25 @@ def seconds(argument: str, value: float | timedelta, *, positive: bool = False) 
     number = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise InvalidRequest(argument, f"must be seconds or a timedelta, not {type(value).__name__}")
-    if not math.isfinite(number) or number > MAX_SECONDS:
-        raise InvalidRequest(argument, f"must be at most ten years ({MAX_SECONDS:.0f} s), not {number}")
     if number < 0 or (positive and number == 0):
-        raise InvalidRequest(argument, f"must {'be more than 0' if positive else 'not be negative'}, not {number}")
+        raise InvalidRequest(argument, f"must be {'more than' if positive else 'at least'} 0, not {shown(number)}")
+    # The other way round than one would write it: NaN compares false with everything.
+    if not number <= MAX_SECONDS:
+        raise InvalidRequest(argument, f"must be at most ten years ({MAX_SECONDS:.0f} s), not {shown(number)}")
     return float(number)
 
 
 def instant(argument: str, value: object) -> datetime:
-    """An aware `datetime`."""
+    """An aware `datetime` of the years 1970 to 9000, in UTC: PostgreSQL does not know every zone of Python."""
     if not isinstance(value, datetime):
         raise InvalidRequest(argument, f"must be a datetime, not {type(value).__name__}")
     if value.utcoffset() is None:
         raise InvalidRequest(argument, "must be aware: give the datetime a tzinfo, such as datetime.UTC")
-    return value
+    if not _FIRST_YEAR <= value.year <= _LAST_YEAR:
+        raise InvalidRequest(
+            argument, f"must lie between the years {_FIRST_YEAR} and {_LAST_YEAR}, not in {value.year}"
+        )
+    return value.astimezone(UTC)
 
 
 def priority(value: object) -> int:
@@ -79,7 +87,7 @@ def priority(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidRequest("priority", f"must be an int, not {type(value).__name__}")
     if not -MAX_PRIORITY <= value <= MAX_PRIORITY:
-        raise InvalidRequest("priority", f"must lie between -{MAX_PRIORITY} and {MAX_PRIORITY}, not {value}")
+        raise InvalidRequest("priority", f"must lie between -{MAX_PRIORITY} and {MAX_PRIORITY}, not {shown(value)}")
     return value
 
 

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from httpx2 import URL, AsyncBaseTransport, AsyncClient, InvalidURL, Response
+from httpx2 import Headers as ResponseHeaders
 
-__all__ = ["URL", "AsyncBaseTransport", "AsyncClient", "InvalidURL", "Response"]
+__all__ = ["URL", "AsyncBaseTransport", "AsyncClient", "InvalidURL", "Response", "ResponseHeaders"]

@@ -12,7 +12,7 @@
         +-- JobCancelled
 
 A failed delivery raises nothing: it is data, an `Attempt`. `trio.ClosedResourceError` is raised by a client whose
-block has ended, `trio.Cancelled` by every call that waits.
+block has ended, `trio.Cancelled` by every call that waits. All of them can be copied and pickled.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ __all__ = [
     "JobNotFound",
     "RequeuestError",
     "SchemaMismatch",
+    "shown",
 ]
+
+_SHOWN = 200
 
 
 class RequeuestError(Exception):
@@ -42,8 +45,11 @@ class InvalidRequest(RequeuestError, ValueError):
     """An argument was refused before anything was stored. The text names the argument, the problem and the limit."""
 
     def __init__(self, argument: str, problem: str) -> None:
-        super().__init__(f"{argument}: {problem}")
+        super().__init__(argument, problem)
         self.argument = argument
+
+    def __str__(self) -> str:
+        return ": ".join(self.args)
 
 
 class SchemaMismatch(RequeuestError):
@@ -66,25 +72,37 @@ class JobNotFound(RequeuestError):
     """No job has this id: it never had one, or the job was cleared or pruned."""
 
     def __init__(self, job_id: UUID) -> None:
-        super().__init__(f"no job has the id {job_id}: it was never stored, or has been cleared or pruned")
+        super().__init__(job_id)
         self.job_id = job_id
+
+    def __str__(self) -> str:
+        return f"no job has the id {self.job_id}: it was never stored, or has been cleared or pruned"
 
 
 class _JobEnded(RequeuestError):
-    def __init__(self, job: Job, what: str) -> None:
-        super().__init__(f"job {job.id} {what}")
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
         self.job = job
 
 
 class JobDead(_JobEnded):
     """The queue gave this job up; `job` has the last status and error, `Client.attempts` every attempt."""
 
-    def __init__(self, job: Job) -> None:
-        super().__init__(job, f"is dead after {job.attempts} attempt(s): {job.error}")
+    def __str__(self) -> str:
+        return f"job {self.job.id} is dead after {self.job.attempts} attempt(s): {self.job.error}"
 
 
 class JobCancelled(_JobEnded):
     """This job was cancelled before it was delivered; `job` has what is known of it."""
 
-    def __init__(self, job: Job) -> None:
-        super().__init__(job, "was cancelled")
+    def __str__(self) -> str:
+        return f"job {self.job.id} was cancelled"
+
+
+def shown(value: object) -> str:
+    """`repr(value)`, cut short, for the text of an error: a refused argument may be huge, or have no `repr` at all."""
+    try:
+        text = repr(value[:_SHOWN] if isinstance(value, str | bytes) else value)
+    except Exception:  # such as an int of more digits than Python writes
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -48,6 +48,10 @@ class Event(Enum):
     CLAIM_FAILED = EventSpec(
         "claim_failed", "dispatcher", logging.WARNING, ("error", "retry_in"), "Jobs could not be claimed."
     )
+    CLAIM_LOST = EventSpec(
+        "claim_lost", "dispatcher", logging.WARNING, ("jobs",),
+        "The answer to a claim had been lost; its jobs were given back, their attempt not counted.",
+    )  # fmt: skip
     CLAIMED = EventSpec("claimed", "dispatcher", logging.DEBUG, ("jobs", "channels"), "Jobs were claimed.")
     ATTEMPT = EventSpec(
         "attempt", "attempt", logging.DEBUG, ("job", "number", "state", "status", "reached", "duration", "error"),
@@ -62,11 +66,11 @@ class Event(Enum):
     )  # fmt: skip
     OUTCOME_REFUSED = EventSpec(
         "outcome_refused", "recorder", logging.ERROR, ("job", "error"),
-        "PostgreSQL refused an outcome as such; the job will be tried again.",
+        "PostgreSQL refused an outcome; it is recorded without the answer's headers and body.",
     )  # fmt: skip
     OUTCOMES_STALE = EventSpec(
         "outcomes_stale", "recorder", logging.WARNING, ("jobs",),
-        "Outcomes came too late: the jobs had been given to another process, or removed.",
+        "Outcomes were not recorded: the jobs had been given to another process or removed, or it was done before.",
     )  # fmt: skip
     HEARTBEAT_FAILED = EventSpec(
         "heartbeat_failed", "heartbeat", logging.WARNING, ("error", "lease_left"), "The lease could not be renewed."
@@ -95,5 +99,11 @@ def emit(logger: logging.Logger, event: Event, **fields: object) -> None:
     """Log an event with its fields."""
     spec = event.value
     if logger.isEnabledFor(spec.level):
+        fields = {name: _first_line(value) if isinstance(value, Exception) else value for name, value in fields.items()}
         text = " ".join(f"{name}={value}" for name, value in fields.items())
         logger.log(spec.level, "%s %s", spec.name, text, extra={"event": spec.name, "fields": fields})
+
+
+def _first_line(error: Exception) -> str:
+    # The details of PostgreSQL's errors, which follow, may show a whole row with all that is secret in it.
+    return str(error).strip().partition("\n")[0] or type(error).__name__

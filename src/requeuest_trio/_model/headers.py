@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
-from requeuest_trio._model.errors import InvalidRequest
+from requeuest_trio._model.errors import InvalidRequest, shown
 
-__all__ = ["MAX_HEADER_BYTES", "RESERVED", "HeaderSource", "Headers", "checked_headers", "find", "masked", "masked_url"]
+__all__ = [
+    "MAX_HEADER_BYTES",
+    "RESERVED",
+    "HeaderSource",
+    "Headers",
+    "checked_headers",
+    "find",
+    "header_items",
+    "is_secret",
+    "masked",
+    "masked_url",
+]
 
 Headers = tuple[tuple[str, str], ...]
 """Name and value pairs as given: order, case and repeats are kept."""
@@ -24,19 +36,22 @@ RESERVED = frozenset({
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2
 _FORBIDDEN_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110 section 5.5
 _SECRET = re.compile(
-    r"authorization|cookie|token|secret|password|passwd|credential|signature|session|api[-_]?key|access[-_]?key|auth$",
+    r"authorization|cookie|token|secret|passw|passphrase|credential|signature|session|jwt|api[-_]?key|auth$"
+    r"|(?<!idempotency)[-_]key$",
     re.IGNORECASE,
 )
-_USERINFO = re.compile(r"(?<=//)[^/?#@]*@")
+_SECRET_VALUE = re.compile(r"(?:basic|bearer|digest|token)\s", re.IGNORECASE)
+_USERINFO = re.compile(r"(?<=//)[^/?#\s]*@")
 _SECRET_PARAMETER = re.compile(
-    r"([?&][^=&]*(?:token|secret|password|signature|key|sig|auth)[^=&]*=)[^&#]*", re.IGNORECASE
+    r"([?&][^=&#]*(?:token|secret|passw|pwd|signature|key|sig|auth|credential|session|jwt)[^=&#]*=)[^&#\s]*",
+    re.IGNORECASE,
 )
 
 
 def checked_headers(source: HeaderSource) -> Headers:
     """Bring headers to pairs of `str`, refusing what can't be sent as it stands. Raises `InvalidRequest`."""
     try:
-        pairs = tuple((name, value) for name, value in (source.items() if isinstance(source, Mapping) else source))
+        pairs = tuple(_pair(item) for item in header_items(source))
     except (TypeError, ValueError) as error:
         raise InvalidRequest("headers", "must be a mapping or pairs of name and value") from error
     checked = tuple(_checked(name, value) for name, value in pairs)
@@ -46,13 +61,29 @@ def checked_headers(source: HeaderSource) -> Headers:
     return checked
 
 
+def header_items(source: Any) -> Iterable[Any]:
+    """The pairs of a mapping or of pairs, unchecked."""
+    # The header types of httpx, httpx2 and Starlette lose case and repeats as mappings; `raw` has what was meant.
+    raw = getattr(source, "raw", None)
+    if isinstance(raw, list) and isinstance(source, Mapping):
+        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
+    return source.items() if isinstance(source, Mapping) else source
+
+
+def _pair(item: Any) -> tuple[object, object]:
+    if isinstance(item, str | bytes):
+        raise TypeError("two letters are no pair")
+    name, value = item
+    return name, value
+
+
 def _checked(name: object, value: object) -> tuple[str, str]:
     if not isinstance(name, str) or not isinstance(value, str):
         raise InvalidRequest(
             "headers", f"name and value must be str, not {type(name).__name__}, {type(value).__name__}"
         )
     if not _TOKEN.fullmatch(name):
-        raise InvalidRequest("headers", f"{name!r} is no header name (RFC 9110 section 5.6.2)")
+        raise InvalidRequest("headers", f"{shown(name)} is no header name (RFC 9110 section 5.6.2)")
     if name.lower() in RESERVED:
         raise InvalidRequest("headers", f"{name} is set by the library: leave it out")
     if _FORBIDDEN_IN_VALUE.search(value):
@@ -70,11 +101,16 @@ def find(headers: Headers, name: str) -> str | None:
     return next((value for field, value in headers if field.lower() == name), None)
 
 
+def is_secret(name: str, value: str) -> bool:
+    """Whether a field looks like a credential, by its name or by its value."""
+    return bool(_SECRET.search(name) or _SECRET_VALUE.match(value))
+
+
 def masked(headers: Headers) -> Headers:
     """The same headers with the values of those that look secret replaced: for logs and screens."""
-    return tuple((name, "***" if _SECRET.search(name) else value) for name, value in headers)
+    return tuple((name, "***" if is_secret(name, value) else value) for name, value in headers)
 
 
-def masked_url(url: str) -> str:
-    """The same URL without user and password, and without the values of parameters that look secret."""
-    return _SECRET_PARAMETER.sub(r"\1***", _USERINFO.sub("***@", url))
+def masked_url(text: str) -> str:
+    """The same URL, or text with URLs, without users, passwords and the values of parameters that look secret."""
+    return _SECRET_PARAMETER.sub(r"\1***", _USERINFO.sub("***@", text))

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from requeuest_trio._model.ecosystem import Response
+from requeuest_trio._model.ecosystem import Response, ResponseHeaders
 from requeuest_trio._model.headers import Headers
 from requeuest_trio._model.request import Request
 from requeuest_trio._model.states import FINISHED, JobState
@@ -100,5 +100,12 @@ class Stats:
 
 def make_response(status: int, headers: Headers, body: bytes, *, truncated: bool) -> Response:
     """Build the response that a caller gets back. The body was decoded when it was received."""
-    pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-    return Response(status, headers=pairs, content=body, extensions={"truncated": truncated})
+    # The headers come last: given to the constructor, they would have it decode the body once more.
+    response = Response(status, content=body, extensions={"truncated": truncated})
+    response.headers = ResponseHeaders([(_latin_1(name), _latin_1(value)) for name, value in headers])
+    return response
+
+
+def _latin_1(text: str) -> bytes:
+    # Another program may have changed the row, and the rest of the job must still be seen.
+    return text.encode("latin-1", "replace")

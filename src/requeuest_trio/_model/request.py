@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
-import json as json_module
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from base64 import b64encode
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypedDict, Unpack
-from urllib.parse import urlencode
+from typing import Any, Protocol, Self, TypedDict, Unpack
 
 from requeuest_trio._model import checks
-from requeuest_trio._model.ecosystem import URL, InvalidURL
-from requeuest_trio._model.errors import InvalidRequest
-from requeuest_trio._model.headers import RESERVED, Headers, HeaderSource, checked_headers, find, masked, masked_url
+from requeuest_trio._model.bodies import Fields, checked_body, content_body, form_encoded, json_body
+from requeuest_trio._model.ecosystem import URL
+from requeuest_trio._model.errors import InvalidRequest, shown
+from requeuest_trio._model.headers import (
+    RESERVED,
+    Headers,
+    HeaderSource,
+    checked_headers,
+    find,
+    header_items,
+    masked,
+    masked_url,
+)
 from requeuest_trio._model.statuses import SUCCESS, Statuses, StatusSpec, statuses
+from requeuest_trio._model.urls import checked_url, url_text
 
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
-
-__all__ = ["MAX_URL_LENGTH", "METHODS", "Request", "RequestOptions"]
+__all__ = ["METHODS", "Request", "RequestOptions"]
 
 METHODS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "POST", "PUT", "PATCH"})
-MAX_URL_LENGTH = 8_192
-
-Parameter = str | int | float | bool | None
 
 
 class RequestOptions(TypedDict, total=False):
     """What the constructors named after a method take besides the URL."""
 
     headers: HeaderSource
-    params: Mapping[str, Parameter | Sequence[Parameter]] | Sequence[tuple[str, Parameter]]
+    params: Fields
     json: Any
-    form: Mapping[str, str] | Sequence[tuple[str, str]]
-    content: str | ReadableBuffer
+    form: Fields
+    content: str | bytes | bytearray | memoryview
     accept: StatusSpec | Iterable[StatusSpec]
     timeout: float | timedelta | None
     follow_redirects: bool
@@ -60,14 +64,18 @@ class Request:
 
     - `headers`: a mapping or pairs; order, case and repeats are kept. `Host`, `Content-Length`, `Transfer-Encoding`,
       `Connection` and the other fields of one connection are the library's.
-    - `params`: added to the query of the URL.
-    - `json`, `form` or `content` (one of them): the body, as JSON, as an HTML form, or as it is. The first two set
-      `Content-Type` unless `headers` has it.
+    - `params`: a mapping or pairs, added at the end of the URL's query, which stays as it is. Values are `str`, `int`,
+      `float`, `bool` ("true", "false"), None (empty), or a list of them.
+    - `json`, `form` or `content` (one of them): the body, as JSON, as an HTML form (given like `params`), or as it is.
+      The first two set `Content-Type` unless `headers` has it.
     - `accept`: the statuses that mean "delivered": `int`, `range`, `StatusClass`, or several of them in a collection.
       The default is 200 to 299.
     - `timeout`: seconds or a `timedelta`, for one attempt from name lookup to the last byte of the answer.
       The default is that of `spawn`, then that of `Config`.
     - `follow_redirects`: off by default, so that a redirect is an answer like any other: a failure unless accepted.
+
+    The URL is kept as it will be sent: everything but ASCII percent-encoded, without its fragment. A user and password
+    in it become an `Authorization: Basic` header, so that no URL holds a secret.
 
     Raises:
         InvalidRequest: naming the argument and the limit. URL: absolute http or https, at most 8,192 characters.
@@ -105,12 +113,13 @@ class Request:
         accepted = statuses("accept", accept)
         if not accepted:
             raise InvalidRequest("accept", "must have at least one status")
+        kept, address = checked_headers(headers), checked_url(url)
         # A frozen dataclass with an __init__ of its own has to set its fields this way.
         put = object.__setattr__
         put(self, "method", _checked_method(method))
-        put(self, "url", _checked_url(url))
-        put(self, "headers", checked_headers(headers))
-        put(self, "body", _checked_body("body", body))
+        put(self, "url", address.url)
+        put(self, "headers", kept if address.credentials is None else _with_credentials(kept, address.credentials))
+        put(self, "body", checked_body("body", body))
         put(self, "accept", accepted)
         put(self, "timeout", None if timeout is None else checks.seconds("timeout", timeout, positive=True))
         put(self, "follow_redirects", follow_redirects)
@@ -167,17 +176,19 @@ class Request:
         Raises:
             InvalidRequest: the body is a stream, the `Host` header is not that of the URL, or `Request` refuses a part.
         """
+        if not all(hasattr(request, part) for part in ("method", "url", "headers")):
+            raise InvalidRequest("request", f"must be an httpx or httpx2 Request, not {type(request).__name__}")
         try:
             body = request.content
         except Exception as error:
             # Both libraries raise their own `RequestNotRead`; a foreign object may raise anything.
             raise InvalidRequest("request", "its body is a stream, which can't be stored; read it first") from error
+        headers = checked_headers([pair for pair in header_items(request.headers) if pair[0].lower() not in RESERVED])
+        made = cls(request.method, str(request.url), headers=headers, body=body)
         host = request.headers.get("host")
-        if host and host.lower() not in {request.url.netloc.decode("ascii").lower(), str(request.url.host).lower()}:
-            raise InvalidRequest("request", f"its Host header, {host!r}, is not the host of its URL")
-        pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw]
-        kept = [(name, value) for name, value in pairs if name.lower() not in RESERVED]
-        return cls(request.method, str(request.url), headers=kept, body=body)
+        if host and not _is_host_of(host, made.url):
+            raise InvalidRequest("request", f"its Host header, {shown(host)}, is not the host of its URL")
+        return made
 
     @classmethod
     def restored(
@@ -198,14 +209,15 @@ class Request:
         unknown = options.keys() - RequestOptions.__annotations__.keys()
         if unknown:
             raise TypeError(f"Request.{method.lower()}() has no option {min(unknown)!r}")
-        headers = checked_headers(options.get("headers") or ())
+        headers = checked_headers(options.get("headers", ()))
         body, content_type = _encoded_body(options)
         if content_type is not None and find(headers, "content-type") is None:
             headers += (("Content-Type", content_type),)
-        params = options.get("params")
+        if (params := options.get("params")) is not None:
+            url = _with_params(url_text(url), params)
         return cls(
             method,
-            _checked_url(url) if params is None else _with_params(url, params),
+            url,
             headers=headers,
             body=body,
             accept=options.get("accept", SUCCESS),
@@ -215,41 +227,33 @@ class Request:
 
 
 def _checked_method(method: object) -> str:
-    if not isinstance(method, str) or method.upper() not in METHODS:
-        raise InvalidRequest("method", f"must be one of {', '.join(sorted(METHODS))}, not {method!r}")
-    return method.upper()
+    if isinstance(method, str) and method.isascii() and method.upper() in METHODS:
+        return method.upper()
+    raise InvalidRequest("method", f"must be one of {', '.join(sorted(METHODS))}, not {shown(method)}")
 
 
-def _checked_url(url: object) -> str:
-    text = str(url) if isinstance(url, URL) else url
-    if not isinstance(text, str):
-        raise InvalidRequest("url", f"must be a str, not {type(url).__name__}")
-    if len(text) > MAX_URL_LENGTH:
-        raise InvalidRequest("url", f"must have at most {MAX_URL_LENGTH} characters, not {len(text)}")
-    if any(char <= " " or char == "\x7f" or "\ud800" <= char <= "\udfff" for char in text):
-        raise InvalidRequest("url", "must not have spaces, control characters or lone surrogates")
-    try:
-        parsed = URL(text)
-        port = parsed.port
-    except (InvalidURL, ValueError) as error:
-        raise InvalidRequest("url", f"{masked_url(text)!r} is no URL: {error}") from error
-    if parsed.scheme not in {"http", "https"} or not parsed.host:
-        raise InvalidRequest("url", f"must be absolute and http or https, not {masked_url(text)!r}")
-    if port is not None and not 0 < port <= 65_535:
-        raise InvalidRequest("url", f"the port must lie between 1 and 65535, not {port}")
-    # A fragment is never sent (RFC 9110 section 4.2.5); dropping it here makes equal requests equal values.
-    return str(parsed.copy_with(fragment=None))
+def _is_host_of(host: str, url: str) -> bool:
+    parsed = URL(url)
+    host = host.lower().removesuffix({"http": ":80", "https": ":443"}[parsed.scheme])
+    return host in {parsed.netloc.decode("ascii"), parsed.host}
 
 
-def _with_params(url: str, params: Any) -> str:
-    try:
-        return _checked_url(
-            URL(_checked_url(url)).copy_merge_params(dict(params) if isinstance(params, Mapping) else params)
-        )
-    except (TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, InvalidRequest):
-            raise
-        raise InvalidRequest("params", f"must be a mapping or pairs of name and value: {error}") from error
+def _with_credentials(headers: Headers, credentials: tuple[str, str]) -> Headers:
+    """Basic authentication (RFC 7617), as every client makes it of a URL's user and password."""
+    user, password = credentials
+    if find(headers, "authorization") is not None:
+        raise InvalidRequest("url", "has a user and password, and headers has Authorization: give one of them")
+    if ":" in user:
+        raise InvalidRequest("url", "the user must not have a colon (RFC 7617 section 2)")
+    token = b64encode(f"{user}:{password}".encode()).decode("ascii")
+    return (*headers, ("Authorization", f"Basic {token}"))
+
+
+def _with_params(url: str, params: object) -> str:
+    added = form_encoded("params", params)
+    before, hash_sign, fragment = url.partition("#")
+    glue = "" if not added or before.endswith(("?", "&")) else "&" if "?" in before else "?"
+    return f"{before}{glue}{added}{hash_sign}{fragment}"
 
 
 def _encoded_body(options: RequestOptions) -> tuple[bytes, str | None]:
@@ -257,30 +261,7 @@ def _encoded_body(options: RequestOptions) -> tuple[bytes, str | None]:
     if len(given) > 1:
         raise InvalidRequest(given[1], f"goes without {given[0]}: a request has one body")
     if "json" in options:
-        return _json_body(options["json"]), "application/json"
+        return json_body(options["json"]), "application/json"
     if "form" in options:
-        try:
-            form = urlencode(options["form"], doseq=True)
-        except (TypeError, ValueError) as error:
-            raise InvalidRequest("form", f"must be a mapping or pairs of name and value: {error}") from error
-        return form.encode("ascii"), "application/x-www-form-urlencoded"
-    content = options.get("content", b"")
-    return (content.encode() if isinstance(content, str) else _checked_body("content", content)), None
-
-
-def _json_body(value: Any) -> bytes:
-    try:
-        text = json_module.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidRequest("json", f"can't be written as JSON: {error}") from error
-
-
-def _checked_body(argument: str, body: object) -> bytes:
-    if isinstance(body, bytes):
-        return body
-    if isinstance(body, bytearray | memoryview):
-        return bytes(body)
-    if isinstance(body, Iterable | AsyncIterable) and not isinstance(body, str | Mapping):
-        raise InvalidRequest(argument, "must be bytes in memory: a stream can't be stored and sent again")
-    raise InvalidRequest(argument, f"must be bytes, not {type(body).__name__}")
+        return form_encoded("form", options["form"]).encode("ascii"), "application/x-www-form-urlencoded"
+    return content_body(options.get("content", b"")), None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Self
 
 from requeuest_trio._model import checks
-from requeuest_trio._model.errors import InvalidRequest
+from requeuest_trio._model.errors import InvalidRequest, shown
 from requeuest_trio._model.statuses import Statuses, StatusSpec, statuses
 
 __all__ = ["DEFAULT_RETRY", "RetryPolicy", "backoff", "retry_after_seconds"]
@@ -66,7 +65,7 @@ class RetryPolicy:
         respect_retry_after: bool = True,
     ) -> None:
         if isinstance(max_attempts, bool) or not isinstance(max_attempts, int) or not 1 <= max_attempts <= 1_000_000:
-            raise InvalidRequest("max_attempts", f"must be an int from 1 to 1,000,000, not {max_attempts!r}")
+            raise InvalidRequest("max_attempts", f"must be an int from 1 to 1,000,000, not {shown(max_attempts)}")
         if not isinstance(respect_retry_after, bool):
             raise InvalidRequest("respect_retry_after", f"must be a bool, not {type(respect_retry_after).__name__}")
         # A frozen dataclass with an __init__ of its own has to set its fields this way.
@@ -104,7 +103,7 @@ class RetryPolicy:
 
 def _between(argument: str, value: object, least: float, most: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise InvalidRequest(argument, f"must be a number from {least:g} to {most:g}, not {value!r}")
+        raise InvalidRequest(argument, f"must be a number from {least:g} to {most:g}, not {shown(value)}")
     return float(value)
 
 
@@ -113,12 +112,11 @@ DEFAULT_RETRY = RetryPolicy()
 
 def backoff(policy: RetryPolicy, attempt: int, retry_after: float | None, random: Random) -> float:
     """Seconds to wait after the failed attempt number `attempt` (1 is the first)."""
-    # Compare exponents before raising to them: 2.0 ** 100_000 is no float.
-    steps = attempt - 1
-    reaches_cap = policy.multiplier > 1 and steps * math.log(policy.multiplier) >= math.log(
-        policy.max_backoff / policy.initial
-    )
-    base = policy.max_backoff if reaches_cap else policy.initial * policy.multiplier**steps
+    try:
+        base = min(policy.initial * policy.multiplier ** (attempt - 1), policy.max_backoff)
+    except OverflowError:
+        # 2.0 ** 100_000 is no float.
+        base = policy.max_backoff
     wait = min(base * (1 + policy.jitter * (2 * random() - 1)), policy.max_backoff)
     if retry_after is None or not policy.respect_retry_after or retry_after <= wait:
         return wait
@@ -132,7 +130,7 @@ def retry_after_seconds(value: str | None, now: datetime) -> float | None:
         return None
     value = value.strip()
     if value.isascii() and value.isdigit():
-        return float(value) if len(value) <= 12 else checks.MAX_SECONDS
+        return float(value) if len(value.lstrip("0")) <= 12 else checks.MAX_SECONDS
     try:
         instant = parsedate_to_datetime(value)
     except (ValueError, TypeError, OverflowError, IndexError):

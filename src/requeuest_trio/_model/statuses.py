@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum
 
-from requeuest_trio._model.errors import InvalidRequest
+from requeuest_trio._model.errors import InvalidRequest, shown
 
 __all__ = ["SUCCESS", "StatusClass", "StatusSpec", "Statuses", "contains", "statuses"]
 
@@ -34,8 +34,8 @@ def statuses(argument: str, spec: StatusSpec | Iterable[StatusSpec]) -> Statuses
     Raises `InvalidRequest`, naming `argument`, for other types, ranges with a step, and codes outside 100 to 599.
     """
     items = [spec] if isinstance(spec, int | range | StatusClass) else spec
-    if isinstance(items, str) or not isinstance(items, Iterable):
-        raise InvalidRequest(argument, f"must be status codes, ranges or StatusClass members, not {spec!r}")
+    if isinstance(items, str | bytes | bytearray) or not isinstance(items, Iterable):
+        raise InvalidRequest(argument, f"must be status codes, ranges or StatusClass members, not {shown(spec)}")
     merged: list[range] = []
     for part in sorted((_as_range(argument, item) for item in items), key=lambda part: part.start):
         if merged and part.start <= merged[-1].stop:
@@ -51,9 +51,11 @@ def _as_range(argument: str, item: object) -> range:
     if isinstance(item, int) and not isinstance(item, bool):
         item = range(item, item + 1)
     if not isinstance(item, range) or item.step != 1:
-        raise InvalidRequest(argument, f"must be status codes, ranges of step 1 or StatusClass members, not {item!r}")
+        raise InvalidRequest(
+            argument, f"must be status codes, ranges of step 1 or StatusClass members, not {shown(item)}"
+        )
     if item and (item.start < _LOWEST or item.stop > _HIGHEST + 1):
-        raise InvalidRequest(argument, f"status codes lie between {_LOWEST} and {_HIGHEST}, not {item!r}")
+        raise InvalidRequest(argument, f"status codes lie between {_LOWEST} and {_HIGHEST}, not {shown(item)}")
     return item
 
 

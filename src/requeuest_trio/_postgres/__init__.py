@@ -2,7 +2,7 @@
 PostgreSQL for Trio: psycopg's protocol, Trio's waiting. Knows nothing of queues.
 
 Reading order: `waiting` (a socket and a generator), `connection` (what an operation is, and what follows when it is
-cancelled) with its parts `lock`, `resolve`, `draining` and `transaction`, then `backoff` and `pool`.
+cancelled) with its parts `lock`, `connecting`, `draining` and `transaction`, then `backoff` and `pool`.
 """
 
 from requeuest_trio._postgres.backoff import Backoff

@@ -17,12 +17,12 @@ import psycopg
 import trio
 from psycopg import capabilities, pq
 from psycopg.adapt import AdaptersMap
-from psycopg.conninfo import conninfo_to_dict, make_conninfo, timeout_from_conninfo
+from psycopg.conninfo import conninfo_to_dict, timeout_from_conninfo
 from psycopg.rows import Row, tuple_row
 
-from requeuest_trio._postgres.draining import come_to_rest
+from requeuest_trio._postgres.connecting import connection_attempts, first_to_connect
+from requeuest_trio._postgres.draining import come_to_rest, request_cancel
 from requeuest_trio._postgres.lock import ConnectionLock
-from requeuest_trio._postgres.resolve import connection_attempts
 from requeuest_trio._postgres.transaction import TrioServerCursor, TrioTransaction
 from requeuest_trio._postgres.waiting import SocketWaiter, run_connecting
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from psycopg.abc import AdaptContext, ConnDict, ConnParam, PQGen
+    from psycopg.abc import AdaptContext, ConnParam, PQGen
     from psycopg.pq.abc import PGconn
     from psycopg.rows import AsyncRowFactory
 
@@ -112,7 +112,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
         """
         params = conninfo_to_dict(conninfo, **kwargs)
         timeout = timeout_from_conninfo(params)
-        conn = await cls._connect_to_any(await connection_attempts(params, timeout), timeout)
+        conn = await first_to_connect(cls._connect_gen, await connection_attempts(params, timeout), timeout)
         conn._autocommit = bool(autocommit)
         conn.prepare_threshold = prepare_threshold
         if row_factory:
@@ -122,25 +122,6 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
         if context:
             conn._adapters = AdaptersMap(context.adapters)
         return conn
-
-    @classmethod
-    async def _connect_to_any(cls, attempts: list[ConnDict], timeout: float) -> Self:
-        failures: list[tuple[str, psycopg.Error]] = []
-        for attempt in attempts:
-            try:
-                with trio.move_on_after(timeout):
-                    return await run_connecting(cls._connect_gen(make_conninfo("", **attempt)))
-                raise psycopg.errors.ConnectionTimeout("connection timeout expired")
-            except psycopg.Error as error:
-                where = ", ".join(f"{name}: {attempt.get(name)!r}" for name in ("host", "port", "hostaddr"))
-                logger.debug("connection attempt failed: %s: %s", where, error)
-                failures.append((where, error.with_traceback(None)))
-        last = failures[-1][1]
-        if len(failures) == 1:
-            raise last
-        lines = [f"{last}\nNone of {len(failures)} connection attempts succeeded:"]
-        lines += [f"- {where}: {error}" for where, error in failures]
-        raise type(last)("\n".join(lines)) from last
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -206,7 +187,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
             await trio.lowlevel.checkpoint_if_cancelled()
         except BaseException:
             gen.close()
-            await self._settle(None)  # a step of a longer operation, such as COPY, that now gets no further step
+            await self._settle(None)  # this was to be a step of a longer operation, such as COPY, which ends here
             raise
         try:
             if timeout is None:
@@ -217,7 +198,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
             raise  # psycopg deals with its own errors, and a socket another task waits for is not ours to settle
         except BaseException as interruption:
             outcome = await self._settle(gen)
-            if outcome is None or not _is_cancellation(interruption):
+            if outcome is None or not isinstance(interruption, trio.Cancelled):
                 raise
             (value,) = outcome
         if not self._waiter.waited:
@@ -233,7 +214,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
         """
         try:
             value = await self._waiter.run(gen)
-        except Exception:
+        except (psycopg.Error, trio.BusyResourceError):
             raise
         except BaseException as interruption:
             outcome: tuple[T] | None = None
@@ -243,7 +224,8 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
             finally:
                 if self.pgconn.transaction_status == _ACTIVE:
                     self.abandon("the server did not answer in time")
-            if outcome is None or not _is_cancellation(interruption):
+                _dispose_of(gen)
+            if outcome is None or not isinstance(interruption, trio.Cancelled):
                 raise
             (value,) = outcome
         if not self._waiter.waited:
@@ -262,9 +244,10 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
 
         Return the value of the operation, in a tuple, if it came to its end nevertheless.
         """
-        if self.pgconn.transaction_status != _ACTIVE:
-            return None  # it was waiting for a notification, or has no connection any more
         outcome: tuple[T] | None = None
+        if self.pgconn.transaction_status != _ACTIVE:  # it waited for a notification, or has lost its connection
+            _dispose_of(gen)
+            return None
         try:
             with trio.move_on_after(SETTLE_TIMEOUT, shield=True):
                 if self.pgconn.pipeline_status:
@@ -277,6 +260,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
             # psycopg believes a two-phase command has worked as soon as it is sent, so after a failure it is confused.
             if self.pgconn.transaction_status == _ACTIVE or (self._tpc and outcome is None):
                 self.abandon("it could not be put in order after a cancellation")
+            _dispose_of(gen)
         return outcome
 
     async def _run_cancelled(self, gen: PQGen[T]) -> T:
@@ -310,7 +294,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
             return
         with trio.move_on_after(timeout or float("inf")):
             if capabilities.has_cancel_safe():
-                await run_connecting(self._cancel_gen())
+                await run_connecting(request_cancel(self.pgconn))
             else:
                 await trio.to_thread.run_sync(self.pgconn.get_cancel().cancel, abandon_on_cancel=True)
             return
@@ -368,9 +352,16 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
 
         Raises:
           psycopg.OperationalError: it does not.
+
+        Cancellation: the connection is closed at once. What does not answer in time is not worth more waiting.
         """
         async with self.lock:
-            await self.wait(self._exec_command(b"SELECT 1"))
+            await trio.lowlevel.checkpoint_if_cancelled()
+            try:
+                await self._waiter.run(self._exec_command(b"SELECT 1"))
+            finally:
+                if self.pgconn.transaction_status == _ACTIVE:
+                    self.abandon("no answer to a ping")
 
     def needs_reset(self) -> bool:
         """Whether somebody else could not use the connection just as it is."""
@@ -401,8 +392,8 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
                     self.abandon("it was returned in a transaction that could not be rolled back")
 
 
-def _is_cancellation(error: BaseException) -> bool:
-    """Whether an error is Trio's cancellation and nothing else, alone or (out of a nursery) in a group."""
-    if isinstance(error, BaseExceptionGroup):
-        return error.split(trio.Cancelled)[1] is None
-    return isinstance(error, trio.Cancelled)
+def _dispose_of(gen: PQGen[T] | None) -> None:
+    """Close a generator that will not be run again: left to the garbage collector, its complaints would be printed."""
+    if gen is not None:
+        with suppress(Exception):
+            gen.close()

@@ -1,4 +1,4 @@
-"""Getting a connection out of the middle of an operation: a protocol generator of our own, in psycopg's manner."""
+"""Getting a connection out of the middle of an operation: protocol generators of our own, in psycopg's manner."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 import psycopg
 from psycopg import generators, pq
+from psycopg.waiting import Wait
 
 if TYPE_CHECKING:
-    from psycopg.abc import PQGen
+    from psycopg.abc import PQGen, PQGenConn
     from psycopg.pq.abc import PGconn
 
-__all__ = ("come_to_rest",)
+__all__ = ("come_to_rest", "request_cancel")
 
 T = TypeVar("T")
 
@@ -51,3 +52,24 @@ def _discard(pgconn: PGconn) -> PQGen[None]:
                         pass
             case pq.ExecStatus.COPY_BOTH:
                 raise psycopg.NotSupportedError("a replication stream cannot be broken off")
+
+
+def request_cancel(pgconn: PGconn) -> PQGenConn[None]:
+    """
+    Ask the server, over a connection made for the purpose, to cancel what this one is doing.
+
+    It ends when the server has closed that connection again, that is, after it has sent the signal. psycopg has the
+    same, but not with the same arguments in every version.
+    """
+    request = pgconn.cancel_conn()
+    request.start()
+    while True:
+        match request.poll():
+            case pq.PollingStatus.READING:
+                yield request.socket, Wait.R
+            case pq.PollingStatus.WRITING:
+                yield request.socket, Wait.W
+            case pq.PollingStatus.OK:
+                return
+            case _:
+                raise psycopg.OperationalError(f"cancel request failed: {request.get_error_message()}")

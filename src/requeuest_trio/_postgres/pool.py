@@ -127,7 +127,7 @@ class ConnectionPool:
         self._max_size = max_size
         self._places = trio.Semaphore(max_size)
         self._idle: deque[_Idle] = deque()  # the most recently used at the right, which is where they are taken from
-        self._in_use = 0
+        self._in_use: set[Connection] = set()
         self._acquiring: set[trio.CancelScope] = set()
         self._closed = False
 
@@ -141,7 +141,7 @@ class ConnectionPool:
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
         return (
-            f"<{type(self).__qualname__} {state}, {len(self._idle)} idle, {self._in_use} in use, "
+            f"<{type(self).__qualname__} {state}, {len(self._idle)} idle, {len(self._in_use)} in use, "
             f"{len(self._acquiring)} waiting, at most {self._max_size}>"
         )
 
@@ -149,9 +149,9 @@ class ConnectionPool:
         """Return a snapshot of the pool's state."""
         return PoolStatistics(
             max_size=self._max_size,
-            size=len(self._idle) + self._in_use,
+            size=len(self._idle) + len(self._in_use),
             idle=len(self._idle),
-            in_use=self._in_use,
+            in_use=len(self._in_use),
             waiting=len(self._acquiring),
             connects=self._connects,
             connect_failures=self._connect_failures,
@@ -170,9 +170,9 @@ class ConnectionPool:
 
     async def aclose(self) -> None:
         """
-        Close the pool: idle connections now, those in use when they come back.
+        Close the pool with all its connections, at once.
 
-        Whoever waits for a connection gets `trio.ClosedResourceError`.
+        Whoever waits for one gets `trio.ClosedResourceError`, whoever is using one `psycopg.OperationalError`.
 
         Cancellation: the pool is closed in any case.
         """
@@ -181,6 +181,8 @@ class ConnectionPool:
             scope.cancel()
         while self._idle:
             self._idle.pop().connection.close_nowait()
+        for conn in self._in_use:
+            conn.close_nowait()
         await trio.lowlevel.checkpoint()
 
     @asynccontextmanager
@@ -229,7 +231,7 @@ class ConnectionPool:
         except BaseException:
             self._places.release()
             raise
-        self._in_use += 1
+        self._in_use.add(conn)
         return conn
 
     async def _find_idle(self) -> Connection | None:
@@ -237,14 +239,13 @@ class ConnectionPool:
         self._close_expired()
         while self._idle:
             idle = self._idle.pop()
+            usable = False
             try:
-                usable = await self._is_usable(idle)
-            except BaseException:
-                idle.connection.close_nowait()
-                raise
-            if usable:
-                return idle.connection
-            self._discard(idle.connection)
+                if usable := await self._is_usable(idle):
+                    return idle.connection
+            finally:
+                if not usable:
+                    self._discard(idle.connection)
         return None
 
     async def _is_usable(self, idle: _Idle) -> bool:
@@ -308,7 +309,7 @@ class ConnectionPool:
         try:
             await conn.reset()
         finally:
-            self._in_use -= 1
+            self._in_use.discard(conn)
             self._places.release()
             if self._closed:
                 conn.close_nowait()

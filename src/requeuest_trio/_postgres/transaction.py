@@ -47,7 +47,8 @@ class TrioTransaction(psycopg.AsyncTransaction):
 
     async def __aenter__(self) -> Self:
         async with self._trio_conn.lock:
-            self._check_enter()
+            if self.status != self.Status.NOT_STARTED:
+                raise TypeError("a transaction block can be entered only once")
             await trio.lowlevel.checkpoint_if_cancelled()
             try:
                 await self._trio_conn.finish(self._enter_gen())

@@ -166,9 +166,13 @@ async def _wait_for_either(fd: int) -> int:
         ready |= flag
         nursery.cancel_scope.cancel()
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch, trio.lowlevel.wait_readable, _READY_R)
-        nursery.start_soon(watch, trio.lowlevel.wait_writable, _READY_W)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch, trio.lowlevel.wait_readable, _READY_R)
+            nursery.start_soon(watch, trio.lowlevel.wait_writable, _READY_W)
+    except BaseExceptionGroup as group:  # of cancellations and perhaps a Ctrl-C, which callers expect bare
+        others = group.split(trio.Cancelled)[1]
+        raise (others or group).exceptions[0] from None
     if failure is not None:
         raise failure
     return ready

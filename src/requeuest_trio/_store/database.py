@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Self, TypeVar
 
+import psycopg
 import trio
 from psycopg import errors
 
@@ -15,9 +16,12 @@ from requeuest_trio._model.errors import DatabaseUnavailable, SchemaMismatch
 from requeuest_trio._postgres import ConnectionPool, TrioConnection
 from requeuest_trio._store.queries import Queries
 
-__all__ = ["Database", "translated"]
+__all__ = ["Database", "connected", "first_line", "translated"]
 
 T = TypeVar("T")
+
+_CONNECT_SECONDS = 10
+_NO_LIMITS = {"statement_timeout": "0", "lock_timeout": "0", "idle_timeout": "0"}
 
 _GONE = (errors.OperationalError, errors.InterfaceError, errors.ReadOnlySqlTransaction)
 _NO_TABLES = (errors.UndefinedTable, errors.UndefinedColumn, errors.InvalidSchemaName, errors.UndefinedFunction)
@@ -28,14 +32,25 @@ def translated() -> Iterator[None]:
     """Turn psycopg's errors into this library's, keeping them as the cause."""
     try:
         yield
+    except errors.LockNotAvailable as error:
+        raise DatabaseUnavailable(f"another transaction held a lock for too long: {first_line(error)}") from error
     except _GONE as error:
-        raise DatabaseUnavailable(f"PostgreSQL is not available: {_first_line(error)}") from error
+        raise DatabaseUnavailable(f"PostgreSQL is not available: {first_line(error)}") from error
     except _NO_TABLES as error:
-        raise SchemaMismatch(f"the tables are not what this library expects: {_first_line(error)}") from error
+        raise SchemaMismatch(f"the tables are not what this library expects: {first_line(error)}") from error
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, without the details."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+@asynccontextmanager
+async def connected(dsn: str, queries: Queries) -> AsyncIterator[TrioConnection]:
+    """A connection of one's own, in autocommit mode and without limits, for a short errand."""
+    async with await TrioConnection.connect(dsn, autocommit=True, connect_timeout=_CONNECT_SECONDS) as connection:
+        await connection.execute(queries["configure_session"], _NO_LIMITS)
+        yield connection
 
 
 class Database:
@@ -51,7 +66,11 @@ class Database:
         self._queries = queries
         # Longer than the server's own limit, so that this one is met only if the server does not answer at all.
         self._answer_timeout = statement + 5.0
+        self._statement_timeout = statement
         self._acquire_timeout = config.connect_timeout
+        self._running: set[trio.CancelScope] = set()
+        self._has_ended = trio.Event()
+        self._is_closed = False
         self._pool = ConnectionPool(
             dsn, max_size=size, configure=self._configure, connect_timeout=config.connect_timeout, autocommit=True
         )
@@ -61,6 +80,12 @@ class Database:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        """End what other tasks are still doing here, and close."""
+        self._is_closed = True
+        for scope in self._running:
+            scope.cancel()
+        while self._running:
+            await self._has_ended.wait()
         await self._pool.aclose()
 
     async def _configure(self, connection: TrioConnection) -> None:
@@ -78,17 +103,48 @@ class Database:
                 connection = await stack.enter_async_context(pooled)
             yield connection
 
-    async def run(self, operation: Callable[[TrioConnection], Awaitable[T]]) -> T:
-        """Run one operation of a few statements, within the time that PostgreSQL may take for it.
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[TrioConnection]:
+        """A connection in a transaction that the application uses itself, with its own database's settings.
+
+        Raises `DatabaseUnavailable` if it can't be begun or committed. Errors of the block itself come out as they are.
+        """
+        inside: BaseException | None = None
+        async with self.connection() as connection:
+            try:
+                async with connection.transaction():
+                    await connection.execute(self._queries["leave_session_to_caller"])
+                    try:
+                        yield connection
+                    except BaseException as error:
+                        inside = error
+                        raise
+            except psycopg.Error as error:
+                if error is inside:
+                    raise
+                with translated():
+                    raise
+
+    async def run(self, operation: Callable[[TrioConnection], Awaitable[T]], *, pieces: int = 1) -> T:
+        """Run one operation of a few statements, or of several pieces, within the time that PostgreSQL may take for it.
 
         Raises `DatabaseUnavailable` also if the server does not answer at all, as behind a cut cable; the connection
         is closed then. Cancelled: the operation was done or undone, and which of both is unknown.
         """
-        with trio.move_on_after(self._acquire_timeout + self._answer_timeout):
-            async with self.connection() as connection:
-                with translated():
-                    return await operation(connection)
-        raise DatabaseUnavailable(f"PostgreSQL did not answer within {self._answer_timeout:g} s")
+        limit = self._answer_timeout + (pieces - 1) * self._statement_timeout
+        with trio.move_on_after(self._acquire_timeout + limit) as scope:
+            self._running.add(scope)
+            try:
+                async with self.connection() as connection:
+                    with translated():
+                        return await operation(connection)
+            finally:
+                self._running.remove(scope)
+                self._has_ended.set()
+                self._has_ended = trio.Event()
+        if self._is_closed:
+            raise trio.ClosedResourceError("the block of open_requeuest has ended")
+        raise DatabaseUnavailable(f"PostgreSQL did not answer within {limit:g} s")
 
 
 def _milliseconds(seconds: float) -> str:

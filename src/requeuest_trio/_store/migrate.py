@@ -19,13 +19,10 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from requeuest_trio._model.errors import InvalidRequest, SchemaMismatch
 from requeuest_trio._postgres import TrioConnection
-from requeuest_trio._store.database import translated
+from requeuest_trio._store.database import connected, translated
 from requeuest_trio._store.queries import Queries
 
 __all__ = ["Migration", "apply_migrations", "check_schema", "migrations"]
-
-
-_CONNECT_TIMEOUT = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +68,7 @@ async def apply_migrations(dsn: str, *, schema: str = "requeuest", target: int |
         raise InvalidRequest("target", f"must be a version from 0 to {newest}, not {target!r}")
     applied: list[str] = []
     with translated():
-        async with await TrioConnection.connect(dsn, autocommit=True, connect_timeout=_CONNECT_TIMEOUT) as connection:
+        async with connected(dsn, queries) as connection:
             while (step := await _step(connection, queries, schema, steps, goal)) is not None:
                 applied.append(step)
     return applied
@@ -107,6 +104,8 @@ async def _step(
         step = steps[version - 1]
         await connection.execute(step.down.encode())
         await connection.execute(queries["remove_from_journal"], {"version": step.version})
+        if version == 1:
+            await connection.execute(queries["close_journal"])
         return f"{step.name}.down"
 
 

@@ -4,9 +4,16 @@
 
 
 -- name: configure_session
--- Give a connection what the other statements rely on, whatever the database's defaults are.
+-- Give a connection what the other statements rely on, whatever the database's defaults are. The queue lives in its
+-- indexes: a plan that was made while a table was small must not read it whole once it is large.
 SELECT set_config('default_transaction_isolation', 'read committed', false),
        set_config('default_transaction_read_only', 'off', false),
+       set_config('client_encoding', 'UTF8', false),
+       set_config('DateStyle', 'ISO, YMD', false),
+       set_config('TimeZone', 'UTC', false),
+       set_config('jit', 'off', false),
+       set_config('enable_seqscan', 'off', false),
+       set_config('enable_bitmapscan', 'off', false),
        set_config('statement_timeout', %(statement_timeout)s, false),
        set_config('lock_timeout', %(lock_timeout)s, false),
        set_config('idle_in_transaction_session_timeout', %(idle_timeout)s, false),
@@ -14,9 +21,11 @@ SELECT set_config('default_transaction_isolation', 'read committed', false),
 
 
 -- name: leave_session_to_caller
--- In a transaction that the application uses itself, its own database's limits hold, not the library's.
+-- In a transaction that the application uses itself, its own database's settings hold, not the library's.
 SET LOCAL statement_timeout TO DEFAULT; SET LOCAL lock_timeout TO DEFAULT;
 SET LOCAL idle_in_transaction_session_timeout TO DEFAULT;
+SET LOCAL DateStyle TO DEFAULT; SET LOCAL TimeZone TO DEFAULT;
+SET LOCAL jit TO DEFAULT; SET LOCAL enable_seqscan TO DEFAULT; SET LOCAL enable_bitmapscan TO DEFAULT;
 
 
 -- name: lock_migrations
@@ -63,6 +72,23 @@ INSERT INTO {schema}.migration (version, name, checksum) VALUES (%(version)s, %(
 DELETE FROM {schema}.migration WHERE version = %(version)s;
 
 
+-- name: close_journal
+-- Leave nothing behind once the last migration is taken back: no journal, and no schema either, if it is empty and
+-- could be made again.
+DO $$
+BEGIN
+    DROP TABLE {schema}.migration;
+    IF has_database_privilege(current_database(), 'CREATE')
+       AND (SELECT pg_has_role(nspowner, 'USAGE') AND nspname <> 'public' FROM pg_catalog.pg_namespace
+            WHERE oid = to_regnamespace('{schema}'))
+    THEN
+        DROP SCHEMA {schema} RESTRICT;
+    END IF;
+EXCEPTION WHEN dependent_objects_still_exist THEN
+    DROP TABLE {schema}.migration;
+END $$;
+
+
 -- name: set_channel
 -- Keep the settings of a channel.
 INSERT INTO {schema}.channel (name, ordered) VALUES (%(name)s, %(ordered)s)
@@ -78,7 +104,7 @@ WITH input AS MATERIALIZED (
             id uuid, channel text, priority smallint, at timestamptz, delay double precision, ordering_key text,
             method text, url text, headers json, accept int4multirange, timeout double precision,
             follow_redirects boolean, retry jsonb, awaited boolean),
-        unnest(%(bodies)s::bytea[])
+        unnest(%(bodies)b::bytea[])
     ) AS r (id, channel, priority, at, delay, ordering_key, method, url, headers, accept, timeout,
             follow_redirects, retry, awaited, body)
 ), ordered AS MATERIALIZED (
@@ -89,16 +115,19 @@ WITH input AS MATERIALIZED (
     SELECT id, channel, priority, coalesce(at, now() + delay * interval '1 second'), method, url, headers, body, accept,
            timeout, follow_redirects, retry, awaited
     FROM input WHERE channel NOT IN (SELECT name FROM ordered)
+    ORDER BY id
     ON CONFLICT (id) DO NOTHING
     RETURNING channel, due_at
 ), announced AS (
-    SELECT json_object_agg(channel, wait)::text AS channels
-    FROM (SELECT channel, greatest(0, extract(epoch FROM min(due_at) - now())) AS wait
-          FROM stored GROUP BY channel) AS channels
+    -- For each channel what is due first, and what first of all that is not due yet.
+    SELECT json_object_agg(channel, waits)::text AS channels
+    FROM (SELECT channel, json_agg(wait) AS waits
+          FROM (SELECT channel, extract(epoch FROM greatest(min(due_at), now()) - now()) AS wait
+                FROM stored GROUP BY channel, due_at > now()) AS firsts
+          GROUP BY channel) AS channels
 )
 SELECT ARRAY(SELECT name FROM ordered) AS ordered,
-       (SELECT pg_notify(%(topic)s, CASE WHEN octet_length(channels) < 7900 THEN channels ELSE '' END)::text
-        FROM announced WHERE channels IS NOT NULL AND %(topic)s::text IS NOT NULL) AS announced;
+       (SELECT {schema}.announce(%(topic)s, channels)::text FROM announced) AS announced;
 
 
 -- name: lock_keys
@@ -110,6 +139,21 @@ FROM (SELECT DISTINCT {schema}.key_lock(channel, ordering_key) AS lock
       ORDER BY lock) AS ordered;
 
 
+-- name: wait_for_keys_briefly
+-- How long the next statements of this transaction wait for the locks of ordering keys, which an application's own
+-- transaction may hold for as long as it likes.
+SELECT set_config('lock_timeout', round(1000 * least(0.5, nullif(extract(epoch FROM lock_timeout), 0)))::text,
+                  true)
+FROM CAST(current_setting('lock_timeout') AS interval) AS lock_timeout;
+
+
+-- name: try_keys
+-- Take those locks of ordering keys that nobody else has now, and return their keys.
+SELECT channel, ordering_key
+FROM unnest(%(channels)s::text[], %(keys)s::text[]) AS keys (channel, ordering_key)
+WHERE pg_try_advisory_xact_lock({schema}.key_lock(channel, ordering_key));
+
+
 -- name: spawn_ordered
 -- Store jobs with an ordering key, each once, under their keys' locks: the first of a key that has no unfinished job
 -- is available, all others are blocked.
@@ -119,7 +163,7 @@ WITH input AS MATERIALIZED (
             id uuid, channel text, priority smallint, at timestamptz, delay double precision, ordering_key text,
             method text, url text, headers json, accept int4multirange, timeout double precision,
             follow_redirects boolean, retry jsonb, awaited boolean),
-        unnest(%(bodies)s::bytea[])
+        unnest(%(bodies)b::bytea[])
     ) WITH ORDINALITY
       AS r (id, channel, priority, at, delay, ordering_key, method, url, headers, accept, timeout,
             follow_redirects, retry, awaited, body, place)
@@ -144,17 +188,19 @@ WITH input AS MATERIALIZED (
     ON CONFLICT (id) DO NOTHING
     RETURNING channel, due_at, state
 ), announced AS (
-    SELECT json_object_agg(channel, wait)::text AS channels
-    FROM (SELECT channel, greatest(0, extract(epoch FROM min(due_at) - now())) AS wait
-          FROM stored WHERE state = 'available' GROUP BY channel) AS channels
+    -- For each channel what is due first, and what first of all that is not due yet.
+    SELECT json_object_agg(channel, waits)::text AS channels
+    FROM (SELECT channel, json_agg(wait) AS waits
+          FROM (SELECT channel, extract(epoch FROM greatest(min(due_at), now()) - now()) AS wait
+                FROM stored WHERE state = 'available' GROUP BY channel, due_at > now()) AS firsts
+          GROUP BY channel) AS channels
 )
-SELECT (SELECT pg_notify(%(topic)s, CASE WHEN octet_length(channels) < 7900 THEN channels ELSE '' END)::text
-        FROM announced WHERE channels IS NOT NULL AND %(topic)s::text IS NOT NULL) AS announced;
+SELECT (SELECT {schema}.announce(%(topic)s, channels)::text FROM announced) AS announced;
 
 
 -- name: due_channels
--- Channels that have something to claim now or before %(horizon)s seconds have passed, and how long until then.
--- Jumps from one (channel, priority) to the next in the index, so that its cost is their number, not the backlog's.
+-- All channels that have something to claim now or before horizon seconds have passed, and how long until then. Jumps
+-- from one (channel, priority) to the next in the index, so that its cost is their number, not the backlog's.
 WITH RECURSIVE step AS (
     (SELECT channel, -priority AS rank, due_at FROM {schema}.job
      WHERE state = 'available' ORDER BY channel, -priority, due_at LIMIT 1)
@@ -165,11 +211,26 @@ WITH RECURSIVE step AS (
         WHERE state = 'available' AND (channel, -priority) > (step.channel, step.rank)
         ORDER BY channel, -priority, due_at LIMIT 1) AS next
 )
-SELECT channel, extract(epoch FROM min(due_at) - now())::double precision AS wait
-FROM step
-WHERE due_at <= now() + %(horizon)s * interval '1 second'
-  AND (%(channels)s::text[] IS NULL OR channel = ANY (%(channels)s::text[]))
-GROUP BY channel;
+SELECT channel, extract(epoch FROM greatest(min(due_at), now()) - now())::double precision AS wait
+FROM step WHERE due_at <= now() + %(horizon)s * interval '1 second' GROUP BY channel;
+
+
+-- name: due_of_channels
+-- The same for the channels named; its cost is their number, however many others there are.
+WITH RECURSIVE step AS (
+    SELECT named.channel, first.rank, first.due_at
+    FROM unnest(%(channels)s::text[]) AS named (channel) CROSS JOIN LATERAL (
+        SELECT -priority AS rank, due_at FROM {schema}.job
+        WHERE job.channel = named.channel AND state = 'available' ORDER BY -priority, due_at LIMIT 1) AS first
+    UNION ALL
+    SELECT step.channel, next.rank, next.due_at
+    FROM step CROSS JOIN LATERAL (
+        SELECT -priority AS rank, due_at FROM {schema}.job
+        WHERE job.channel = step.channel AND state = 'available' AND -priority > step.rank
+        ORDER BY -priority, due_at LIMIT 1) AS next
+)
+SELECT channel, extract(epoch FROM greatest(min(due_at), now()) - now())::double precision AS wait
+FROM step WHERE due_at <= now() + %(horizon)s * interval '1 second' GROUP BY channel;
 
 
 -- name: claim
@@ -200,9 +261,10 @@ WITH RECURSIVE place AS MATERIALIZED (
         LIMIT place.places) AS due
 )
 UPDATE {schema}.job
-SET state = 'running', worker = %(worker)s, claim = %(claim)s, claimed_at = now(), attempts = attempts + 1
-FROM picked WHERE job.id = picked.id
-RETURNING job.id, channel, ordering_key, attempts, method, url, headers::text, body, accept::text, timeout,
+SET state = 'running', worker = %(worker)s, claim = %(claim)s, claimed_at = now(),
+    attempts = least(attempts, 2147483646) + 1
+WHERE id = ANY (ARRAY(SELECT id FROM picked))
+RETURNING id, channel, ordering_key, attempts, method, url, headers::text, body, accept::text, timeout,
           follow_redirects, retry::text;
 
 
@@ -214,7 +276,7 @@ WITH input AS MATERIALIZED (
         json_to_recordset(%(rows)s::json) AS (
             id uuid, claim uuid, state text, retry_in double precision, reached text, status integer, error text,
             headers json, truncated boolean, ago double precision, duration double precision),
-        unnest(%(bodies)s::bytea[])
+        unnest(%(bodies)b::bytea[])
     ) AS r (id, claim, state, retry_in, reached, status, error, headers, truncated, ago, duration, body)
 ), current AS MATERIALIZED (
     SELECT job.id FROM {schema}.job JOIN input ON job.id = input.id AND job.claim = input.claim
@@ -222,8 +284,9 @@ WITH input AS MATERIALIZED (
 ), recorded AS (
     UPDATE {schema}.job
     SET state = input.state::{schema}.job_state,
-        due_at = CASE WHEN input.state = 'available' THEN now() + input.retry_in * interval '1 second' ELSE due_at END,
-        finished_at = CASE WHEN input.state <> 'available' THEN now() END,
+        due_at = CASE WHEN input.state = 'available'
+                      THEN statement_timestamp() + input.retry_in * interval '1 second' ELSE due_at END,
+        finished_at = CASE WHEN input.state <> 'available' THEN statement_timestamp() END,
         worker = NULL, claim = NULL, claimed_at = NULL,
         status = input.status, error = input.error,
         response_headers = CASE WHEN input.state = 'succeeded' THEN input.headers END,
@@ -234,20 +297,21 @@ WITH input AS MATERIALIZED (
     RETURNING job.id, job.attempts, job.state, job.due_at, job.awaited, input.claim
 ), logged AS (
     INSERT INTO {schema}.attempt (job_id, number, started_at, duration, reached, status, error, excerpt, retry_at)
-    SELECT recorded.id, recorded.attempts, clock_timestamp() - input.ago * interval '1 second', input.duration,
+    SELECT recorded.id, recorded.attempts, statement_timestamp() - input.ago * interval '1 second', input.duration,
            input.reached, input.status, input.error, substr(input.body, 1, %(excerpt)s),
            CASE WHEN recorded.state = 'available' THEN recorded.due_at END
     FROM recorded JOIN input USING (id, claim)
+    ON CONFLICT (job_id, number) DO NOTHING
 ), awaited AS (
     SELECT string_agg(id::text, ',') AS ids FROM recorded WHERE awaited AND state <> 'available'
 )
 SELECT ARRAY(SELECT id FROM recorded) AS recorded,
-       (SELECT pg_notify(%(topic)s, CASE WHEN octet_length(ids) < 7900 THEN ids ELSE '' END)::text
-        FROM awaited WHERE ids IS NOT NULL AND %(topic)s::text IS NOT NULL) AS announced;
+       (SELECT {schema}.announce(%(topic)s, ids)::text FROM awaited) AS announced;
 
 
 -- name: unblock
--- Make the next job of each given ordering key available, unless the key has an unfinished head. Needs lock_keys.
+-- Make the next job of each given ordering key available, unless the key has an unfinished head, and announce it if
+-- a topic is given. Needs the keys' locks, so that no successor is overlooked that is being added just now.
 WITH next AS MATERIALIZED (
     SELECT blocked.id
     FROM (SELECT DISTINCT channel, ordering_key
@@ -260,9 +324,16 @@ WITH next AS MATERIALIZED (
                       WHERE head.channel = key.channel AND head.ordering_key = key.ordering_key
                         AND head.ordering_key IS NOT NULL AND head.state IN ('held', 'available', 'running'))
     ORDER BY blocked.id
+), unblocked AS (
+    UPDATE {schema}.job SET state = 'available' FROM next WHERE job.id = next.id AND state = 'blocked'
+    RETURNING channel, due_at
+), channels AS MATERIALIZED (
+    SELECT channel, extract(epoch FROM greatest(min(due_at), now()) - now())::double precision AS wait
+    FROM unblocked GROUP BY channel
+), announced AS MATERIALIZED (
+    SELECT {schema}.announce(%(topic)s, json_object_agg(channel, wait)::text) FROM channels
 )
-UPDATE {schema}.job SET state = 'available' FROM next WHERE job.id = next.id
-RETURNING channel, greatest(0, extract(epoch FROM due_at - now()))::double precision AS wait;
+SELECT channel, wait FROM channels WHERE (SELECT count(*) FROM announced) = 1;
 
 
 -- name: stranded_keys
@@ -284,6 +355,11 @@ WHERE NOT EXISTS (SELECT FROM {schema}.job AS head
 LIMIT 500;
 
 
+-- name: held_claims
+-- The claims under which a process holds jobs.
+SELECT DISTINCT claim FROM {schema}.job WHERE worker = %(worker)s AND state = 'running';
+
+
 -- name: release
 -- Give back jobs of a process, by their claims (or all of them, if no claims are named): their attempt is not
 -- counted, and other processes are told.
@@ -301,8 +377,7 @@ WITH held AS MATERIALIZED (
     SELECT json_object_agg(channel, 0)::text AS channels FROM (SELECT DISTINCT channel FROM released) AS channels
 )
 SELECT (SELECT count(*) FROM released) AS released,
-       (SELECT pg_notify(%(topic)s, CASE WHEN octet_length(channels) < 7900 THEN channels ELSE '' END)::text
-        FROM announced WHERE channels IS NOT NULL AND %(topic)s::text IS NOT NULL) AS announced;
+       (SELECT {schema}.announce(%(topic)s, channels)::text FROM announced) AS announced;
 
 
 -- name: register
@@ -324,16 +399,23 @@ DELETE FROM {schema}.worker WHERE id = %(worker)s;
 
 -- name: rescue
 -- Give jobs of lost processes to others, up to 1,000 at a time. The attempt counts, because it may have been sent.
-WITH lost AS MATERIALIZED (
-    SELECT job.id FROM {schema}.job
+-- Nothing is done for a rescuer that was not seen of late itself: then the database stood still, and all look lost.
+-- A job is taken under the claim that was found lost: it may meanwhile have been given to a process that lives.
+WITH found AS MATERIALIZED (
+    SELECT id, claim FROM {schema}.job
     WHERE state = 'running'
       AND NOT EXISTS (SELECT FROM {schema}.worker WHERE worker.id = job.worker AND seen_at + lease >= now())
-    ORDER BY id LIMIT 1000 FOR UPDATE SKIP LOCKED
+      AND (%(rescuer)s::uuid IS NULL
+           OR EXISTS (SELECT FROM {schema}.worker WHERE worker.id = %(rescuer)s AND seen_at + lease / 2 >= now()))
+    LIMIT 1000
+), lost AS MATERIALIZED (
+    SELECT job.id FROM {schema}.job JOIN found ON job.id = found.id AND job.claim = found.claim
+    WHERE state = 'running' FOR UPDATE OF job SKIP LOCKED
 ), logged AS (
     INSERT INTO {schema}.attempt (job_id, number, started_at, duration, reached, error, retry_at)
     SELECT id, attempts, claimed_at, extract(epoch FROM now() - claimed_at), 'unknown', %(error)s, now()
     FROM lost JOIN {schema}.job USING (id)
-    ON CONFLICT DO NOTHING
+    ON CONFLICT (job_id, number) DO NOTHING
 ), rescued AS (
     UPDATE {schema}.job
     SET state = 'available', due_at = now(), error = %(error)s, worker = NULL, claim = NULL, claimed_at = NULL
@@ -343,8 +425,7 @@ WITH lost AS MATERIALIZED (
     SELECT json_object_agg(channel, 0)::text AS channels FROM (SELECT DISTINCT channel FROM rescued) AS channels
 )
 SELECT (SELECT count(*) FROM rescued) AS rescued,
-       (SELECT pg_notify(%(topic)s, CASE WHEN octet_length(channels) < 7900 THEN channels ELSE '' END)::text
-        FROM announced WHERE channels IS NOT NULL AND %(topic)s::text IS NOT NULL) AS announced;
+       (SELECT {schema}.announce(%(topic)s, channels)::text FROM announced) AS announced;
 
 
 -- name: forget_workers
@@ -368,12 +449,17 @@ WITH old AS MATERIALIZED (
 SELECT count(*) FROM removed;
 
 
+-- name: clock
+-- The time that decides.
+SELECT clock_timestamp();
+
+
 -- name: clear
 -- Remove jobs that have no ordering key and are not running, up to 10,000 at a time.
 WITH cleared AS MATERIALIZED (
     SELECT id FROM {schema}.job
     WHERE state <> 'running' AND (%(channels)s::text[] IS NULL OR channel = ANY (%(channels)s::text[]))
-      AND ordering_key IS NULL
+      AND ordering_key IS NULL AND created_at <= %(before)s
     LIMIT 10000 FOR UPDATE SKIP LOCKED
 ), attempts AS (
     DELETE FROM {schema}.attempt USING cleared WHERE attempt.job_id = cleared.id
@@ -383,24 +469,25 @@ WITH cleared AS MATERIALIZED (
     SELECT string_agg(id::text, ',') AS ids FROM removed WHERE awaited
 )
 SELECT (SELECT count(*) FROM removed) AS removed,
-       (SELECT pg_notify(%(topic)s, CASE WHEN octet_length(ids) < 7900 THEN ids ELSE '' END)::text
-        FROM awaited WHERE ids IS NOT NULL AND %(topic)s::text IS NOT NULL) AS announced;
+       (SELECT {schema}.announce(%(topic)s, ids)::text FROM awaited) AS announced;
 
 
 -- name: keys_to_clear
 -- Ordering keys with jobs that are not running, up to 500 at a time.
 SELECT DISTINCT channel, ordering_key FROM {schema}.job
 WHERE state <> 'running' AND (%(channels)s::text[] IS NULL OR channel = ANY (%(channels)s::text[]))
-  AND ordering_key IS NOT NULL
+  AND ordering_key IS NOT NULL AND created_at <= %(before)s
 LIMIT 500;
 
 
 -- name: clear_keys
--- Remove the jobs of ordering keys that are not running. Needs lock_keys, so that no job is added behind one that goes.
+-- Remove the jobs of ordering keys that are not running, up to 10,000 at a time, those behind others first. Needs
+-- lock_keys, so that no job is added behind one that goes.
 WITH cleared AS MATERIALIZED (
     SELECT job.id FROM {schema}.job
     JOIN unnest(%(channels)s::text[], %(keys)s::text[]) AS key (channel, ordering_key) USING (channel, ordering_key)
-    WHERE state <> 'running' ORDER BY job.id FOR UPDATE OF job
+    WHERE state <> 'running' AND created_at <= %(before)s
+    ORDER BY state <> 'blocked' LIMIT 10000 FOR UPDATE OF job SKIP LOCKED
 ), attempts AS (
     DELETE FROM {schema}.attempt USING cleared WHERE attempt.job_id = cleared.id
 ), removed AS (
@@ -409,14 +496,22 @@ WITH cleared AS MATERIALIZED (
     SELECT string_agg(id::text, ',') AS ids FROM removed WHERE awaited
 )
 SELECT (SELECT count(*) FROM removed) AS removed,
-       (SELECT pg_notify(%(topic)s, CASE WHEN octet_length(ids) < 7900 THEN ids ELSE '' END)::text
-        FROM awaited WHERE ids IS NOT NULL AND %(topic)s::text IS NOT NULL) AS announced;
+       (SELECT {schema}.announce(%(topic)s, ids)::text FROM awaited) AS announced;
 
 
 -- name: await_job
--- Ask to be told when a job is finished. A null answer: it is finished already, or does not exist.
-UPDATE {schema}.job SET awaited = true
-WHERE id = %(id)s AND finished_at IS NULL RETURNING id;
+-- Ask to be told when a job is finished. No row: look at the job, it may be finished, or not exist. A job that is due
+-- is announced, because a claim in this moment passes it over for its lock.
+WITH asked AS (
+    UPDATE {schema}.job SET awaited = true WHERE id = %(id)s AND finished_at IS NULL AND NOT awaited
+    RETURNING id, channel, state, due_at
+), announced AS (
+    SELECT json_object_agg(channel, extract(epoch FROM greatest(due_at, now()) - now()))::text AS channels
+    FROM asked WHERE state = 'available' AND due_at <= now() + interval '1 second'
+)
+SELECT id, (SELECT {schema}.announce(%(topic)s, channels)::text FROM announced) AS announced FROM asked
+UNION ALL
+SELECT id, NULL FROM {schema}.job WHERE id = %(id)s AND finished_at IS NULL AND awaited;
 
 
 -- name: still_unfinished
@@ -449,6 +544,11 @@ ORDER BY id LIMIT %(limit)s;
 -- Every attempt of a job that has ended.
 SELECT number, started_at, duration, reached, status, error, excerpt, retry_at
 FROM {schema}.attempt WHERE job_id = %(id)s ORDER BY number;
+
+
+-- name: read_whole_tables
+-- The exception to configure_session, for the rest of a transaction: what reads every row reads them as they lie.
+SELECT set_config('enable_seqscan', 'on', true);
 
 
 -- name: counts

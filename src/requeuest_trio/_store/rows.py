@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -24,6 +24,7 @@ __all__ = [
     "NewJob",
     "Report",
     "attempt_from_row",
+    "chunks",
     "job_from_row",
     "outcome_rows",
     "spawn_rows",
@@ -31,6 +32,9 @@ __all__ = [
 
 WHOLE_CHANNEL = ""
 """The ordering key of all jobs of an ordered channel."""
+
+_MAX_ROWS = 10_000
+_MAX_BYTES = 16 * 1_048_576
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,7 +73,13 @@ class Claimed:
 
     def read(self) -> tuple[Request, RetryPolicy]:
         """The request and its policy. Raises `ValueError` or `TypeError` if the row holds none."""
-        request = Request(
+        try:
+            return self._request(), _policy(self.retry)
+        except RecursionError as error:
+            raise InvalidRequest("headers", "are nested too deeply") from error
+
+    def _request(self) -> Request:
+        return Request(
             self.method,
             self.url,
             headers=_headers(self.headers),
@@ -78,7 +88,6 @@ class Claimed:
             timeout=self.timeout,
             follow_redirects=self.follow_redirects,
         )
-        return request, _policy(self.retry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +98,19 @@ class Report:
     outcome: Outcome
     started: float
     duration: float
+
+
+def chunks(jobs: Sequence[NewJob]) -> Iterator[list[NewJob]]:
+    """Jobs in pieces that make statements of a bearable size."""
+    piece: list[NewJob] = []
+    size = 0
+    for job in jobs:
+        size += len(job.request.body)
+        if piece and (len(piece) == _MAX_ROWS or size > _MAX_BYTES):
+            yield piece
+            piece, size = [], len(job.request.body)
+        piece.append(job)
+    yield piece
 
 
 def spawn_rows(jobs: Sequence[NewJob]) -> tuple[str, list[bytes]]:
@@ -205,7 +227,7 @@ def _headers(text: str) -> tuple[tuple[str, str], ...]:
 def _shown_headers(text: str) -> tuple[tuple[str, str], ...]:
     try:
         return tuple((str(name), str(value)) for name, value in _headers(text))
-    except ValueError:
+    except (ValueError, RecursionError):
         return ()
 
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
+from uuid import UUID
 
 import psycopg
 import trio
 
-from requeuest_trio._model.errors import DatabaseUnavailable
-from requeuest_trio._postgres import TrioConnection
-from requeuest_trio._store.database import Database
-from requeuest_trio._store.rows import NewJob
+from requeuest_trio._model.errors import DatabaseUnavailable, InvalidRequest, SchemaMismatch
+from requeuest_trio._postgres import PoolTimeout
+from requeuest_trio._store.database import Database, first_line
+from requeuest_trio._store.rows import NewJob, chunks
 from requeuest_trio._store.store import Store
 
 __all__ = ["Spawner"]
@@ -27,19 +28,26 @@ _MAX_BYTES = 16 * 1_048_576
 class _Waiting:
     """A job whose caller waits until it is stored."""
 
-    __slots__ = ("done", "error", "job")
+    __slots__ = ("done", "error", "is_left", "job")
 
     def __init__(self, job: NewJob) -> None:
         self.job = job
         self.done = trio.Event()
         self.error: Exception | None = None
+        self.is_left = False
+        """The flush has passed it over, because another transaction is busy with its ordering key."""
 
 
 class Spawner:
-    """Stores jobs for all callers of a client. `run` has to be running."""
+    """Stores jobs for all callers of a client. `run` has to be running.
 
-    def __init__(self, database: Database, store: Store) -> None:
-        self._database = database
+    Flushes have a connection of their own, so that callers who hold the others can't hold them up. Nor can an
+    application's transaction that has an ordering key: a job of a busy key is left to its caller, who waits alone.
+    """
+
+    def __init__(self, flushes: Database, calls: Database, store: Store) -> None:
+        self._flushes = flushes
+        self._calls = calls
         self._store = store
         self._waiting: deque[_Waiting] = deque()
         self._wanted = trio.Event()
@@ -64,12 +72,17 @@ class Spawner:
             raise
         if waiting.error is not None:
             raise waiting.error
+        if waiting.is_left:
+            await self.spawn_many([job])
 
     async def spawn_many(self, jobs: Sequence[NewJob]) -> None:
         """Store jobs in one transaction, apart from the group: all are committed when this returns, or none is."""
         if self._closed:
             raise trio.ClosedResourceError
-        await self._store_repeatedly(jobs)
+        try:
+            await self._store_repeatedly(self._calls, jobs, wait_for_keys=True)
+        except psycopg.Error as refused:
+            raise _for_caller(refused, jobs[0]) from refused
 
     def close(self) -> None:
         """Refuse new jobs, and those that no flush has taken yet."""
@@ -97,10 +110,12 @@ class Spawner:
 
     async def _flush(self, batch: list[_Waiting]) -> None:
         error: Exception | None = trio.ClosedResourceError("the client was closed while the job was being stored")
+        left: set[UUID] = set()
         try:
-            await self._store_repeatedly([waiting.job for waiting in batch])
+            jobs = [waiting.job for waiting in batch]
+            left = {job.id for job in await self._store_repeatedly(self._flushes, jobs, wait_for_keys=False)}
             error = None
-        except DatabaseUnavailable as unavailable:
+        except (DatabaseUnavailable, SchemaMismatch) as unavailable:
             error = unavailable
         except psycopg.Error as refused:
             if len(batch) > 1:
@@ -113,50 +128,38 @@ class Spawner:
             for waiting in batch:
                 if not waiting.done.is_set():
                     waiting.error = error and _for_caller(error, waiting.job)
+                    waiting.is_left = waiting.job.id in left
                     waiting.done.set()
 
-    async def _store_repeatedly(self, jobs: Sequence[NewJob]) -> None:
+    async def _store_repeatedly(
+        self, database: Database, jobs: Sequence[NewJob], *, wait_for_keys: bool
+    ) -> list[NewJob]:
         """Store jobs, once more if the first answer is lost: ids are made before, so that nothing is stored twice."""
+        store = partial(self._store.spawn, jobs=jobs, wait_for_keys=wait_for_keys)
+        pieces = sum(1 for _ in chunks(jobs))
+        ids = tuple(job.id for job in jobs)
         try:
-            await self._database.run(partial(self._store_chunks, jobs=jobs))
-        except DatabaseUnavailable:
-            try:
-                await self._database.run(partial(self._store_chunks, jobs=jobs))
-            except DatabaseUnavailable as error:
-                raise DatabaseUnavailable(
-                    f"{error}; it may have been stored all the same: to be sure, repeat it with the same job_id",
-                    job_ids=tuple(job.id for job in jobs),
-                ) from error
-
-    async def _store_chunks(self, connection: TrioConnection, jobs: Sequence[NewJob]) -> None:
-        chunks = list(_chunks(jobs))
-        if len(chunks) == 1:
-            await self._store.spawn(connection, jobs)
-            return
-        async with connection.transaction():
-            for chunk in chunks:
-                await self._store.spawn(connection, chunk)
-
-
-def _chunks(jobs: Sequence[NewJob]) -> list[list[NewJob]]:
-    """Jobs in pieces that make statements of a bearable size."""
-    chunks: list[list[NewJob]] = [[]]
-    size = 0
-    for job in jobs:
-        size += len(job.request.body)
-        if chunks[-1] and (len(chunks[-1]) == 10 * _MAX_ROWS or size > _MAX_BYTES):
-            chunks.append([])
-            size = len(job.request.body)
-        chunks[-1].append(job)
-    return chunks
+            return await database.run(store, pieces=pieces)
+        except DatabaseUnavailable as error:
+            if isinstance(error.__cause__, PoolTimeout):
+                raise DatabaseUnavailable(str(error), job_ids=ids) from error
+        try:
+            return await database.run(store, pieces=pieces)
+        except DatabaseUnavailable as error:
+            raise DatabaseUnavailable(
+                f"{error}; it may have been stored all the same: to be sure, repeat it with the same job_id",
+                job_ids=ids,
+            ) from error
 
 
 def _for_caller(error: Exception, job: NewJob) -> Exception:
     """An exception of its own for each caller: one shared by several tasks would collect all their tracebacks."""
     if isinstance(error, DatabaseUnavailable):
         own: Exception = DatabaseUnavailable(str(error), job_ids=(job.id,))
-    elif isinstance(error, trio.ClosedResourceError):
-        own = trio.ClosedResourceError(str(error))
+    elif isinstance(error, psycopg.DataError | psycopg.IntegrityError):
+        own = InvalidRequest("request", f"PostgreSQL refuses to store it: {first_line(error)}")
+    elif isinstance(error, SchemaMismatch | trio.ClosedResourceError):
+        own = type(error)(str(error))
     else:
         return error
     own.__cause__ = error

@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from contextlib import AbstractAsyncContextManager, nullcontext
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from psycopg import AsyncCursor, errors
 from psycopg.pq import TransactionStatus
+from psycopg.rows import TupleRow, tuple_row
 
 from requeuest_trio._model.channel import Channel
 from requeuest_trio._model.errors import InvalidRequest
@@ -26,6 +29,7 @@ from requeuest_trio._store.rows import (
     NewJob,
     Report,
     attempt_from_row,
+    chunks,
     job_from_row,
     outcome_rows,
     spawn_rows,
@@ -49,90 +53,121 @@ class Store:
         self._due = self.due_topic if notifications else None
         self._done = self.done_topic if notifications else None
 
+    async def _execute(self, connection: TrioConnection, query: str, **parameters: Any) -> AsyncCursor[TupleRow]:
+        # A cursor of its own kind, because a connection of the application's may have been set to another one.
+        cursor = AsyncCursor(connection, row_factory=tuple_row)
+        return await cursor.execute(self._queries[query], parameters or None)
+
     # --- spawning -----------------------------------------------------------------------------------------------------
 
     async def set_channel(self, connection: TrioConnection, channel: Channel) -> None:
         """Keep a channel's settings."""
-        await connection.execute(self._queries["set_channel"], {"name": channel.name, "ordered": channel.ordered})
+        await self._execute(connection, "set_channel", name=channel.name, ordered=channel.ordered)
 
-    async def spawn(self, connection: TrioConnection, jobs: Sequence[NewJob]) -> None:
-        """Store jobs, each once. Stored when this returns, or with the transaction that is open on the connection."""
+    async def spawn(
+        self, connection: TrioConnection, jobs: Sequence[NewJob], *, wait_for_keys: bool = True
+    ) -> list[NewJob]:
+        """Store jobs, each once: when this returns, or with the transaction that is open on the connection.
+
+        Returns those that were not stored, because another transaction is busy with their ordering keys. With
+        `wait_for_keys` there are none.
+        """
+        if len(pieces := list(chunks(jobs))) == 1:
+            return await self._spawn_chunk(connection, pieces[0], wait_for_keys)
+        async with _transaction(connection):
+            return [job for piece in pieces for job in await self._spawn_chunk(connection, piece, wait_for_keys)]
+
+    async def _spawn_chunk(
+        self, connection: TrioConnection, jobs: Sequence[NewJob], wait_for_keys: bool
+    ) -> list[NewJob]:
         free = [job for job in jobs if job.ordering_key is None]
-        ordered = [job for job in jobs if job.ordering_key is not None]
+        # A job that is in the batch twice must not block itself.
+        ordered = list({job.id: job for job in jobs if job.ordering_key is not None}.values())
         if free:
             ordered += await self._spawn_free(connection, free)
         if not ordered:
-            return
-        if connection.info.transaction_status == TransactionStatus.IDLE and connection.autocommit:
-            async with connection.transaction():
-                await self._spawn_ordered(connection, ordered)
-        else:
-            await self._spawn_ordered(connection, ordered)
+            return []
+        async with _transaction(connection):
+            return await self._spawn_ordered(connection, ordered, wait_for_keys)
 
     async def _spawn_free(self, connection: TrioConnection, jobs: Sequence[NewJob]) -> list[NewJob]:
         """Returns those that were not stored, because it turned out that their channels are ordered."""
         rows, bodies = spawn_rows(jobs)
-        cursor = await connection.execute(self._queries["spawn"], {"rows": rows, "bodies": bodies, "topic": self._due})
+        cursor = await self._execute(connection, "spawn", rows=rows, bodies=bodies, topic=self._due)
         [(ordered_channels, _)] = await cursor.fetchall()
-        left = [job for job in jobs if job.channel in ordered_channels]
-        for job in left:
+        left = {job.id: job for job in jobs if job.channel in ordered_channels}
+        for job in left.values():
             job.ordering_key = WHOLE_CHANNEL
-        return left
+        return list(left.values())
 
-    async def _spawn_ordered(self, connection: TrioConnection, jobs: Sequence[NewJob]) -> None:
-        # A job that is in the batch twice must not block itself.
-        unique = list({job.id: job for job in jobs}.values())
-        await self._lock_keys(connection, {(job.channel, job.ordering_key or WHOLE_CHANNEL) for job in unique})
-        rows, bodies = spawn_rows(unique)
-        await connection.execute(self._queries["spawn_ordered"], {"rows": rows, "bodies": bodies, "topic": self._due})
+    async def _spawn_ordered(
+        self, connection: TrioConnection, jobs: Sequence[NewJob], wait_for_keys: bool
+    ) -> list[NewJob]:
+        keys = {_key(job) for job in jobs}
+        if wait_for_keys:
+            await self._lock_keys(connection, keys)
+            locked = keys
+        else:
+            locked = await self._try_keys(connection, keys)
+        if now := [job for job in jobs if _key(job) in locked]:
+            rows, bodies = spawn_rows(now)
+            await self._execute(connection, "spawn_ordered", rows=rows, bodies=bodies, topic=self._due)
+        return [job for job in jobs if _key(job) not in locked]
 
     async def _lock_keys(self, connection: TrioConnection, keys: Keys) -> None:
-        cursor = await connection.execute(self._queries["lock_keys"], _key_columns(keys))
+        cursor = await self._execute(connection, "lock_keys", **_key_columns(keys))
         [(isolation, _)] = await cursor.fetchall()
         if isolation not in {"read committed", "read uncommitted"}:
             # A snapshot from before the locks may show a head that has finished since: the job would wait for ever.
             raise InvalidRequest("connection", f"an ordering key needs READ COMMITTED, not {isolation.upper()}")
 
+    async def _try_keys(self, connection: TrioConnection, keys: Keys) -> Keys:
+        cursor = await self._execute(connection, "try_keys", **_key_columns(keys))
+        return set(await cursor.fetchall())
+
     # --- delivering ---------------------------------------------------------------------------------------------------
 
     async def register(self, connection: TrioConnection, worker: UUID, lease: float) -> None:
         """Announce a process."""
-        await connection.execute(
-            self._queries["register"],
-            {"worker": worker, "lease": lease, "host": socket.gethostname(), "pid": os.getpid()},
+        await self._execute(
+            connection, "register", worker=worker, lease=lease, host=socket.gethostname(), pid=os.getpid()
         )
 
     async def heartbeat(self, connection: TrioConnection, worker: UUID) -> bool:
         """Renew a process's lease. False if it is lost."""
-        cursor = await connection.execute(self._queries["heartbeat"], {"worker": worker})
+        cursor = await self._execute(connection, "heartbeat", worker=worker)
         return cursor.rowcount == 1
 
     async def deregister(self, connection: TrioConnection, worker: UUID) -> None:
         """Take a process off the list."""
-        await connection.execute(self._queries["deregister"], {"worker": worker})
+        await self._execute(connection, "deregister", worker=worker)
 
     async def due_channels(
         self, connection: TrioConnection, channels: Iterable[str] | None, horizon: float
     ) -> dict[str, float]:
         """Channels with something to claim within `horizon` seconds, and in how many seconds (0 or less: now)."""
-        names = None if channels is None else list(channels)
-        cursor = await connection.execute(self._queries["due_channels"], {"channels": names, "horizon": horizon})
+        if channels is None:
+            cursor = await self._execute(connection, "due_channels", horizon=horizon)
+        else:
+            cursor = await self._execute(connection, "due_of_channels", channels=list(channels), horizon=horizon)
         return dict(await cursor.fetchall())
 
     async def claim(
         self, connection: TrioConnection, worker: UUID, claim: UUID, places: dict[str, int]
     ) -> list[Claimed]:
         """Take due jobs for the free places of channels, under one new claim."""
-        cursor = await connection.execute(
-            self._queries["claim"],
-            {"worker": worker, "claim": claim, "channels": list(places), "places": list(places.values())},
-        )
+        columns = {"channels": list(places), "places": list(places.values())}
+        cursor = await self._execute(connection, "claim", worker=worker, claim=claim, **columns)
         return [Claimed(claim, *row) for row in await cursor.fetchall()]
 
     async def record(
         self, connection: TrioConnection, reports: Sequence[Report], *, now: float, excerpt: int
     ) -> tuple[set[UUID], dict[str, float]]:
-        """Write outcomes. Returns the ids that were still this claim's, and channels of jobs that became available."""
+        """Write outcomes. Returns the ids that were still this claim's, and channels of jobs that became available.
+
+        If an application's transaction holds an ordering key for long, its outcome does not wait for that, nor do the
+        others in the batch: then only the key's next job waits, until `free_stranded` finds it.
+        """
         keys = {
             (report.job.channel, report.job.ordering_key)
             for report in reports
@@ -140,101 +175,120 @@ class Store:
         }
         if not keys:
             return await self._record(connection, reports, now, excerpt), {}
-        async with connection.transaction():
-            await self._lock_keys(connection, keys)
+        try:
+            async with connection.transaction():
+                await self._execute(connection, "wait_for_keys_briefly")
+                await self._lock_keys(connection, keys)
+                recorded = await self._record(connection, reports, now, excerpt)
+                return recorded, await self._unblock(connection, keys)
+        except errors.LockNotAvailable:
             recorded = await self._record(connection, reports, now, excerpt)
-            return recorded, await self._unblock(connection, keys)
+            return recorded, await self._unblock_what_is_free(connection, keys)
 
     async def _record(
         self, connection: TrioConnection, reports: Sequence[Report], now: float, excerpt: int
     ) -> set[UUID]:
         rows, bodies = outcome_rows(reports, now, excerpt)
-        cursor = await connection.execute(
-            self._queries["record"], {"rows": rows, "bodies": bodies, "excerpt": excerpt, "topic": self._done}
-        )
+        cursor = await self._execute(connection, "record", rows=rows, bodies=bodies, excerpt=excerpt, topic=self._done)
         [(recorded, _)] = await cursor.fetchall()
         return set(recorded)
 
-    async def _unblock(self, connection: TrioConnection, keys: Keys) -> dict[str, float]:
-        cursor = await connection.execute(self._queries["unblock"], _key_columns(keys))
-        return _soonest(await cursor.fetchall())
+    async def _unblock(self, connection: TrioConnection, keys: Keys, topic: str | None = None) -> dict[str, float]:
+        cursor = await self._execute(connection, "unblock", **_key_columns(keys), topic=topic)
+        return dict(await cursor.fetchall())
+
+    async def _unblock_what_is_free(
+        self, connection: TrioConnection, keys: Keys, topic: str | None = None
+    ) -> dict[str, float]:
+        async with connection.transaction():
+            return await self._unblock(connection, await self._try_keys(connection, keys), topic)
+
+    async def held_claims(self, connection: TrioConnection, worker: UUID) -> set[UUID]:
+        """The claims under which a process holds jobs."""
+        cursor = await self._execute(connection, "held_claims", worker=worker)
+        return {claim for (claim,) in await cursor.fetchall()}
 
     async def release(self, connection: TrioConnection, worker: UUID, claims: Iterable[UUID] | None = None) -> int:
         """Give back what a process holds, or only what it holds under some claims, their attempts not counted."""
         named = None if claims is None else list(claims)
-        cursor = await connection.execute(
-            self._queries["release"], {"worker": worker, "claims": named, "topic": self._due}
-        )
+        cursor = await self._execute(connection, "release", worker=worker, claims=named, topic=self._due)
         [(released, _)] = await cursor.fetchall()
         return int(released)
 
     # --- maintenance --------------------------------------------------------------------------------------------------
 
-    async def rescue(self, connection: TrioConnection) -> int:
+    async def rescue(self, connection: TrioConnection, rescuer: UUID | None = None) -> int:
         """Make jobs of lost processes available again. Returns how many; call it until that is 0."""
-        cursor = await connection.execute(self._queries["rescue"], {"error": _LOST, "topic": self._due})
+        cursor = await self._execute(connection, "rescue", rescuer=rescuer, error=_LOST, topic=self._due)
         [(rescued, _)] = await cursor.fetchall()
         if not rescued:
-            await connection.execute(self._queries["forget_workers"])
+            await self._execute(connection, "forget_workers")
         return int(rescued)
 
     async def free_stranded(self, connection: TrioConnection) -> dict[str, float]:
-        """Make the first of jobs that wait behind nobody available. Returns their channels, as `record` does."""
-        cursor = await connection.execute(self._queries["stranded_keys"])
+        """Make the first of jobs that wait behind nobody available, and tell. Returns their channels, with waits."""
+        cursor = await self._execute(connection, "stranded_keys")
         keys = set(await cursor.fetchall())
-        if not keys:
-            return {}
-        async with connection.transaction():
-            await self._lock_keys(connection, keys)
-            return await self._unblock(connection, keys)
+        return await self._unblock_what_is_free(connection, keys, self._due) if keys else {}
 
     async def prune(self, connection: TrioConnection, state: JobState, keep: timedelta) -> int:
         """Remove finished jobs that are old enough. Returns how many; call it until that is 0."""
-        cursor = await connection.execute(self._queries["prune"], {"state": state, "keep": keep.total_seconds()})
-        return await _count(cursor)
+        return await _count(await self._execute(connection, "prune", state=state, keep=keep.total_seconds()))
 
-    async def clear_free(self, connection: TrioConnection, channels: list[str] | None) -> int:
+    async def clock(self, connection: TrioConnection) -> datetime:
+        """The database's time."""
+        now: datetime
+        [(now,)] = await (await self._execute(connection, "clock")).fetchall()
+        return now
+
+    async def clear_free(self, connection: TrioConnection, channels: list[str] | None, before: datetime) -> int:
         """Remove some jobs without an ordering key that are not running. Returns how many; call it until that is 0."""
-        cursor = await connection.execute(self._queries["clear"], {"channels": channels, "topic": self._done})
-        return await _count(cursor)
+        return await _count(
+            await self._execute(connection, "clear", channels=channels, before=before, topic=self._done)
+        )
 
-    async def clear_ordered(self, connection: TrioConnection, channels: list[str] | None) -> int | None:
-        """Remove some jobs with an ordering key that are not running. Returns how many, None if there are none left."""
-        cursor = await connection.execute(self._queries["keys_to_clear"], {"channels": channels})
+    async def clear_ordered(self, connection: TrioConnection, channels: list[str] | None, before: datetime) -> int:
+        """Remove some jobs with an ordering key that are not running. Returns how many; call it until that is 0."""
+        cursor = await self._execute(connection, "keys_to_clear", channels=channels, before=before)
         keys = set(await cursor.fetchall())
         if not keys:
-            return None
+            return 0
         async with connection.transaction():
             await self._lock_keys(connection, keys)
-            cursor = await connection.execute(self._queries["clear_keys"], {**_key_columns(keys), "topic": self._done})
-            return await _count(cursor)
+            columns = _key_columns(keys)
+            removed = await _count(
+                await self._execute(connection, "clear_keys", **columns, before=before, topic=self._done)
+            )
+            # What was added meanwhile behind a job that is gone now is the next.
+            await self._unblock(connection, keys, self._due)
+            return removed
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
     async def await_job(self, connection: TrioConnection, job_id: UUID) -> bool:
         """Ask to be told when a job is finished. False: it is finished already, or there is none."""
-        cursor = await connection.execute(self._queries["await_job"], {"id": job_id})
+        cursor = await self._execute(connection, "await_job", id=job_id, topic=self._due)
         return cursor.rowcount == 1
 
     async def still_unfinished(self, connection: TrioConnection, job_ids: Iterable[UUID]) -> set[UUID]:
         """Those of the jobs that exist and are not finished."""
-        cursor = await connection.execute(self._queries["still_unfinished"], {"ids": list(job_ids)})
+        cursor = await self._execute(connection, "still_unfinished", ids=list(job_ids))
         return {job_id for (job_id,) in await cursor.fetchall()}
 
     async def job(self, connection: TrioConnection, job_id: UUID) -> Job | None:
         """One job, or None."""
-        cursor = await connection.execute(self._queries["job"], {"id": job_id})
+        cursor = await self._execute(connection, "job", id=job_id)
         row = await cursor.fetchone()
         return None if row is None else job_from_row(row)
 
     async def jobs(self, connection: TrioConnection, **selection: Any) -> list[Job]:
         """A page of jobs: `after`, `channel`, `state`, `ordering_key` and `limit`."""
-        cursor = await connection.execute(self._queries["jobs"], selection)
+        cursor = await self._execute(connection, "jobs", **selection)
         return [job_from_row(row) for row in await cursor.fetchall()]
 
     async def attempts(self, connection: TrioConnection, job_id: UUID) -> list[Attempt]:
         """All attempts of a job that have ended, in order."""
-        cursor = await connection.execute(self._queries["attempts"], {"id": job_id})
+        cursor = await self._execute(connection, "attempts", id=job_id)
         return [attempt_from_row(row) for row in await cursor.fetchall()]
 
     # --- listening ----------------------------------------------------------------------------------------------------
@@ -246,20 +300,18 @@ class Store:
 
     async def is_listening(self, connection: TrioConnection, topics: Iterable[str]) -> bool:
         """Whether the connection still hears all of these."""
-        cursor = await connection.execute(self._queries["listening"])
+        cursor = await self._execute(connection, "listening")
         return {topic for (topic,) in await cursor.fetchall()}.issuperset(topics)
 
     async def counts(self, connection: TrioConnection) -> dict[str, dict[JobState, int]]:
         """How many jobs each channel has in each state."""
-        cursor = await connection.execute(self._queries["counts"])
+        async with connection.transaction():
+            await self._execute(connection, "read_whole_tables")
+            cursor = await self._execute(connection, "counts")
         counts: dict[str, dict[JobState, int]] = {}
         for channel, state, number in await cursor.fetchall():
             counts.setdefault(channel, {})[JobState(state)] = number
         return counts
-
-    async def leave_to_caller(self, connection: TrioConnection) -> None:
-        """Take this library's limits off the transaction that is open, which the application will use."""
-        await connection.execute(self._queries["leave_session_to_caller"])
 
 
 async def _count(cursor: Any) -> int:
@@ -271,9 +323,12 @@ def _key_columns(keys: Keys) -> dict[str, list[str]]:
     return {"channels": [channel for channel, _ in keys], "keys": [key for _, key in keys]}
 
 
-def _soonest(rows: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """The shortest wait of each channel."""
-    waits: dict[str, float] = {}
-    for channel, wait in rows:
-        waits[channel] = min(wait, waits.get(channel, wait))
-    return waits
+def _key(job: NewJob) -> tuple[str, str]:
+    return job.channel, job.ordering_key or WHOLE_CHANNEL
+
+
+def _transaction(connection: TrioConnection) -> AbstractAsyncContextManager[object]:
+    """A transaction, unless one is open, or the next statement opens one of itself."""
+    if connection.info.transaction_status == TransactionStatus.IDLE and connection.autocommit:
+        return connection.transaction()
+    return nullcontext()

@@ -1,1 +1,12 @@
-"""The command `requeuest`."""
+"""The command `requeuest`, on top of the library's public names.
+
+`__main__` starts it, `commands` lists what there is, and each command has a file of its own: `demo`, `send`, `worker`,
+`migrate`, `jobs`, `show`. What they share, in the order in which `send` uses it:
+
+- `request_file` reads requests from JSON lines; pure;
+- `running` runs a command under Trio and turns errors into a line and an exit status; `signals` stops it;
+- `delivery` stores requests and follows them; `tally` counts; `progress` shows the count while it grows;
+- `summary` has the table at the end; `display` and `documents` turn values into text and into JSON.
+
+`demo` adds a `faulty_receiver`, and the `comparison` of what it saw with what the file says.
+"""

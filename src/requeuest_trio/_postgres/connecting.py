@@ -1,19 +1,29 @@
-"""From connection parameters to the single attempts to make: several hosts, several addresses of a host."""
+"""From connection parameters to a connection: hosts, their addresses, and one attempt after the other."""
 
 from __future__ import annotations
 
+import logging
 import random
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import psycopg
 import trio
 from psycopg._conninfo_utils import get_param, get_param_def, is_ip_address, split_attempts
+from psycopg.conninfo import make_conninfo
+
+from requeuest_trio._postgres.waiting import run_connecting
 
 if TYPE_CHECKING:
-    from psycopg.abc import ConnDict
+    from collections.abc import Callable
 
-__all__ = ("connection_attempts",)
+    from psycopg.abc import ConnDict, PQGenConn
+
+__all__ = ("connection_attempts", "first_to_connect")
+
+logger = logging.getLogger("requeuest_trio.postgres")
+
+T = TypeVar("T")
 
 
 async def connection_attempts(params: ConnDict, lookup_timeout: float) -> list[ConnDict]:
@@ -68,3 +78,37 @@ async def _resolve(params: ConnDict) -> list[ConnDict]:
     found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
     addresses = dict.fromkeys(str(address[0]) for *_, address in found)  # a resolver may repeat itself
     return [{**params, "hostaddr": address} for address in addresses]
+
+
+async def first_to_connect(
+    connect_gen: Callable[[str], PQGenConn[T]], attempts: list[ConnDict], attempt_timeout: float
+) -> T:
+    """
+    Return the first connection that an attempt gives.
+
+    Args:
+      connect_gen: makes psycopg's generator for a connection string.
+      attempts: their parameters, at least one.
+      attempt_timeout: how long each of them may take, in seconds.
+
+    Raises:
+      psycopg.OperationalError: there was none. With more than one attempt, the text lists what was wrong with each.
+
+    Cancellation: nothing is left open.
+    """
+    failures: list[tuple[str, psycopg.Error]] = []
+    for attempt in attempts:
+        try:
+            with trio.move_on_after(attempt_timeout):
+                return await run_connecting(connect_gen(make_conninfo("", **attempt)))
+            raise psycopg.errors.ConnectionTimeout("connection timeout expired")
+        except psycopg.Error as error:
+            where = ", ".join(f"{name}: {attempt.get(name)!r}" for name in ("host", "port", "hostaddr"))
+            logger.debug("connection attempt failed: %s: %s", where, error)
+            failures.append((where, error.with_traceback(None)))
+    last = failures[-1][1]
+    if len(failures) == 1:
+        raise last
+    lines = [f"{last}\nNone of {len(failures)} connection attempts succeeded:"]
+    lines += [f"- {where}: {error}" for where, error in failures]
+    raise type(last)("\n".join(lines)) from last

@@ -1,0 +1,47 @@
+"""Reading the body of an answer as far as it is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Any
+
+import trio
+
+__all__ = ["read_body"]
+
+_MOST_BUFFERED_PIECES = 1_000
+
+
+async def read_body(response: Any, keep: Callable[[bytes], bool]) -> bool:
+    """Give `keep` the pieces of the body as they come, until it returns False or raises `ValueError`.
+
+    Returns whether the body was read to its end.
+
+    A body that is not wanted any more is left by a cancellation. Nothing else unwinds all the generators that a client
+    has nested around its socket; closing the outermost would leave the others to the garbage collector.
+    """
+    problem: ValueError | None = None
+    pieces_left = _MOST_BUFFERED_PIECES
+    with trio.CancelScope() as leaving:
+        try:
+            async with aclosing(response.aiter_raw()) as pieces:
+                async for piece in pieces:
+                    if leaving.cancel_called:
+                        # It was received already, so that nothing had to be waited for.
+                        pieces_left -= 1
+                        if not pieces_left:
+                            break
+                        continue
+                    try:
+                        wants_more = keep(piece)
+                    except ValueError as error:
+                        problem, wants_more = error, False
+                    if not wants_more:
+                        leaving.cancel()
+        except Exception:
+            if not leaving.cancel_called:
+                raise
+    if problem is not None:
+        raise problem
+    return not leaving.cancel_called

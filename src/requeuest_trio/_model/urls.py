@@ -1,0 +1,72 @@
+"""URLs: checked and brought to the one form in which they are stored and sent."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from requeuest_trio._model.ecosystem import URL, InvalidURL
+from requeuest_trio._model.errors import InvalidRequest, shown
+from requeuest_trio._model.headers import masked_url
+
+__all__ = ["MAX_URL_LENGTH", "Address", "checked_url", "url_text"]
+
+MAX_URL_LENGTH = 8_192
+_MAX_HOST = 253
+_MAX_LABEL = 63  # RFC 1035 section 2.3.4; Python's resolver refuses longer ones with a UnicodeError
+
+
+class Address(NamedTuple):
+    """A URL without user and password, and these."""
+
+    url: str
+    credentials: tuple[str, str] | None = None
+
+
+def checked_url(value: object) -> Address:
+    """Check a URL and bring it to normal form, which stays as it is when it is checked again. Raises `InvalidRequest`.
+
+    Normal form is what httpx2 makes of it: lower case scheme and host, no default port, no `.` and `..`, and
+    everything but ASCII percent-encoded. A fragment is dropped, since it is never sent (RFC 9110 section 4.2.5).
+    """
+    text = url_text(value)
+    _check_length(text)
+    if any(char <= " " or char == "\x7f" or "\ud800" <= char <= "\udfff" for char in text):
+        raise InvalidRequest("url", "must not have spaces, control characters or lone surrogates")
+    try:
+        parsed = URL(text)
+        credentials = (parsed.username, parsed.password) if parsed.userinfo else None
+        if credentials or "#" in text:
+            parsed = parsed.copy_with(userinfo=b"", fragment=None)
+    except (InvalidURL, ValueError) as error:
+        # The text of a broken URL is not quoted: nobody can tell where its password ends.
+        problem = "" if "@" in text else f": {str(error)[:200]}"
+        raise InvalidRequest("url", f"is no URL{problem}") from (None if "@" in text else error)
+    _check_parts(parsed)
+    _check_length(str(parsed))
+    return Address(str(parsed), credentials)
+
+
+def url_text(value: object) -> str:
+    """A URL as text, also if it is a `URL` of httpx2 or httpx."""
+    text = str(value) if hasattr(value, "raw_path") else value
+    if not isinstance(text, str):
+        raise InvalidRequest("url", f"must be a str, not {type(value).__name__}")
+    return text
+
+
+def _check_length(text: str) -> None:
+    if len(text) > MAX_URL_LENGTH:
+        raise InvalidRequest("url", f"must have at most {MAX_URL_LENGTH} characters (encoded), not {len(text)}")
+
+
+def _check_parts(url: URL) -> None:
+    host = url.raw_host.decode("ascii")
+    if url.scheme not in {"http", "https"} or not host:
+        raise InvalidRequest("url", f"must be absolute and http or https, not {shown(masked_url(str(url)))}")
+    if url.port is not None and not 0 < url.port <= 65_535:
+        raise InvalidRequest("url", f"the port must lie between 1 and 65535, not {url.port}")
+    if ":" not in host:
+        labels = host.removesuffix(".").split(".")
+        if "%" in host or len(host) > _MAX_HOST or not all(1 <= len(label) <= _MAX_LABEL for label in labels):
+            parts = f"{_MAX_HOST} characters in all, and 1 to {_MAX_LABEL} between two dots"
+            raise InvalidRequest("url", f"the host must be a name of at most {parts}, not {shown(host)}")

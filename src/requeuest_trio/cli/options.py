@@ -1,0 +1,32 @@
+"""Options that several commands have in common."""
+
+import click
+
+__all__ = ["concurrency_option", "dsn_option", "json_option", "migrate_option", "schema_option"]
+
+dsn_option = click.option(
+    "--dsn",
+    required=True,
+    metavar="DSN",
+    envvar="REQUEUEST_DSN",
+    show_envvar=True,
+    help="The database: postgresql://user@host/name or any libpq connection string, or embedded:/path for one of the "
+    "library's own. Keep a password in the environment variable or in ~/.pgpass.",
+)
+
+schema_option = click.option(
+    "--schema", default="requeuest", show_default=True, metavar="NAME", help="The PostgreSQL schema of the queue."
+)
+
+migrate_option = click.option("--migrate", is_flag=True, help="Bring the queue's tables up to date first.")
+
+concurrency_option = click.option(
+    "--concurrency",
+    type=click.IntRange(1, 10_000),
+    default=32,
+    show_default=True,
+    metavar="N",
+    help="Requests under way at once, for each channel.",
+)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON on standard output, as described above.")

@@ -1,0 +1,148 @@
+"""`requeuest send`: deliver the requests of a file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack
+from functools import partial
+from shlex import quote
+from typing import BinaryIO
+
+import click
+from rich.console import Console
+
+from requeuest_trio import Client, RetryPolicy, open_requeuest
+from requeuest_trio.cli import options
+from requeuest_trio.cli.delivery import channels_of, follow, store
+from requeuest_trio.cli.display import logging_to, make_console, one_line, say
+from requeuest_trio.cli.progress import showing_progress
+from requeuest_trio.cli.request_file import BadLines, Entry, read_requests
+from requeuest_trio.cli.running import FAILED, FINE, IMPOSSIBLE, run
+from requeuest_trio.cli.signals import Stop, stopping_on_signals
+from requeuest_trio.cli.summary import as_document, print_failures, print_summary
+from requeuest_trio.cli.tally import Tally
+
+__all__ = ["send"]
+
+_MOST_PROBLEMS = 20
+_FAREWELL = "finishing the requests under way"
+
+
+@click.command()
+@click.argument("file", type=click.File("rb"), metavar="FILE.jsonl")
+@options.dsn_option
+@click.option(
+    "--channel", default="default", show_default=True, metavar="NAME", help="The channel of lines that name none."
+)
+@options.schema_option
+@options.migrate_option
+@options.concurrency_option
+@click.option(
+    "--max-attempts",
+    type=click.IntRange(1, 1_000_000),
+    metavar="N",
+    help="Give a request up after so many attempts. By default it is tried for years, ever more rarely.",
+)
+@options.json_option
+def send(
+    file: BinaryIO,
+    channel: str,
+    dsn: str,
+    schema: str,
+    migrate: bool,
+    concurrency: int,
+    max_attempts: int | None,
+    as_json: bool,
+) -> None:
+    """Deliver the requests of FILE.jsonl, and wait until it is done.
+
+    Each line is a JSON object; - reads standard input. method and url are required; the rest is optional:
+
+    \b
+      headers        {"X-Tag": "a"} or [["X-Tag", "a"], ["X-Tag", "b"]]
+      json           the body, sent as compact JSON; or instead
+      body           the body as text; or instead
+      body_base64    the body as bytes
+      channel        the queue's channel, instead of that of --channel
+      ordering_key   lines with the same channel and key are delivered one after the other
+      accept         the statuses that mean "delivered": 204, "2xx", "200-204", or a list of these
+      timeout        seconds for each attempt
+      follow_redirects   true or false
+
+    All lines are checked before any is stored, and then stored together. What else waits in the same channels is
+    delivered too. After Ctrl-C the requests that are left stay in the queue, and a worker delivers them.
+
+    Exit status: 0 if all were delivered, 1 if some were given up, 2 if nothing was sent.
+
+    With --json, standard output has one object: requests, delivered, given_up, attempts, latency (p50, p95 and max, in
+    seconds), unfinished, channels (the same for each), and given_up_jobs (line, id, state, status and error of each).
+
+    \b
+    Example:
+      echo '{"method": "POST", "url": "https://api.example.com/", "json": {"order": 7}}' > requests.jsonl
+      requeuest send requests.jsonl --dsn postgresql:///app --migrate
+    """
+    try:
+        entries = read_requests(file, channel=channel)
+    except BadLines as error:
+        _refuse(error, "standard input" if file is sys.stdin.buffer else file.name)
+    if not entries:
+        print("requeuest: there are no requests in it, so there is nothing to send", file=sys.stderr)
+        sys.exit(FINE)
+    queue = partial(open_requeuest, dsn, channels_of(entries), migrate=migrate, schema=schema, concurrency=concurrency)
+    retry = None if max_attempts is None else RetryPolicy(max_attempts=max_attempts)
+    run(partial(_send, entries, queue, retry, as_json=as_json))
+
+
+def _refuse(error: BadLines, name: str) -> None:
+    for number, problem in error.problems[:_MOST_PROBLEMS]:
+        print(f"requeuest: {name}, line {number}: {one_line(problem)}", file=sys.stderr)
+    if len(error.problems) > _MOST_PROBLEMS:
+        print(f"requeuest: and {len(error.problems) - _MOST_PROBLEMS} more", file=sys.stderr)
+    print("requeuest: nothing was stored or sent", file=sys.stderr)
+    sys.exit(IMPOSSIBLE)
+
+
+async def _send(
+    entries: Sequence[Entry],
+    open_queue: Callable[[], AbstractAsyncContextManager[Client]],
+    retry: RetryPolicy | None,
+    *,
+    as_json: bool,
+) -> int:
+    out, err = make_console(sys.stdout), make_console(sys.stderr)
+    tally = None
+    async with stopping_on_signals(partial(say, err)) as stop:
+        # The attempts are watched until the queue is closed: some end while it drains.
+        with logging_to(err, logging.WARNING, without=["job_dead"]), ExitStack() as watching:
+            async with open_queue() as client:
+                tally = Tally(await store(client, entries, retry=retry))
+                watching.enter_context(tally.watching_attempts())
+                with stop.gracefully(_FAREWELL):
+                    async with showing_progress(tally, err):
+                        await follow(client, tally)
+    if tally is None:
+        say(err, "stopped while the requests were being stored: either all of them are in the queue, or none")
+        return stop.exit_status
+    if as_json:
+        print(json.dumps(as_document(tally)))
+    else:
+        print_summary(out, tally)
+    print_failures(err, tally)
+    return _status(tally, stop, err)
+
+
+def _status(tally: Tally, stop: Stop, err: Console) -> int:
+    if len(tally.finished) < len(tally.stored):
+        if tally.unfinished:
+            channels = " ".join(quote(name) for name in tally.channels)
+            say(
+                err,
+                f"{tally.unfinished} of {len(tally.stored)} requests are still queued; they stay there, and a worker "
+                f"delivers them, with the same --dsn and --schema: requeuest worker {channels}",
+            )
+        return stop.exit_status
+    return FAILED if tally.overall.given_up else FINE

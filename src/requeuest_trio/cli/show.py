@@ -1,0 +1,143 @@
+"""`requeuest show`: all that is known of one job."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from functools import partial
+from uuid import UUID
+
+import click
+from rich.console import Console
+
+from requeuest_trio import Attempt, Job, JobNotFound, open_requeuest
+from requeuest_trio._model.headers import Headers, masked, masked_url
+from requeuest_trio.cli import options
+from requeuest_trio.cli.display import body_text, cut, make_console, moment, one_line, print_table, say, seconds
+from requeuest_trio.cli.documents import show_document
+from requeuest_trio.cli.running import FINE, run
+
+__all__ = ["show"]
+
+_BODY_SHOWN = 2_000
+_EXCERPT_SHOWN = 80
+_COLUMNS = ("attempt", "started", "took", "reached", "status", "next", "error", "answer")
+
+
+@click.command(short_help="Show one job: its request, attempts and answer.")
+@click.argument("job_id", type=click.UUID, metavar="ID")
+@options.dsn_option
+@options.schema_option
+@options.json_option
+def show(job_id: UUID, dsn: str, schema: str, as_json: bool) -> None:
+    """Show one job: its request, every attempt to deliver it, and the answer.
+
+    What looks secret in headers and in the URL is masked; bodies are shown as they are. With --json it is one object:
+    id, channel, state, priority, ordering_key, attempts_made, status, error, created_at, due_at, finished_at, request,
+    attempts and response. Bodies are whole there, as body or, if they are no text, as body_base64.
+
+    \b
+    Example:
+      requeuest show 01a20355-869e-7290-a022-cbe3994d39e2 --dsn postgresql:///app
+    """
+    run(partial(_show, job_id, dsn, schema, as_json=as_json))
+
+
+async def _show(job_id: UUID, dsn: str, schema: str, *, as_json: bool) -> int:
+    async with open_requeuest(dsn, (), schema=schema) as client:
+        job = await client.job(job_id)
+        if job is None:
+            raise JobNotFound(job_id)
+        attempts = await client.attempts(job_id)
+    if as_json:
+        print(json.dumps(show_document(job, attempts)))
+    else:
+        console = make_console(sys.stdout)
+        _print_job(console, job)
+        _print_request(console, job)
+        _print_attempts(console, attempts)
+        _print_response(console, job)
+    return FINE
+
+
+def _print_job(console: Console, job: Job) -> None:
+    fields = {
+        "job": job.id,
+        "channel": one_line(job.channel),
+        "ordering key": one_line(job.ordering_key or ""),
+        "state": job.state,
+        "attempts": job.attempts,
+        "priority": job.priority or "",
+        "created": moment(job.created_at),
+        "due": "" if job.is_finished else moment(job.due_at),
+        "finished": moment(job.finished_at),
+        "last error": "" if job.error is None else one_line(masked_url(job.error)),
+    }
+    for name, value in fields.items():
+        if value != "":
+            say(console, f"{name + ':':<14}{value}")
+
+
+def _print_request(console: Console, job: Job) -> None:
+    request = job.request
+    _print_heading(console, "request")
+    say(console, f"{request.method} {masked_url(request.url)}")
+    _print_message(console, request.headers, request.body)
+    accepted = ", ".join(
+        f"{part.start}-{part.stop - 1}" if len(part) > 1 else str(part.start) for part in request.accept
+    )
+    timeout = "" if request.timeout is None else f", timeout {request.timeout:g} s"
+    say(console, f"(accepts {accepted}{timeout}{', follows redirects' if request.follow_redirects else ''})")
+
+
+def _print_attempts(console: Console, attempts: Sequence[Attempt]) -> None:
+    _print_heading(console, "attempts")
+    if not attempts:
+        say(console, "none has ended")
+        return
+    rows = [
+        (
+            attempt.number,
+            moment(attempt.started_at),
+            seconds(attempt.duration),
+            attempt.reached,
+            attempt.status or "",
+            moment(attempt.retry_at),
+            masked_url(attempt.error or ""),
+            cut(one_line(_described(attempt.excerpt, _EXCERPT_SHOWN)), _EXCERPT_SHOWN),
+        )
+        for attempt in attempts
+    ]
+    print_table(console, _COLUMNS, rows, right=("attempt", "took", "status"))
+
+
+def _print_response(console: Console, job: Job) -> None:
+    if (response := job.response) is None:
+        return
+    _print_heading(console, "response, cut at the limit" if response.extensions.get("truncated") else "response")
+    say(console, f"{response.status_code} {response.reason_phrase}")
+    pairs = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers.raw)
+    _print_message(console, pairs, response.content)
+
+
+def _print_heading(console: Console, text: str) -> None:
+    say(console, "")
+    say(console, text, style="bold")
+
+
+def _print_message(console: Console, headers: Headers, body: bytes) -> None:
+    for name, value in masked(headers):
+        say(console, f"{name}: {value}")
+    if body:
+        say(console, "")
+        say(console, _described(body, _BODY_SHOWN))
+        say(console, "")
+
+
+def _described(body: bytes, longest: int) -> str:
+    text = body_text(body)
+    if text is None:
+        return f"{len(body):,} bytes, no text"
+    text = text.replace("\r\n", "\n")
+    return text if len(text) <= longest else f"{cut(text, longest)} ({len(body):,} bytes in all)"

@@ -1,0 +1,67 @@
+"""Stopping a command: the first signal lets it finish what is under way, the second ends it at once."""
+
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import trio
+
+__all__ = ["Stop", "stopping_on_signals"]
+
+_AT_ONCE = "stopping at once; what is unfinished goes back to the queue"
+
+
+class Stop:
+    """What the signals do, and have done."""
+
+    def __init__(self, everything: trio.CancelScope, say: Callable[[str], None]) -> None:
+        self._everything = everything
+        self._say = say
+        self._graceful: trio.CancelScope | None = None
+        self._farewell = ""
+        self.received: signal.Signals | None = None
+        """The last signal that came."""
+        self.signals = 0
+        """How many came."""
+
+    @property
+    def exit_status(self) -> int:
+        """For a command that could not do all it was asked to; as shells have it."""
+        return 0 if self.received is None else 128 + self.received
+
+    @contextmanager
+    def gracefully(self, farewell: str) -> Iterator[None]:
+        """Let the first signal end this block and no more. Without such a block it ends everything.
+
+        Args:
+            farewell: what to say then.
+        """
+        with trio.CancelScope() as scope:
+            self._graceful, self._farewell = scope, farewell
+            try:
+                yield
+            finally:
+                self._graceful = None
+
+    async def watch(self, signals: AsyncIterator[int]) -> None:
+        """Act on each signal as it comes."""
+        async for number in signals:
+            self.received = signal.Signals(number)
+            self.signals += 1
+            if self._graceful is not None and not self._graceful.cancel_called:
+                self._say(f"{self.received.name}: {self._farewell}; once more to stop at once")
+                self._graceful.cancel()
+            else:
+                self._say(f"{self.received.name}: {_AT_ONCE if self.signals > 1 else 'stopping'}")
+                self._everything.cancel()
+
+
+@asynccontextmanager
+async def stopping_on_signals(say: Callable[[str], None]) -> AsyncIterator[Stop]:
+    """Let SIGINT and SIGTERM stop what runs in the block. Stopped at once, the block ends without an exception."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            stop = Stop(nursery.cancel_scope, say)
+            nursery.start_soon(stop.watch, signals)
+            yield stop
+            nursery.cancel_scope.cancel()

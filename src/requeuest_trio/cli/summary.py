@@ -1,0 +1,93 @@
+"""What is said at the end of `send` and `demo`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from requeuest_trio._model.headers import masked_url
+from requeuest_trio.cli.display import one_line, print_table, say, seconds
+from requeuest_trio.cli.tally import Finished, Tally
+
+__all__ = ["as_document", "percentile", "print_failures", "print_summary"]
+
+_COLUMNS = ("channel", "requests", "delivered", "given up", "attempts", "p50", "p95", "max")
+_MOST_FAILURES = 20
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least this share of them do not exceed (nearest rank). There must be one."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def print_summary(console: Console, tally: Tally) -> None:
+    """Print a table: for each channel and overall what was delivered, in how many attempts, and how long it took."""
+    names = list(tally.channels)
+    rows = [_row(name, tally.channels[name].total, _of(name, tally.finished)) for name in names]
+    if len(names) > 1:
+        rows.append(_row("all", tally.overall.total, tally.finished))
+    print_table(console, _COLUMNS, rows, right=_COLUMNS[1:])
+    say(console, "p50, p95, max: the time from being stored to being delivered, with all waiting and retries.")
+
+
+def _of(channel: str, finished: Iterable[Finished]) -> list[Finished]:
+    return [one for one in finished if one.stored.entry.channel == channel]
+
+
+def _row(name: str, total: int, finished: Sequence[Finished]) -> list[object]:
+    times = [one.seconds for one in finished if one.is_delivered]
+    latency = [seconds(percentile(times, share)) for share in (0.5, 0.95, 1.0)] if times else ["", "", ""]
+    attempts = sum(one.attempts for one in finished)
+    return [name, total, len(times), len(finished) - len(times), attempts, *latency]
+
+
+def print_failures(console: Console, tally: Tally) -> None:
+    """Name the requests that were not delivered, by their lines."""
+    failures = sorted((one for one in tally.finished if not one.is_delivered), key=lambda one: one.stored.entry.line)
+    for one in failures[:_MOST_FAILURES]:
+        request = one.stored.entry.request
+        what = f"{request.method} {masked_url(request.url)}"
+        say(
+            console,
+            f"line {one.stored.entry.line}: {what} is {one.state or 'gone'} after {one.attempts} attempt(s): "
+            f"{one_line(masked_url(one.error or 'no reason is known'))} (job {one.stored.job_id})",
+        )
+    if len(failures) > _MOST_FAILURES:
+        say(console, f"and {len(failures) - _MOST_FAILURES} more; see requeuest jobs --state dead")
+
+
+def as_document(tally: Tally) -> dict[str, Any]:
+    """The same for programs."""
+    names = list(tally.channels)
+    return {
+        **_figures(tally.overall.total, tally.finished),
+        "unfinished": tally.unfinished,
+        "channels": {name: _figures(tally.channels[name].total, _of(name, tally.finished)) for name in names},
+        "given_up_jobs": [
+            {
+                "line": one.stored.entry.line,
+                "id": str(one.stored.job_id),
+                "state": one.state,
+                "status": one.status,
+                "error": one.error and masked_url(one.error),
+            }
+            for one in tally.finished
+            if not one.is_delivered
+        ],
+    }
+
+
+def _figures(total: int, finished: Sequence[Finished]) -> dict[str, Any]:
+    times = [one.seconds for one in finished if one.is_delivered]
+    names = {"p50": 0.5, "p95": 0.95, "max": 1.0}
+    return {
+        "requests": total,
+        "delivered": len(times),
+        "given_up": len(finished) - len(times),
+        "attempts": sum(one.attempts for one in finished),
+        "latency": {name: percentile(times, share) for name, share in names.items()} if times else None,
+    }

@@ -1,0 +1,107 @@
+"""`requeuest worker`: deliver what other processes put into the queue."""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+
+import click
+import trio
+from rich.console import Console
+
+from requeuest_trio import ALL, Client, DatabaseUnavailable, open_requeuest
+from requeuest_trio.cli import options
+from requeuest_trio.cli.display import logging_to, make_console, one_line, say
+from requeuest_trio.cli.running import FINE, run
+from requeuest_trio.cli.signals import stopping_on_signals
+
+__all__ = ["worker"]
+
+_FIRST_PAUSE = 0.5
+_LONGEST_PAUSE = 30.0
+
+
+@click.command(short_help="Deliver what is in the queue, until it is stopped.")
+@click.argument("channels", nargs=-1, metavar="[CHANNEL...]")
+@click.option("--all", "everything", is_flag=True, help="Deliver every channel, also those that appear later.")
+@options.dsn_option
+@options.schema_option
+@options.migrate_option
+@options.concurrency_option
+@click.option(
+    "--grace",
+    type=click.FloatRange(0, 3600),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long requests under way may take to finish after the first signal.",
+)
+@click.option("--verbose", "-v", is_flag=True, help="Tell of every attempt.")
+def worker(
+    channels: tuple[str, ...],
+    everything: bool,
+    dsn: str,
+    schema: str,
+    migrate: bool,
+    concurrency: int,
+    grace: float,
+    verbose: bool,
+) -> None:
+    """Deliver the requests of some channels, or of all, until SIGINT (Ctrl-C) or SIGTERM.
+
+    The first signal lets the requests under way finish, and takes on no more; the second ends it at once. What is not
+    finished then goes back to the queue, its attempt not counted. Any number of workers may share a channel.
+
+    If the database is not there at the start, it is waited for; later outages are survived. Standard error tells what
+    happens. Exit status: 0 after the first signal, 130 or 143 after the second.
+
+    \b
+    Example:
+      requeuest worker billing mail --dsn postgresql:///app
+    """
+    if bool(channels) == everything:
+        raise click.UsageError("name the channels to deliver, or say --all")
+    queue = partial(
+        open_requeuest,
+        dsn,
+        ALL if everything else channels,
+        schema=schema,
+        migrate=migrate,
+        concurrency=concurrency,
+        grace=grace,
+    )
+    names = "all channels" if everything else f"channels {', '.join(channels)}"
+    greeting = f"delivering {names}; Ctrl-C or SIGTERM stops"
+    farewell = f"finishing the requests under way, for {grace:g} s at most"
+    run(partial(_work, queue, greeting, farewell, logging.DEBUG if verbose else logging.INFO))
+
+
+async def _work(
+    open_queue: Callable[[], AbstractAsyncContextManager[Client]], greeting: str, farewell: str, level: int
+) -> int:
+    err = make_console(sys.stderr)
+    async with stopping_on_signals(partial(say, err)) as stop:
+        with logging_to(err, level):
+            pause = _FIRST_PAUSE
+            while stop.received is None:
+                try:
+                    async with open_queue():
+                        say(err, greeting)
+                        with stop.gracefully(farewell):
+                            await trio.sleep_forever()
+                except DatabaseUnavailable as error:
+                    pause = await _wait_for_database(error, pause, err)
+    say(err, "stopped")
+    return FINE if stop.signals == 1 else stop.exit_status
+
+
+async def _wait_for_database(error: DatabaseUnavailable, pause: float, err: Console) -> float:
+    """Wait a while, and return how long to wait the next time. Spread, so that many workers do not come at once."""
+    pause *= random.uniform(0.75, 1.25)  # noqa: S311 - no secret
+    say(err, f"{one_line(str(error))}; trying again in {pause:.1f} s")
+    await trio.sleep(pause)
+    return min(pause * 2, _LONGEST_PAUSE)

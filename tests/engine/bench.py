@@ -1,0 +1,150 @@
+"""The store on real connections, one statement at a time: what the tests of `_store` work with."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
+from itertools import count
+from typing import Any
+from uuid import UUID, uuid4
+
+import trio
+
+from requeuest_trio import Request
+from requeuest_trio._model.job import Reached
+from requeuest_trio._model.outcome import Answer, Outcome
+from requeuest_trio._model.states import JobState
+from requeuest_trio._postgres import TrioConnection
+from requeuest_trio._store.queries import Queries
+from requeuest_trio._store.rows import Claimed, NewJob, Report
+from requeuest_trio._store.store import Store
+from tests.postgres.harness import Conn, Proxy
+
+LIMITS = {"statement_timeout": "20s", "lock_timeout": "10s", "idle_timeout": "60s"}
+SCHEMA = "requeuest"
+REQUEST = Request.post("http://receiver.test/hook", json={"order": 7})
+
+
+_numbers = count(1)
+
+
+def new_id() -> UUID:
+    """Ids in a sure order, which those of one millisecond do not have."""
+    return UUID(int=0x0197_0000_0000_7000_8000 << 48 | next(_numbers))
+
+
+def new_job(channel: str = "c", key: str | None = None, **options: Any) -> NewJob:
+    """A job as a client makes it."""
+    options.setdefault("id", new_id())
+    options.setdefault("request", REQUEST)
+    return NewJob(channel=channel, ordering_key=key, **options)
+
+
+def outcome(state: JobState, *, retry_in: float = 0.0, status: int = 200, body: bytes = b"ok") -> Outcome:
+    """What came of an attempt that got an answer."""
+    answer = Answer(status, (("X-Answer", "1"),), body)
+    error = None if state is JobState.SUCCEEDED else f"status {status} is not accepted"
+    return Outcome(
+        state, Reached.RESPONSE, retry_in=retry_in if state is JobState.AVAILABLE else None, answer=answer, error=error
+    )
+
+
+def delivered(job: Claimed, **options: Any) -> Report:
+    return Report(job, outcome(JobState.SUCCEEDED, **options), started=0.0, duration=0.1)
+
+
+def gave_up(job: Claimed) -> Report:
+    return Report(job, outcome(JobState.DEAD, status=404), started=0.0, duration=0.1)
+
+
+def to_be_retried(job: Claimed, retry_in: float = 0.0) -> Report:
+    return Report(job, outcome(JobState.AVAILABLE, retry_in=retry_in, status=503), started=0.0, duration=0.1)
+
+
+class ForgetfulProxy(Proxy):
+    """A proxy that can lose the server's answer to a command that was carried out."""
+
+    _command: bytes | None = None
+
+    def drop_reply_to(self, command: bytes) -> None:
+        """From the next message that has this in it, nothing comes back until the connections are cut."""
+        self._command = command
+
+    async def _pump(self, source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope) -> None:
+        is_answer = source.socket.family == trio.socket.AF_UNIX
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for data in source:
+                if not is_answer and self._command is not None and self._command in data:
+                    self.freeze()
+                    self._command = None
+                if is_answer:
+                    await self._flowing.wait()
+                await sink.send_all(data)
+        scope.cancel()
+
+
+@asynccontextmanager
+async def forgetful_proxy(dsn: str) -> AsyncIterator[ForgetfulProxy]:
+    """Run one to the server of a DSN."""
+    proxy = ForgetfulProxy(dsn)
+    async with trio.open_nursery() as nursery:
+        [listener] = await nursery.start(partial(trio.serve_tcp, proxy.serve, 0, host="127.0.0.1"))
+        proxy.listener_port = listener.socket.getsockname()[1]
+        yield proxy
+        nursery.cancel_scope.cancel()
+
+
+class Bench:
+    """A migrated database, connections to it as the library has them, and the store."""
+
+    def __init__(self, dsn: str, stack: AsyncExitStack) -> None:
+        self.dsn = dsn
+        self.queries = Queries(SCHEMA)
+        self.store = Store(self.queries, SCHEMA)
+        self._stack = stack
+
+    async def connect(self, *, autocommit: bool = True) -> Conn:
+        """A connection as the library's pools make it."""
+        connection = await self._stack.enter_async_context(
+            await TrioConnection.connect(self.dsn, autocommit=autocommit)
+        )
+        await connection.execute(self.queries["configure_session"], LIMITS)
+        await connection.commit()
+        return connection
+
+    async def worker(self, connection: Conn, *, lease: float = 30.0) -> UUID:
+        """A registered process."""
+        worker = uuid4()
+        await self.store.register(connection, worker, lease)
+        return worker
+
+    async def spawn(self, connection: Conn, *jobs: NewJob) -> list[UUID]:
+        """Store jobs, and return their ids."""
+        await self.store.spawn(connection, jobs)
+        return [job.id for job in jobs]
+
+    async def claim(self, connection: Conn, worker: UUID, places: Mapping[str, int] | int = 10) -> list[Claimed]:
+        """Claim under a token of its own; a number means places of the channel `c`."""
+        wanted = {"c": places} if isinstance(places, int) else dict(places)
+        return await self.store.claim(connection, worker, uuid4(), wanted)
+
+    async def record(self, connection: Conn, reports: Iterable[Report]) -> set[UUID]:
+        """Write outcomes, and return the ids that counted."""
+        recorded, _ = await self.store.record(connection, list(reports), now=0.0, excerpt=1_024)
+        return recorded
+
+    async def rows(self, connection: Conn, query: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Run a statement of the test's own."""
+        cursor = await connection.execute(query.encode(), parameters or None)
+        return await cursor.fetchall() if cursor.description else []
+
+    async def states(self, connection: Conn) -> list[str]:
+        """The states of all jobs, in the order in which they were made."""
+        return [state for (state,) in await self.rows(connection, "SELECT state::text FROM requeuest.job ORDER BY id")]
+
+
+@asynccontextmanager
+async def open_bench(dsn: str) -> AsyncIterator[Bench]:
+    async with AsyncExitStack() as stack:
+        yield Bench(dsn, stack)

@@ -1,0 +1,252 @@
+"""
+Promises 2 and 3: a process delivers only what it may, and what it may no longer others deliver.
+
+What could go wrong, and is tried here: a lease that is not renewed under a long attempt, or renewed although others
+have struck the process off; an attempt that goes on after its lease; a rescue that comes too early, after an outage or
+a standstill, or not at all; a zombie whose outcome overwrites that of its successor; a claim whose answer is lost, or
+that is carried out when nobody waits for it any more; a job given up because of this process's own trouble.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import trio
+
+from requeuest_trio import Config, DatabaseUnavailable, Request, RetryPolicy, open_requeuest
+from requeuest_trio._engine.lease import Lease
+from requeuest_trio._postgres import TrioConnection
+from requeuest_trio._store.queries import Queries
+from requeuest_trio._store.store import Store
+from requeuest_trio.testing import Receiver, Reply, Stall
+from tests.engine.support import Eye, Log, nothing_left
+from tests.postgres.harness import running_proxy
+
+IMPATIENT = Config(connect_timeout=0.5, statement_timeout=0.3)
+
+
+async def _is_held(eye: Eye) -> bool:
+    return bool(await eye.value("select count(*) from requeuest.job where state = 'running'"))
+
+
+async def test_a_long_attempt_outlives_many_leases(eye: Eye, receiver: Receiver, log: Log) -> None:
+    receiver.script(Reply(delay=2.5))
+    async with nothing_left(eye), open_requeuest(eye.dsn, lease=1) as client, open_requeuest(eye.dsn, lease=1):
+        job_id = await client.spawn("a", Request.get(receiver.url))
+        await client.wait(job_id)
+    assert await eye.job(job_id) == ("succeeded", 1, None)
+    assert len(receiver.arrivals) == 1
+    assert not log.fields("lease_lost")
+
+
+async def test_struck_off_it_stops_registers_anew_and_goes_on(eye: Eye, receiver: Receiver, log: Log) -> None:
+    receiver.script(Stall())
+    async with nothing_left(eye), open_requeuest(eye.dsn, lease=1) as client:
+        before = await eye.value("select id from requeuest.worker")
+        job_id = await client.spawn("a", Request.get(receiver.url))
+        await receiver.wait_for(1)
+        await eye.connection.execute("delete from requeuest.worker")
+        await client.wait(job_id)
+        assert await eye.value("select id from requeuest.worker") != before
+        assert (await eye.job(job_id))[:2] == ("succeeded", 2)
+        [first, _] = await client.attempts(job_id)
+        assert first.error is not None
+        assert "could not renew its lease" in first.error or "was lost" in first.error
+    assert log.fields("lease_lost") == [{"cut_short": 1}]
+    assert receiver.arrivals[1].in_flight == 1, "the first attempt was still going on"
+
+
+async def test_an_attempt_cut_short_is_never_the_last(eye: Eye, receiver: Receiver) -> None:
+    """It counts, but the process's own trouble does not make a job dead."""
+    receiver.script(Stall())
+    async with nothing_left(eye), open_requeuest(eye.dsn, lease=1) as client:
+        job_id = await client.spawn("a", Request.get(receiver.url), retry=RetryPolicy(max_attempts=1))
+        await receiver.wait_for(1)
+        await eye.connection.execute("delete from requeuest.worker")
+        assert (await client.wait(job_id)).state == "succeeded"
+
+
+async def test_cut_off_it_stops_in_time_and_its_late_outcome_is_refused(eye: Eye, receiver: Receiver, log: Log) -> None:
+    receiver.script(Stall(), Reply(delay=1.5))
+    async with nothing_left(eye), running_proxy(eye.dsn) as proxy:  # noqa: SIM117 - the proxy's address is needed
+        async with open_requeuest(proxy.dsn(eye.dsn, sslmode="disable"), lease=1, config=IMPATIENT) as client:
+            job_id = await client.spawn("a", Request.get(receiver.url))
+            await receiver.wait_for(1)
+            async with open_requeuest(eye.dsn, lease=1) as other:
+                proxy.freeze()
+                frozen_at = trio.current_time()
+                arrivals = await receiver.wait_for(2)
+                assert arrivals[1].in_flight == 1, "the zombie was still sending when its job was rescued"
+                assert arrivals[1].at - frozen_at > 0.8
+                held_by = await eye.value("select claim from requeuest.job")
+                proxy.thaw()
+                await log.wait_for("outcomes_stale")
+                assert await eye.value("select claim from requeuest.job") == held_by
+                await other.wait(job_id)
+                [lost, delivered] = await other.attempts(job_id)
+                assert (lost.number, lost.reached) == (1, "unknown")
+                assert (delivered.number, delivered.status) == (2, 200)
+    assert log.fields("lease_lost")[0] == {"cut_short": 1}
+    assert len(receiver.arrivals) == 2
+
+
+async def test_without_a_lease_nothing_is_sent(eye: Eye, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The claim's answer comes when the lease has lapsed: its jobs go back, uncounted."""
+    claim = Store.claim
+    late = 0
+
+    async def answered_late(store: Store, connection: TrioConnection, **options: Any) -> object:
+        nonlocal late
+        jobs = await claim(store, connection, **options)
+        if jobs and not late:
+            late = len(jobs)
+            leases[0].lapse()
+        return jobs
+
+    leases: list[Lease] = []
+    start = Lease.__init__
+
+    def remembered(lease: Lease, length: float) -> None:
+        start(lease, length)
+        leases.append(lease)
+
+    monkeypatch.setattr(Lease, "__init__", remembered)
+    monkeypatch.setattr(Store, "claim", answered_late)
+    async with nothing_left(eye), open_requeuest(eye.dsn, lease=1) as client:
+        ids = await client.spawn_many("a", [Request.get(receiver.url)] * 3)
+        for job_id in ids:
+            await client.wait(job_id)
+            assert await eye.job(job_id) == ("succeeded", 1, None)
+    assert late
+    assert len(receiver.arrivals) == 3
+
+
+async def _plant_lost_process(eye: Eye, url: str) -> UUID:
+    """A job in the hands of a process that was last seen an hour ago."""
+    worker, job_id = uuid4(), uuid4()
+    await eye.connection.execute(
+        "insert into requeuest.worker (id, seen_at, lease, host, pid) "
+        "values (%s, now() - '1 hour'::interval, '30 s', '', 1)",
+        [worker],
+    )
+    await eye.connection.execute(
+        "insert into requeuest.job (id, channel, method, url, state, attempts, worker, claim, claimed_at) "
+        "values (%s, 'a', 'GET', %s, 'running', 1, %s, gen_random_uuid(), now() - '1 hour'::interval)",
+        [job_id, url, worker],
+    )
+    return job_id
+
+
+async def test_jobs_of_a_lost_process_are_rescued_after_a_whole_lease(eye: Eye, receiver: Receiver, log: Log) -> None:
+    job_id = await _plant_lost_process(eye, receiver.url)
+    async with nothing_left(eye), open_requeuest(eye.dsn, lease=1) as client:
+        opened_at = trio.current_time()
+        assert (await client.result(job_id)).status_code == 200
+        assert receiver.arrivals[0].at - opened_at > 0.9
+        [lost, delivered] = await client.attempts(job_id)
+        assert (lost.number, lost.reached, lost.error) == (
+            1,
+            "unknown",
+            "the process that made this attempt was lost before it could record the outcome",
+        )
+        assert (delivered.number, delivered.status) == (2, 200)
+        await eye.until_true("select count(*) = 1 from requeuest.worker")
+    assert log.fields("rescued") == [{"jobs": 1}]
+
+
+async def test_after_an_outage_nobody_rescues_before_a_whole_lease(eye: Eye, receiver: Receiver) -> None:
+    async with nothing_left(eye), running_proxy(eye.dsn) as proxy:  # noqa: SIM117 - the proxy's address is needed
+        async with open_requeuest(proxy.dsn(eye.dsn, sslmode="disable"), lease=1.5, config=IMPATIENT):
+            await trio.sleep(1.6)  # it has seen the database up for a lease, and may rescue
+            proxy.freeze()
+            await _plant_lost_process(eye, receiver.url)
+            await trio.sleep(1.0)
+            proxy.thaw()
+            thawed_at = trio.current_time()
+            [arrival] = await receiver.wait_for(1)
+            assert arrival.at - thawed_at > 1.4
+
+
+async def test_who_was_not_seen_of_late_rescues_nothing(eye: Eye) -> None:
+    """The database itself stood still, with a rescue under way: on its clock every lease has run out."""
+    await _plant_lost_process(eye, "http://localhost/")
+    store, rescuer = Store(Queries("requeuest"), "requeuest"), uuid4()
+    await store.register(eye.connection, rescuer, 30.0)
+    await eye.connection.execute(
+        "update requeuest.worker set seen_at = now() - '20 s'::interval where id = %s", [rescuer]
+    )
+    assert await store.rescue(eye.connection, rescuer) == 0
+    await store.heartbeat(eye.connection, rescuer)
+    assert await store.rescue(eye.connection, rescuer) == 1
+
+
+async def _lose_first_answer(
+    monkeypatch: pytest.MonkeyPatch, method: str, counts: Callable[[object], bool] = bool
+) -> list[object]:
+    """The statement is carried out, and its answer does not arrive."""
+    original = getattr(Store, method)
+    lost: list[object] = []
+
+    async def unlucky(store: Store, connection: TrioConnection, *args: Any, **options: Any) -> object:
+        answer = await original(store, connection, *args, **options)
+        if counts(answer) and not lost:
+            lost.append(answer)
+            raise DatabaseUnavailable("the answer was lost")
+        return answer
+
+    monkeypatch.setattr(Store, method, unlucky)
+    return lost
+
+
+@pytest.mark.parametrize("notifications", [True, False])
+async def test_jobs_whose_claim_was_not_answered_are_given_back(
+    eye: Eye, receiver: Receiver, log: Log, monkeypatch: pytest.MonkeyPatch, notifications: bool
+) -> None:
+    lost = await _lose_first_answer(monkeypatch, "claim")
+    config = Config(notifications=notifications)
+    async with nothing_left(eye), open_requeuest(eye.dsn, poll_interval=0.5, config=config) as client:
+        ids = await client.spawn_many("a", [Request.get(receiver.url)] * 5)
+        await eye.until_states(succeeded=5)
+        for job_id in ids:
+            assert await eye.job(job_id) == ("succeeded", 1, None)
+    assert len(lost) == 1
+    assert log.fields("claim_lost") == [{"jobs": 5}]
+    assert len(receiver.arrivals) == 5
+
+
+async def test_a_claim_that_is_carried_out_late_is_given_back(eye: Eye, receiver: Receiver, log: Log) -> None:
+    """The network kept it back, and brings it when its sender has long given up and tidied up."""
+    store = Store(Queries("requeuest"), "requeuest")
+    receiver.script(Reply(delay=1.0))
+    async with nothing_left(eye), open_requeuest(eye.dsn, ["mine"], lease=1, poll_interval=600) as client:
+        busy = await client.spawn("mine", Request.get(receiver.url + "/busy"))
+        await receiver.wait_for(1)
+        async with open_requeuest(eye.dsn, ()) as other:
+            job_id = await other.spawn("other", Request.get(receiver.url))
+        worker = await eye.value("select id from requeuest.worker")
+        assert len(await store.claim(eye.connection, worker=worker, claim=uuid4(), places={"other": 1})) == 1
+        assert await log.wait_for("claim_lost") == [{"jobs": 1}]
+        assert await eye.job(job_id) == ("available", 0, None)
+        await client.wait(busy)
+    assert await eye.job(busy) == ("succeeded", 1, None)
+    assert len(receiver.arrivals) == 1
+
+
+async def test_a_job_is_rescued_or_recorded_but_not_both(eye: Eye, receiver: Receiver, log: Log) -> None:
+    """Its row is locked by another while both want it, after its process was struck off."""
+    async with nothing_left(eye), open_requeuest(eye.dsn, lease=1) as client:
+        await trio.sleep(1.1)  # so that a rescue may come at once
+        receiver.script(Reply(delay=0.2))
+        job_id = await client.spawn("a", Request.get(receiver.url))
+        await receiver.wait_for(1)
+        async with eye.connection.transaction():
+            await eye.connection.execute("select from requeuest.job where id = %s for update", [job_id])
+            await log.wait_for("record_failed")
+            await eye.connection.execute("delete from requeuest.worker")
+        await client.wait(job_id)
+        state, attempts, _ = await eye.job(job_id)
+        stored: Sequence[object] = await client.attempts(job_id)
+        assert state == "succeeded"
+        assert attempts == len(stored) == len(receiver.arrivals)
+        assert len(log.fields("outcomes_stale")) == attempts - 1

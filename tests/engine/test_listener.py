@@ -1,0 +1,107 @@
+"""
+A notification is a hint: it may be lost, and the polls find what it was about.
+
+What could go wrong, and is tried here: notifications that are switched off, or not heard any more without an error; a
+listening connection that dies, and jobs that come meanwhile; announcements that other programs make.
+"""
+
+from typing import Any
+
+import pytest
+import trio
+
+from requeuest_trio import ALL, Config, Request, open_requeuest
+from requeuest_trio._engine import listener
+from requeuest_trio._postgres import TrioConnection
+from requeuest_trio._store.store import Store
+from requeuest_trio.testing import Receiver
+from tests.engine.support import Eye, Log, nothing_left
+from tests.postgres.harness import terminate
+
+
+async def _insert_unannounced(eye: Eye, url: str, channel: str = "a") -> None:
+    await eye.connection.execute(
+        "insert into requeuest.job (channel, method, url) values (%s, 'GET', %s)", [channel, url]
+    )
+
+
+async def _listening_pid(eye: Eye) -> int:
+    await eye.until_true(
+        "select true from pg_stat_activity where datname = current_database() and query ilike 'listen %%'"
+    )
+    [pid] = [pid for pid, query in (await eye.sessions()).items() if query.lower().startswith(("listen ", "-- listen"))]
+    return pid
+
+
+async def test_notifications_switched_off(eye: Eye, receiver: Receiver) -> None:
+    config = Config(notifications=False)
+    async with nothing_left(eye), open_requeuest(eye.dsn, poll_interval=0.2, config=config) as client:
+        assert not [query for query in (await eye.sessions()).values() if "listen" in query.lower()]
+        with trio.fail_after(5):
+            for _ in range(3):
+                await client.spawn_returning("a", Request.get(receiver.url))
+
+
+async def test_the_listening_connection_dies(eye: Eye, receiver: Receiver, log: Log) -> None:
+    async with nothing_left(eye), open_requeuest(eye.dsn, poll_interval=600) as client:
+        await client.spawn_returning("a", Request.get(receiver.url))
+        pid = await _listening_pid(eye)
+        await _insert_unannounced(eye, receiver.url)
+        await terminate(eye.connection, pid)
+        await log.wait_for("listener_lost")
+        assert await log.wait_for("listener_back") == [{"failures": 1}]
+        await eye.until_states(succeeded=2)  # nobody announced it: everything is looked at after a silence
+        with trio.fail_after(3):
+            await client.spawn_returning("a", Request.get(receiver.url))
+
+
+async def test_a_registration_that_is_lost_without_an_error(
+    eye: Eye, receiver: Receiver, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listen, deaf = Store.listen, 0
+
+    async def soon_deaf(self: Store, connection: TrioConnection, *args: Any) -> None:
+        nonlocal deaf
+        await listen(self, connection, *args)
+        if not deaf:
+            deaf += 1
+            await connection.execute("unlisten *")
+
+    monkeypatch.setattr(Store, "listen", soon_deaf)
+    monkeypatch.setattr(listener, "_CHECK_SECONDS", 0.3)
+    async with nothing_left(eye), open_requeuest(eye.dsn, poll_interval=600) as client:
+        with trio.fail_after(10):
+            await client.spawn_returning("a", Request.get(receiver.url))
+        await log.wait_for("listener_back")
+    assert deaf == 1
+
+
+@pytest.mark.parametrize(
+    "payload",
+    ["", "null", "[]", "{", '{"a": "soon"}', '{"a": null}', "7", '{"b": 0}', '{"a": NaN}', '{"a": -Infinity}'],
+)
+@pytest.mark.parametrize("topic", ["due", "done"])
+async def test_announcements_of_other_programs(eye: Eye, receiver: Receiver, topic: str, payload: str) -> None:
+    async with nothing_left(eye), open_requeuest(eye.dsn, ["a"], poll_interval=600) as client:
+        await client.spawn_returning("a", Request.get(receiver.url))
+        await eye.connection.execute("select pg_notify(%s, %s)", [f"requeuest:{topic}", payload])
+        with trio.fail_after(3):
+            await client.spawn_returning("a", Request.get(receiver.url))
+
+
+async def test_a_hint_for_a_channel_that_does_not_exist(eye: Eye, receiver: Receiver) -> None:
+    async with nothing_left(eye), open_requeuest(eye.dsn, ALL, poll_interval=600) as client:
+        await client.spawn_returning("a", Request.get(receiver.url))
+        await eye.connection.execute("select pg_notify('requeuest:due', '{\"nowhere\": 0}')")
+        await client.spawn_returning("a", Request.get(receiver.url))
+
+
+async def test_a_client_that_only_enqueues_hears_of_results(eye: Eye, receiver: Receiver) -> None:
+    async with (
+        nothing_left(eye),
+        open_requeuest(eye.dsn, ["a"]),
+        open_requeuest(eye.dsn, (), poll_interval=600) as client,
+    ):
+        with trio.fail_after(5):
+            for _ in range(3):
+                assert (await client.spawn_returning("a", Request.get(receiver.url))).status_code == 200

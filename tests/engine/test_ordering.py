@@ -1,0 +1,109 @@
+"""Ordering with everything running. Invariants: of a key at most one request is in flight; the arrivals follow the
+commits; a head that fails blocks its key and nobody else."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import trio
+
+from requeuest_trio import Channel, Client, Request, RetryPolicy, open_requeuest
+from requeuest_trio.testing import Arrival, Receiver, Reply
+from tests.engine.support import Eye
+
+PRODUCERS, KEYS, EACH = 8, 50, 3
+
+
+async def test_eight_producers_and_fifty_keys(eye: Eye, receiver: Receiver) -> None:
+    in_flight = defaultdict[str, int](int)
+    most = defaultdict[str, int](int)
+
+    def decide(arrival: Arrival) -> Reply:
+        key = arrival.target.split("/")[1]
+        # The receiver answers later than the next would come, if it did not wait for this answer.
+        most[key] = max(most[key], sum(1 for other in recent[key] if trio.current_time() - other < 0.004) + 1)
+        recent[key].append(trio.current_time())
+        return Reply(503 if len(receiver.arrivals) % 17 == 0 else 200, delay=0.005)
+
+    recent = defaultdict[str, list[float]](list)
+    receiver.decide = decide
+    policy = RetryPolicy(initial=0.01, jitter=0)
+
+    async def produce(client: Client, producer: int) -> None:
+        for number in range(EACH):
+            for key in range(KEYS):
+                name = (key * 7 + producer) % KEYS
+                request = Request.post(f"{receiver.url}/k{name}/{producer}/{number}")
+                await client.spawn("c", request, ordering_key=f"k{name}", retry=policy)
+
+    async with open_requeuest(eye.dsn, ["c"], concurrency=64) as client:
+        async with trio.open_nursery() as nursery:
+            for producer in range(PRODUCERS):
+                nursery.start_soon(produce, client, producer)
+        await eye.until_states(succeeded=PRODUCERS * KEYS * EACH, patience=60)
+
+    committed = defaultdict[str, list[str]](list)
+    for key, url in await eye.rows("SELECT ordering_key, url FROM requeuest.job ORDER BY position"):
+        committed[key].append(url.removeprefix(receiver.url))
+    arrived = defaultdict[str, list[str]](list)
+    for arrival in receiver.arrivals:
+        key = arrival.target.split("/")[1]
+        if arrived[key][-1:] != [arrival.target]:  # a retry comes directly after what it repeats
+            arrived[key].append(arrival.target)
+    assert arrived == committed
+    assert set(most.values()) == {1}
+    assert not in_flight
+
+
+async def test_a_failing_head_blocks_its_key_and_nobody_else(eye: Eye, receiver: Receiver) -> None:
+    receiver.script(*[Reply(500)] * 3, target="/head")
+    policy = RetryPolicy(initial=0.05, jitter=0)
+    async with open_requeuest(eye.dsn, ["c"], concurrency=4) as client:
+        head = await client.spawn("c", Request.get(receiver.url + "/head"), ordering_key="k", retry=policy)
+        behind = await client.spawn("c", Request.get(receiver.url + "/behind"), ordering_key="k")
+        for _ in range(5):
+            await client.spawn_returning("c", Request.get(receiver.url + "/free"), ordering_key="l")
+        await client.result(behind)
+        assert (await client.wait(head)).attempts == 4
+    targets = [arrival.target for arrival in receiver.arrivals]
+    assert targets.index("/behind") > max(place for place, target in enumerate(targets) if target == "/head")
+    assert targets.index("/free") < targets.index("/behind")
+
+
+async def test_a_dead_head_frees_the_next(eye: Eye, receiver: Receiver) -> None:
+    receiver.script(Reply(404), target="/head")
+    async with open_requeuest(eye.dsn, ["c"], poll_interval=600) as client:
+        give_up = RetryPolicy(give_up_on=404)
+        await client.spawn("c", Request.get(receiver.url + "/head"), ordering_key="k", retry=give_up)
+        with trio.fail_after(5):
+            await client.spawn_returning("c", Request.get(receiver.url + "/next"), ordering_key="k")
+
+
+async def test_a_delayed_head_keeps_the_others_back(eye: Eye, receiver: Receiver) -> None:
+    async with open_requeuest(eye.dsn, ["c"], poll_interval=600) as client:
+        await client.spawn("c", Request.get(receiver.url + "/head"), ordering_key="k", delay=0.3)
+        await client.spawn_returning("c", Request.get(receiver.url + "/next"), ordering_key="k", priority=100)
+    assert [arrival.target for arrival in receiver.arrivals] == ["/head", "/next"]
+
+
+async def test_an_ordered_channel_is_one_sequence_and_others_are_free(eye: Eye, receiver: Receiver) -> None:
+    receiver.decide = lambda _: Reply(delay=0.01)
+    async with open_requeuest(eye.dsn, [Channel("ledger", ordered=True), "free"]) as client:
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(client.spawn_returning, "ledger", Request.get(f"{receiver.url}/ledger/{number}"))
+        ledger = list(receiver.arrivals)
+        await client.spawn_many("free", [Request.get(f"{receiver.url}/free")] * 20)
+        await receiver.wait_for(40)
+    assert {arrival.in_flight for arrival in ledger} == {1}
+    assert max(arrival.in_flight for arrival in receiver.arrivals[20:]) > 1
+
+
+async def test_a_stranded_key_is_healed_and_delivered(eye: Eye, receiver: Receiver) -> None:
+    async with open_requeuest(eye.dsn, (), poll_interval=0.1) as client:
+        await client.spawn_many("c", [Request.get(f"{receiver.url}/{n}") for n in range(3)], ordering_key="k")
+        await eye.connection.execute("DELETE FROM requeuest.job WHERE state = 'available'")
+        async with open_requeuest(eye.dsn, lease=1.0, poll_interval=600):
+            with trio.fail_after(10):
+                await receiver.wait_for(2)
+    assert [arrival.target for arrival in receiver.arrivals] == ["/1", "/2"]

@@ -1,0 +1,111 @@
+"""Claiming. Invariants: never more than asked, for each channel; highest priority first, then the longest due; no job
+to two claimers; nothing to a process that is not registered; nothing that is not due."""
+
+from __future__ import annotations
+
+from uuid import UUID, uuid4
+
+import pytest
+import trio
+
+from tests.engine.bench import Bench, new_job
+from tests.postgres.harness import Conn, value
+
+
+async def test_places_of_each_channel_are_respected(bench: Bench, conn: Conn) -> None:
+    for channel in ("a", "b", "c"):
+        await bench.spawn(conn, *(new_job(channel) for _ in range(5)))
+    claimed = await bench.claim(conn, await bench.worker(conn), {"a": 1, "b": 3, "nobody": 9})
+    assert sorted(job.channel for job in claimed) == ["a", "b", "b", "b"]
+    assert len({job.claim for job in claimed}) == 1
+    assert await value(conn, "SELECT count(*) FROM requeuest.job WHERE state = 'running'") == 4
+
+
+async def test_priority_first_and_then_what_was_due_first(bench: Bench, conn: Conn) -> None:
+    jobs = [new_job(priority=priority) for priority in (0, 5, -100, 100, 5, 0)]
+    await bench.spawn(conn, *jobs)
+    for age, job in enumerate(jobs):
+        await bench.rows(
+            conn, "UPDATE requeuest.job SET due_at = now() + %s * interval '-1 s' WHERE id = %s", age, job.id
+        )
+    worker, taken = await bench.worker(conn), list[UUID]()
+    while claimed := await bench.claim(conn, worker, 1):
+        taken += [job.id for job in claimed]
+    assert [jobs.index(job) for job in sorted(jobs, key=lambda job: taken.index(job.id))] == [3, 4, 1, 5, 0, 2]
+
+
+async def test_a_high_priority_that_is_not_due_does_not_hide_lower_ones(bench: Bench, conn: Conn) -> None:
+    await bench.spawn(conn, new_job(priority=9, delay=60), *(new_job(priority=p) for p in (1, 1, 0)))
+    assert len(await bench.claim(conn, await bench.worker(conn))) == 3
+
+
+@pytest.mark.parametrize("state", ["blocked", "delayed", "running"])
+async def test_only_what_is_due_and_free(bench: Bench, conn: Conn, state: str) -> None:
+    worker = await bench.worker(conn)
+    if state == "blocked":
+        await bench.spawn(conn, new_job("x", key="k"), new_job("x", key="k"))
+        assert len(await bench.claim(conn, worker, {"x": 5})) == 1
+    elif state == "delayed":
+        await bench.spawn(conn, new_job("x", delay=3_600))
+    else:
+        await bench.spawn(conn, new_job("x"))
+        assert len(await bench.claim(conn, worker, {"x": 5})) == 1
+    assert await bench.claim(conn, worker, {"x": 5}) == []
+
+
+async def test_a_process_that_is_not_registered_gets_nothing(bench: Bench, conn: Conn) -> None:
+    await bench.spawn(conn, new_job())
+    assert await bench.claim(conn, uuid4()) == []
+    assert await bench.states(conn) == ["available"]
+
+
+async def test_locked_jobs_are_passed_over(bench: Bench, conn: Conn, other: Conn) -> None:
+    await bench.spawn(conn, *(new_job() for _ in range(4)))
+    worker = await bench.worker(conn)
+    async with other.transaction():
+        first = await bench.claim(other, worker, 3)
+        second = await bench.claim(conn, worker, 3)
+    assert (len(first), len(second)) == (3, 1)
+    assert {job.id for job in first}.isdisjoint(job.id for job in second)
+
+
+@pytest.mark.parametrize("plan", [(), ("enable_hashjoin", "enable_mergejoin"), ("enable_nestloop", "enable_indexscan")])
+async def test_four_claimers_at_once_share_without_overlap(bench: Bench, conn: Conn, plan: tuple[str, ...]) -> None:
+    jobs = 600
+    await bench.spawn(conn, *(new_job(f"c{number % 3}", priority=number % 2) for number in range(jobs)))
+    taken: list[UUID] = []
+
+    async def claim_all(claimer: Conn) -> None:
+        worker = await bench.worker(claimer)
+        for setting in plan:
+            await claimer.execute(f"SET {setting} = off".encode())
+        while claimed := await bench.claim(claimer, worker, {"c0": 7, "c1": 1, "c2": 13}):
+            for channel, places in (("c0", 7), ("c1", 1), ("c2", 13)):
+                assert sum(job.channel == channel for job in claimed) <= places
+            taken.extend(job.id for job in claimed)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(claim_all, await bench.connect())
+    assert len(taken) == len(set(taken)) == jobs
+
+
+async def test_due_channels_tells_which_and_when(bench: Bench, conn: Conn) -> None:
+    await bench.spawn(
+        conn,
+        new_job("now"),
+        new_job("later", delay=60, priority=9),
+        new_job("soon", delay=60),
+        new_job("soon", delay=3, priority=-9),
+        new_job("late", delay=3_600),
+        new_job("ordered", key="k"),
+        new_job("ordered", key="k"),
+    )
+    waits = await bench.store.due_channels(conn, None, 100.0)
+    assert sorted(waits) == ["later", "now", "ordered", "soon"]
+    assert waits["now"] <= 0
+    assert 2 < waits["soon"] <= 3
+    assert 59 < waits["later"] <= 60
+    assert list(await bench.store.due_channels(conn, ["soon", "unknown"], 100.0)) == ["soon"]
+    assert list(await bench.store.due_channels(conn, None, 0.0)) == ["now", "ordered"]
+    assert await bench.store.due_channels(conn, [], 100.0) == {}

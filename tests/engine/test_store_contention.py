@@ -1,0 +1,93 @@
+"""Everything at once. Invariants: no deadlock, no lost job, no job delivered under two claims, no key left stranded."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from datetime import timedelta
+from uuid import UUID
+
+import trio
+
+from requeuest_trio import JobState
+from requeuest_trio._store.rows import Claimed
+from tests.engine.bench import Bench, delivered, gave_up, new_job, to_be_retried
+from tests.postgres.harness import Conn, value
+
+CHANNELS = ("a", "b", "c")
+SECONDS = 4.0
+
+
+async def test_claimers_recorders_rescuer_pruner_clearer_and_producers_do_not_deadlock(bench: Bench) -> None:
+    conn = await bench.connect()
+    name = await value(conn, "SELECT current_database()")
+    await conn.execute(f"ALTER DATABASE {name} SET deadlock_timeout = '100ms'".encode())
+    before = await deadlocks(conn)
+    recorded: Counter[UUID] = Counter()
+    to_record, outcomes = trio.open_memory_channel[list[Claimed]](20)
+
+    async def produce(connection: Conn, seed: int) -> None:
+        chance = random.Random(seed)
+        while True:
+            keys = [chance.choice([None, None, "k1", "k2", f"k{seed}"]) for _ in range(20)]
+            await bench.spawn(connection, *(new_job(chance.choice(CHANNELS), key=key) for key in keys))
+
+    async def claim(connection: Conn) -> None:
+        worker = await bench.worker(connection)
+        while True:
+            if jobs := await bench.claim(connection, worker, dict.fromkeys(CHANNELS, 15)):
+                await to_record.send(jobs)
+
+    async def record(connection: Conn, seed: int) -> None:
+        chance = random.Random(seed)
+        async for jobs in outcomes.clone():
+            chance.shuffle(jobs)
+            finish = (delivered, delivered, gave_up, to_be_retried)
+            reports = [chance.choice(finish)(job) for job in jobs]
+            counted = await bench.record(connection, reports)
+            recorded.update(r.job.id for r in reports if r.job.id in counted and r.outcome.state != JobState.AVAILABLE)
+
+    async def repair(connection: Conn) -> None:
+        while True:
+            await connection.execute("UPDATE requeuest.worker SET seen_at = now() - random() * interval '40 s'")
+            await bench.store.rescue(connection)
+            await bench.store.free_stranded(connection)
+
+    async def remove(connection: Conn) -> None:
+        while True:
+            await bench.store.prune(connection, JobState.SUCCEEDED, timedelta(0))
+            now = await bench.store.clock(connection)
+            await bench.store.clear_free(connection, ["a"], now)
+            await bench.store.clear_ordered(connection, ["a", "b"], now)
+
+    with trio.move_on_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            for seed in range(2):
+                nursery.start_soon(produce, await bench.connect(), seed)
+            for seed in range(4):
+                nursery.start_soon(claim, await bench.connect())
+                nursery.start_soon(record, await bench.connect(), seed)
+            nursery.start_soon(repair, await bench.connect())
+            nursery.start_soon(remove, await bench.connect())
+
+    assert await deadlocks(conn) == before
+    assert len(recorded) > 100, "too little happened to prove anything"
+    assert set(recorded.values()) == {1}, "a job was finished twice"
+    await finish_all(bench, conn)
+
+
+async def finish_all(bench: Bench, conn: Conn) -> None:
+    """What is left can be delivered to the last job."""
+    await conn.execute("DELETE FROM requeuest.worker")
+    while await bench.store.rescue(conn):
+        pass
+    await bench.store.free_stranded(conn)
+    worker = await bench.worker(conn)
+    while jobs := await bench.claim(conn, worker, dict.fromkeys(CHANNELS, 500)):
+        await bench.record(conn, map(delivered, jobs))
+    assert await value(conn, "SELECT count(*) FROM requeuest.job WHERE finished_at IS NULL") == 0
+
+
+async def deadlocks(conn: Conn) -> int:
+    await conn.execute("SELECT pg_stat_force_next_flush()")
+    return int(await value(conn, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"))

@@ -1,0 +1,202 @@
+"""Group commit of spawns. Invariants: callers share commits; one bad row fails alone; a call is stored whole or not at
+all, once, whatever is cut; nobody is told that something is stored which is not."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from requeuest_trio import Client, DatabaseUnavailable, InvalidRequest, Request, SchemaMismatch, migrate, open_requeuest
+from requeuest_trio._config import Config
+from requeuest_trio._model.ids import uuid7
+from tests.engine.bench import forgetful_proxy
+from tests.engine.support import Eye
+from tests.postgres.harness import running_proxy, terminate, until
+
+REQUEST = Request.post("http://x.test/", content=b"x" * 200)
+
+
+async def commits(eye: Eye) -> int:
+    """By how many transactions the jobs were stored."""
+    return int(await eye.value("SELECT count(DISTINCT xmin::text) FROM requeuest.job"))
+
+
+async def test_two_hundred_callers_share_few_commits(eye: Eye) -> None:
+    async with open_requeuest(eye.dsn, ()) as client:
+        await client.spawn("c", REQUEST)
+        before = await commits(eye)
+        async with trio.open_nursery() as nursery:
+            for number in range(200):
+                nursery.start_soon(
+                    lambda n: client.spawn("c", REQUEST, ordering_key=f"k{n}" if n % 4 else None), number
+                )
+        assert await commits(eye) - before <= 8
+    assert await eye.states() == {"available": 201}
+
+
+async def test_a_poisoned_row_fails_alone(eye: Eye) -> None:
+    await eye.connection.execute("ALTER TABLE requeuest.job ADD CHECK (channel <> 'poison')")
+    refused: list[str] = []
+
+    async def spawn(channel: str) -> None:
+        try:
+            await client.spawn(channel, REQUEST)
+        except InvalidRequest as error:
+            refused.append(str(error))
+
+    async with open_requeuest(eye.dsn, ()) as client:
+        async with trio.open_nursery() as nursery:
+            for number in range(30):
+                nursery.start_soon(spawn, "poison" if number == 15 else "c")
+        assert len(refused) == 1
+        assert refused[0].startswith("request: PostgreSQL refuses to store it: ")
+        with pytest.raises(InvalidRequest, match="PostgreSQL refuses to store it"):
+            await client.spawn_many("poison", [REQUEST] * 3)
+    assert await eye.states() == {"available": 29}
+
+
+async def test_cancelled_before_its_turn_nothing_is_stored(eye: Eye) -> None:
+    async with open_requeuest(eye.dsn, (), config=Config(statement_timeout=30)) as client:
+        async with eye.connection.transaction():
+            await eye.connection.execute("LOCK TABLE requeuest.job IN EXCLUSIVE MODE")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.spawn, "flushing", REQUEST)
+                await until(lambda: is_waiting(eye))
+                with trio.move_on_after(0.05) as scope:
+                    await client.spawn("never", REQUEST)
+                assert scope.cancelled_caught
+                await eye.connection.execute("SAVEPOINT a")
+                nursery.cancel_scope.cancel()
+        await client.spawn("after", REQUEST)
+    # The one whose flush was under way is stored, since a flush is nobody's own.
+    rows = await eye.rows("SELECT channel FROM requeuest.job ORDER BY channel")
+    assert rows == [("after",), ("flushing",)]
+
+
+async def is_waiting(eye: Eye) -> bool:
+    return bool(await eye.value("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+
+
+async def test_many_are_stored_in_one_transaction(eye: Eye) -> None:
+    async with open_requeuest(eye.dsn, ()) as client:
+        await client.spawn_many("c", [REQUEST])
+        before = await commits(eye)
+        ids = await client.spawn_many("c", [REQUEST] * 10_001)
+        assert await commits(eye) - before == 1
+        assert len(set(ids)) == 10_001
+        big = [Request.post("http://x.test/", content=b"%d" % n + b"x" * 3_000_000) for n in range(12)]
+        await client.spawn_many("big", big, ordering_key="k")
+        assert await commits(eye) - before == 2
+    lengths = await eye.rows(
+        "SELECT count(*), min(length(body)), count(DISTINCT body) FROM requeuest.job WHERE channel = 'big'"
+    )
+    assert lengths == [(12, 3_000_001, 12)]
+
+
+async def kill_while_inserting(eye: Eye) -> None:
+    sleeping = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+    await eye.until_true(sleeping)
+    await terminate(eye.connection, await eye.value(sleeping))
+
+
+SLOW_ONCE = """
+CREATE SEQUENCE public.tries;
+CREATE FUNCTION public.slow() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF nextval('public.tries') %% 10000 = 5000 AND currval('public.tries') < {until} THEN
+        PERFORM pg_sleep(30);
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER slow BEFORE INSERT ON requeuest.job FOR EACH ROW EXECUTE FUNCTION public.slow();
+"""
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_backend_killed_in_the_middle_leaves_all_or_nothing(eye: Eye, times: int) -> None:
+    """Once: the call is repeated, and everything is stored once. Twice: it fails, and nothing is."""
+    await eye.connection.execute(SLOW_ONCE.format(until=10_000 * times).replace("%%", "%").encode())
+    async with (
+        open_requeuest(eye.dsn, (), config=Config(statement_timeout=60)) as client,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def kill() -> None:
+            for _ in range(times):
+                await kill_while_inserting(eye)
+                # The rows of the try that was killed have counted up to the middle; make the next begin anew.
+                begin = 10_000 if times == 1 else 9_999
+                await eye.connection.execute(f"SELECT setval('public.tries', {begin})".encode())
+
+        nursery.start_soon(kill)
+        ids = [uuid7() for _ in range(9_000)]
+        if times == 1:
+            assert await client.spawn_many("c", [REQUEST] * 9_000, job_id=ids) == ids
+        else:
+            with pytest.raises(DatabaseUnavailable, match="repeat it with the same job_id") as caught:
+                await client.spawn_many("c", [REQUEST] * 9_000, job_id=ids)
+            assert caught.value.job_ids == tuple(ids)
+    assert await eye.states() == ({"available": 9_000} if times == 1 else {})
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+async def test_a_commit_whose_answer_is_lost_is_repeated_and_stored_once(eye: Eye, key: str | None) -> None:
+    async with (
+        forgetful_proxy(eye.dsn) as proxy,
+        open_requeuest(proxy.dsn(eye.dsn), (), config=Config(notifications=False)) as client,
+    ):
+        for call in (spawn, spawn_many):
+            channel = call.__name__
+            await call(client, "warm", key)
+            proxy.drop_reply_to(b"" if key is None else b"COMMIT")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(call, client, channel, key)
+                await eye.until_true(f"SELECT count(*) > 0 FROM requeuest.job WHERE channel = '{channel}'")
+                proxy.cut()
+                proxy.thaw()
+    counts = await eye.rows("SELECT channel, count(*) FROM requeuest.job GROUP BY channel ORDER BY channel")
+    assert counts == [("spawn", 1), ("spawn_many", 3), ("warm", 4)]
+    assert await eye.states() == ({"available": 8} if key is None else {"available": 3, "blocked": 5})
+
+
+async def spawn(client: Client, channel: str, key: str | None) -> None:
+    await client.spawn(channel, REQUEST, ordering_key=key)
+
+
+async def spawn_many(client: Client, channel: str, key: str | None) -> None:
+    await client.spawn_many(channel, [REQUEST] * 3, ordering_key=key)
+
+
+async def test_an_outage_is_told_soon_and_over_with_its_end(eye: Eye) -> None:
+    async with running_proxy(eye.dsn) as proxy:
+        config = Config(connect_timeout=0.5, notifications=False)
+        async with open_requeuest(proxy.dsn(eye.dsn), (), config=config) as client:
+            await client.spawn("c", REQUEST)
+            proxy.freeze()
+            proxy.cut()
+            with trio.fail_after(4), pytest.raises(DatabaseUnavailable) as caught:
+                await client.spawn("c", REQUEST)
+            assert len(caught.value.job_ids) == 1
+            proxy.thaw()
+            await client.spawn("c", REQUEST)
+    assert await eye.states() == {"available": 2}
+
+
+async def test_tables_that_vanish_are_an_error_of_each_call_and_not_the_end(eye: Eye) -> None:
+    async with open_requeuest(eye.dsn, (), poll_interval=0.05) as client:
+        job_id = await client.spawn("c", REQUEST)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.wait, job_id)
+            await eye.until_true("SELECT awaited FROM requeuest.job")
+            await eye.connection.execute("ALTER SCHEMA requeuest RENAME TO elsewhere")
+            for _ in range(2):
+                with pytest.raises(SchemaMismatch, match="the tables are not what this library expects"):
+                    await client.spawn("c", REQUEST)
+                with pytest.raises(SchemaMismatch):
+                    await client.spawn_many("c", [REQUEST])
+            await trio.sleep(0.2)  # several polls of the waiters
+            await eye.connection.execute("ALTER SCHEMA elsewhere RENAME TO requeuest")
+            await client.spawn("c", REQUEST)
+            nursery.cancel_scope.cancel()
+    assert await eye.states() == {"available": 2}
+    await migrate(eye.dsn)

@@ -1,0 +1,161 @@
+"""Ordering keys, with interleavings forced by transactions that hold a key's lock. Invariants: at most one head of a
+key; the order is that of commits; a successor never stays behind nobody; a key that is held holds up only itself."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from requeuest_trio._store.rows import Claimed
+from tests.engine.bench import Bench, delivered, gave_up, new_id, new_job, to_be_retried
+from tests.postgres.harness import Conn, until_running, value
+
+
+async def order(bench: Bench, conn: Conn, key: str = "k") -> list[int]:
+    """The numbers of a key's jobs, in the order in which they are claimed and delivered."""
+    worker, numbers = await bench.worker(conn), []
+    while claimed := await bench.claim(conn, worker):
+        assert len(claimed) <= 1, "two jobs of a key in flight"
+        numbers += [job.id.int for job in claimed]
+        await bench.record(conn, map(delivered, claimed))
+    ranks = sorted(numbers)
+    assert (
+        await value(conn, "SELECT count(*) FROM requeuest.job WHERE state = 'blocked' AND ordering_key = %s", key) == 0
+    )
+    return [ranks.index(number) for number in numbers]
+
+
+async def test_the_order_is_that_of_commits_and_not_of_ids(bench: Bench, conn: Conn, other: Conn) -> None:
+    first, second, third = new_id(), new_id(), new_id()
+    async with trio.open_nursery() as nursery, conn.transaction():
+        await bench.spawn(conn, new_job(key="k", id=third))
+        nursery.start_soon(bench.spawn, other, new_job(key="k", id=first))
+        await until_running(await bench.connect(), other.info.backend_pid, "pg_advisory_xact_lock")
+    await bench.spawn(conn, new_job(key="k", id=second))
+    assert await order(bench, conn) == [2, 0, 1]
+
+
+async def test_order_within_a_batch_is_that_given(bench: Bench, conn: Conn) -> None:
+    ids = [new_id() for _ in range(50)]
+    shuffled = ids[::7] + [job_id for number, job_id in enumerate(ids) if number % 7]
+    await bench.spawn(conn, *(new_job(key="k", id=job_id) for job_id in shuffled))
+    assert await order(bench, conn) == [ids.index(job_id) for job_id in shuffled]
+
+
+@pytest.mark.parametrize("head", ["available", "delayed", "running", "retried", "released", "rescued"])
+async def test_an_unfinished_head_blocks(bench: Bench, conn: Conn, head: str) -> None:
+    await bench.spawn(conn, new_job(key="k", delay=60.0 if head == "delayed" else 0.0))
+    worker = await bench.worker(conn)
+    if head in {"running", "retried", "released", "rescued"}:
+        [claimed] = await bench.claim(conn, worker)
+        if head == "retried":
+            await bench.record(conn, [to_be_retried(claimed, 60.0)])
+        elif head == "released":
+            await bench.store.release(conn, worker)
+        elif head == "rescued":
+            await bench.store.deregister(conn, worker)
+            assert await bench.store.rescue(conn) == 1
+    await bench.spawn(conn, new_job(key="k"), new_job(key="k"), new_job(key="other"))
+    assert (await bench.states(conn))[1:] == ["blocked", "blocked", "available"]
+    assert await bench.store.free_stranded(conn) == {}
+
+
+@pytest.mark.parametrize("finish", [delivered, gave_up])
+async def test_a_finished_head_frees_exactly_one(bench: Bench, conn: Conn, finish: type) -> None:
+    await bench.spawn(conn, *(new_job(key="k") for _ in range(3)))
+    [head] = await bench.claim(conn, await bench.worker(conn))
+    recorded, unblocked = await bench.store.record(conn, [finish(head)], now=0.0, excerpt=0)
+    assert recorded == {head.id}
+    assert list(unblocked) == ["c"]
+    assert (await bench.states(conn))[1:] == ["available", "blocked"]
+
+
+async def finishing(bench: Bench, conn: Conn) -> Claimed:
+    """A head about to be finished."""
+    await bench.spawn(conn, new_job(key="k"))
+    [head] = await bench.claim(conn, await bench.worker(conn))
+    return head
+
+
+async def test_spawned_while_the_head_is_being_recorded(bench: Bench, conn: Conn, other: Conn) -> None:
+    head = await finishing(bench, conn)
+    async with trio.open_nursery() as nursery, conn.transaction():
+        await bench.record(conn, [delivered(head)])
+        nursery.start_soon(bench.spawn, other, new_job(key="k"))
+        await until_running(await bench.connect(), other.info.backend_pid, "pg_advisory_xact_lock")
+    assert await bench.states(conn) == ["succeeded", "available"]
+
+
+async def test_recorded_while_a_successor_is_being_spawned(bench: Bench, conn: Conn, other: Conn) -> None:
+    head = await finishing(bench, conn)
+    async with trio.open_nursery() as nursery, conn.transaction():
+        await bench.spawn(conn, new_job(key="k"))
+        nursery.start_soon(bench.record, other, [delivered(head)])
+        await until_running(await bench.connect(), other.info.backend_pid, "pg_advisory_xact_lock")
+    assert await bench.states(conn) == ["succeeded", "available"]
+
+
+async def test_an_outcome_does_not_wait_for_a_transaction_that_stays_open(
+    bench: Bench, conn: Conn, other: Conn
+) -> None:
+    """Nor do the outcomes of other channels that are written with it. The successor is found afterwards."""
+    head = await finishing(bench, conn)
+    await bench.spawn(conn, new_job("free"), new_job("keyed", key="k2"), new_job("keyed", key="k2"))
+    rest = await bench.claim(conn, await bench.worker(conn), {"free": 1, "keyed": 1})
+    async with conn.transaction():
+        await bench.spawn(conn, new_job(key="k"))
+        with trio.fail_after(5):
+            assert len(await bench.record(other, [delivered(head), *map(delivered, rest)])) == 3
+            assert await bench.store.free_stranded(other) == {}
+        assert await bench.states(other) == ["succeeded", "succeeded", "succeeded", "available"]
+    assert await bench.states(conn) == ["succeeded", "succeeded", "succeeded", "available", "blocked"]
+    await bench.store.listen(conn, [bench.store.due_topic])
+    assert list(await bench.store.free_stranded(other)) == ["c"]
+    assert (await bench.states(conn))[-1] == "available"
+    assert [n.payload async for n in conn.notifies(timeout=5, stop_after=1)] == ['{ "c" : 0 }']
+
+
+async def test_busy_keys_are_left_to_their_callers(bench: Bench, conn: Conn, other: Conn) -> None:
+    async with conn.transaction():
+        await bench.spawn(conn, new_job(key="busy"))
+        busy, idle, free = new_job(key="busy"), new_job(key="idle"), new_job()
+        assert await bench.store.spawn(other, [busy, idle, free], wait_for_keys=False) == [busy]
+    assert await bench.store.spawn(other, [busy], wait_for_keys=False) == []
+    assert await value(conn, "SELECT count(*) FROM requeuest.job") == 4
+
+
+async def test_the_same_id_again_does_not_block_the_key(bench: Bench, conn: Conn) -> None:
+    job = new_job(key="k")
+    await bench.spawn(conn, job)
+    await bench.spawn(conn, new_job(key="k", id=job.id))
+    await bench.spawn(conn, new_job(key="k", id=job.id), new_job(key="k"))
+    assert await bench.states(conn) == ["available", "blocked"]
+    assert await order(bench, conn) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM requeuest.job WHERE state = 'available'",
+        "UPDATE requeuest.job SET state = 'dead', finished_at = now() WHERE state = 'available'",
+    ],
+)
+async def test_keys_whose_head_another_program_took_are_healed(bench: Bench, conn: Conn, damage: str) -> None:
+    await bench.spawn(conn, *(new_job(f"c{n % 4}", key=f"k{n % 12}") for n in range(36)))
+    await conn.execute(damage.encode())
+    assert sorted(await bench.store.free_stranded(conn)) == ["c0", "c1", "c2", "c3"]
+    assert await value(conn, "SELECT count(*) FROM requeuest.job WHERE state = 'available'") == 12
+    assert await bench.store.free_stranded(conn) == {}
+
+
+async def test_equal_keys_of_different_channels_are_different(bench: Bench, conn: Conn) -> None:
+    await bench.spawn(conn, new_job("a", key="k"), new_job("b", key="k"), new_job("a", key="l"))
+    assert await bench.states(conn) == ["available"] * 3
+
+
+async def test_two_heads_of_a_key_are_refused_by_the_table(bench: Bench, conn: Conn) -> None:
+    import psycopg
+
+    await bench.spawn(conn, new_job(key="k"), new_job(key="k"))
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        await conn.execute("UPDATE requeuest.job SET state = 'available'")

@@ -1,0 +1,190 @@
+"""Outcomes, releases, rescues and pruning. Invariants: only the current claim records, once, whatever is repeated; a
+release refunds the attempt and a rescue does not; a live process is never robbed; nothing is left of a pruned job."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+
+from requeuest_trio import JobState, Reached
+from requeuest_trio._model.outcome import Outcome
+from requeuest_trio._store.rows import Report
+from tests.engine.bench import Bench, delivered, gave_up, new_job, to_be_retried
+from tests.postgres.harness import Conn, value
+
+
+async def test_an_outcome_is_written_whole(bench: Bench, conn: Conn) -> None:
+    await bench.spawn(conn, *(new_job() for _ in range(3)))
+    ok, dead, again = await bench.claim(conn, await bench.worker(conn))
+    reports = [delivered(ok, body=b"\0\xff" * 1_000), gave_up(dead), to_be_retried(again, 60.0)]
+    assert await bench.record(conn, reports) == {ok.id, dead.id, again.id}
+    assert await bench.states(conn) == ["succeeded", "dead", "available"]
+
+    job = await bench.store.job(conn, ok.id)
+    assert job is not None
+    assert job.response is not None
+    assert (job.response.status_code, job.response.content) == (200, b"\0\xff" * 1_000)
+    assert job.response.headers.raw == [(b"X-Answer", b"1")]
+    [attempt] = await bench.store.attempts(conn, ok.id)
+    assert (attempt.number, attempt.reached, attempt.status, attempt.error) == (1, Reached.RESPONSE, 200, None)
+    assert attempt.excerpt == (b"\0\xff" * 1_000)[:1_024]
+    assert attempt.retry_at is None
+
+    [attempt] = await bench.store.attempts(conn, again.id)
+    retried = await bench.store.job(conn, again.id)
+    assert retried is not None
+    assert attempt.retry_at == retried.due_at
+    assert await value(
+        conn, "SELECT due_at - now() BETWEEN '50 s' AND '60 s' FROM requeuest.job WHERE id = %s", again.id
+    )
+    assert retried.response is None
+
+
+async def test_a_stale_claim_records_nothing(bench: Bench, conn: Conn) -> None:
+    await bench.spawn(conn, new_job())
+    worker = await bench.worker(conn)
+    [first] = await bench.claim(conn, worker)
+    assert await bench.store.release(conn, worker) == 1
+    assert await bench.record(conn, [delivered(first)]) == set()
+    [second] = await bench.claim(conn, worker)
+    assert second.claim != first.claim
+    assert await bench.record(conn, [gave_up(first)]) == set()
+    assert await bench.record(conn, [delivered(replace(second, claim=uuid4()))]) == set()
+    assert await bench.states(conn) == ["running"]
+    assert await bench.record(conn, [delivered(second)]) == {second.id}
+    assert await value(conn, "SELECT count(*) FROM requeuest.attempt") == 1
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+async def test_a_replay_changes_nothing(bench: Bench, conn: Conn, key: str | None) -> None:
+    await bench.spawn(conn, new_job(key=key))
+    [job] = await bench.claim(conn, await bench.worker(conn))
+    assert await bench.record(conn, [delivered(job)]) == {job.id}
+    before = await bench.rows(conn, "SELECT * FROM requeuest.job")
+    assert await bench.record(conn, [delivered(job)]) == set()
+    assert await bench.record(conn, [gave_up(job)]) == set()
+    assert await bench.rows(conn, "SELECT * FROM requeuest.job") == before
+
+
+async def test_an_outcome_twice_in_a_batch_counts_once(bench: Bench, conn: Conn) -> None:
+    await bench.spawn(conn, new_job())
+    [job] = await bench.claim(conn, await bench.worker(conn))
+    assert await bench.record(conn, [delivered(job), delivered(job)]) == {job.id}
+    assert await value(conn, "SELECT count(*) FROM requeuest.attempt") == 1
+
+
+async def test_a_partly_stale_batch_records_the_rest(bench: Bench, conn: Conn) -> None:
+    await bench.spawn(conn, *(new_job(key=key) for key in (None, "k", "l", None)))
+    claimed = await bench.claim(conn, await bench.worker(conn))
+    stale = [delivered(replace(job, claim=uuid4())) for job in claimed[:2]]
+    assert await bench.record(conn, stale + [delivered(job) for job in claimed[2:]]) == {j.id for j in claimed[2:]}
+
+
+async def test_an_attempt_row_that_is_there_already_stops_nobody(bench: Bench, conn: Conn) -> None:
+    await bench.spawn(conn, new_job())
+    worker = await bench.worker(conn)
+    [job] = await bench.claim(conn, worker)
+    await bench.record(conn, [to_be_retried(job)])
+    await conn.execute("UPDATE requeuest.job SET attempts = 0")  # somebody wants it to begin anew
+    [again] = await bench.claim(conn, worker)
+    assert await bench.record(conn, [delivered(again)]) == {job.id}
+    assert await bench.states(conn) == ["succeeded"]
+
+
+async def test_an_error_with_what_postgresql_refuses_is_stored(bench: Bench, conn: Conn) -> None:
+    await bench.spawn(conn, new_job())
+    [job] = await bench.claim(conn, await bench.worker(conn))
+    nasty = Outcome(JobState.DEAD, Reached.SENT, error="\0 \ud800 \\ ' \x1b" + "x" * 10_000)
+    assert await bench.record(conn, [Report(job, nasty, 0.0, 0.0)]) == {job.id}
+    [attempt] = await bench.store.attempts(conn, job.id)
+    assert attempt.error is not None
+    assert attempt.error.startswith("\\0 \\ud800 \\ ' ")
+
+
+# --- release and rescue -----------------------------------------------------------------------------------------------
+
+
+async def test_release_gives_back_uncounted_and_only_what_is_named(bench: Bench, conn: Conn) -> None:
+    await bench.spawn(conn, *(new_job() for _ in range(4)))
+    worker, stranger = await bench.worker(conn), await bench.worker(conn)
+    [first], [second], [third] = [await bench.claim(conn, worker, 1) for _ in range(3)]
+    [foreign] = await bench.claim(conn, stranger, 1)
+    assert await bench.store.release(conn, worker, [first.claim, foreign.claim, uuid4()]) == 1
+    assert await bench.store.held_claims(conn, worker) == {second.claim, third.claim}
+    assert await bench.store.release(conn, worker) == 2
+    assert await bench.store.release(conn, worker) == 0
+    rows = await bench.rows(conn, "SELECT state::text, attempts FROM requeuest.job ORDER BY id")
+    assert rows == [("available", 0)] * 3 + [("running", 1)]
+    assert await value(conn, "SELECT count(*) FROM requeuest.attempt") == 0
+
+
+async def test_rescue_takes_from_the_lost_only_and_counts_the_attempt(bench: Bench, conn: Conn) -> None:
+    await bench.spawn(conn, *(new_job() for _ in range(3)))
+    alive, silent, gone = [await bench.worker(conn) for _ in range(3)]
+    [kept], [one], [two] = [await bench.claim(conn, worker, 1) for worker in (alive, silent, gone)]
+    assert await bench.store.rescue(conn) == 0
+    await bench.rows(conn, "UPDATE requeuest.worker SET seen_at = now() - interval '31 s' WHERE id = %s", silent)
+    await bench.rows(conn, "DELETE FROM requeuest.worker WHERE id = %s", gone)
+    assert await bench.store.rescue(conn) == 2
+    rows = await bench.rows(conn, "SELECT id, state::text, attempts, error IS NULL FROM requeuest.job ORDER BY id")
+    assert sorted(rows) == sorted([(kept.id, "running", 1, True), *((j.id, "available", 1, False) for j in (one, two))])
+    [attempt] = await bench.store.attempts(conn, one.id)
+    assert (attempt.number, attempt.reached) == (1, Reached.UNKNOWN)
+    assert attempt.error is not None
+    assert await bench.record(conn, [delivered(one)]) == set()
+    assert await bench.store.rescue(conn) == 0
+
+
+async def test_rescue_sees_past_pages_of_jobs_of_the_living(bench: Bench, conn: Conn) -> None:
+    alive, gone = await bench.worker(conn), uuid4()
+    fill = """INSERT INTO requeuest.job (channel, method, url, state, worker, claim, claimed_at, attempts)
+              SELECT 'c', 'GET', 'http://x.test/', 'running', %s, gen_random_uuid(), now(), 1
+              FROM generate_series(1, %s)"""
+    await bench.rows(conn, fill, alive, 5_000)
+    await bench.rows(conn, fill, gone, 2_500)
+    rounds = []
+    while rescued := await bench.store.rescue(conn):
+        rounds.append(rescued)
+    assert rounds == [1_000, 1_000, 500]
+    assert await value(conn, "SELECT count(*) FROM requeuest.job WHERE worker = %s", alive) == 5_000
+
+
+async def test_two_rescuers_share(bench: Bench, conn: Conn, other: Conn) -> None:
+    await bench.spawn(conn, *(new_job() for _ in range(4)))
+    gone = await bench.worker(conn)
+    await bench.claim(conn, gone)
+    await bench.store.deregister(conn, gone)
+    async with conn.transaction():
+        assert await bench.store.rescue(conn) == 4
+        assert await bench.store.rescue(other) == 0
+    assert await value(conn, "SELECT count(*) FROM requeuest.attempt") == 4
+
+
+async def test_processes_long_gone_are_forgotten_once_they_hold_nothing(bench: Bench, conn: Conn) -> None:
+    await bench.spawn(conn, new_job())
+    alive, gone, holding = [await bench.worker(conn) for _ in range(3)]
+    await bench.claim(conn, holding)
+    await bench.rows(conn, "UPDATE requeuest.worker SET seen_at = now() - interval '61 s' WHERE id <> %s", alive)
+    assert await bench.store.rescue(conn) == 1
+    assert await bench.store.rescue(conn) == 0
+    assert await bench.rows(conn, "SELECT id FROM requeuest.worker") == [(alive,)]
+    assert not await bench.store.heartbeat(conn, gone)
+    assert await bench.store.heartbeat(conn, alive)
+
+
+async def test_pruning_removes_attempts_too_and_only_what_is_old(bench: Bench, conn: Conn) -> None:
+    await bench.spawn(conn, *(new_job() for _ in range(4)))
+    old, young, dead, _ = await bench.claim(conn, await bench.worker(conn))
+    await bench.record(conn, [delivered(old), delivered(young), gave_up(dead)])
+    await bench.rows(
+        conn, "UPDATE requeuest.job SET finished_at = now() - interval '2 h' WHERE id IN (%s, %s)", old.id, dead.id
+    )
+    assert await bench.store.prune(conn, JobState.SUCCEEDED, timedelta(hours=1)) == 1
+    assert await bench.states(conn) == ["succeeded", "dead", "running"]
+    assert await value(conn, "SELECT count(*) FROM requeuest.attempt WHERE job_id = %s", old.id) == 0
+    assert await value(conn, "SELECT count(*) FROM requeuest.attempt") == 2
+    assert await bench.store.prune(conn, JobState.DEAD, timedelta(hours=1)) == 1
+    assert await bench.store.prune(conn, JobState.DEAD, timedelta(0)) == 0

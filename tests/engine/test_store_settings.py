@@ -1,0 +1,87 @@
+"""A database whose defaults are not PostgreSQL's own. Invariant: the library works the same, in every step of a job."""
+
+from __future__ import annotations
+
+from datetime import UTC
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from requeuest_trio import JobDead, Request, RetryPolicy, migrate, open_requeuest
+from requeuest_trio.testing import Receiver, Reply
+
+DEFAULTS = {
+    "default_transaction_isolation": "serializable",
+    "default_transaction_read_only": "on",
+    "search_path": "nowhere",
+    "TimeZone": "Asia/Kathmandu",
+    "DateStyle": "German",
+    "IntervalStyle": "sql_standard",
+    "bytea_output": "escape",
+    "standard_conforming_strings": "off",
+    "client_encoding": "LATIN1",
+    "statement_timeout": "5s",
+    "extra_float_digits": "-15",
+}
+
+
+def change_defaults(dsn: str, settings: dict[str, str]) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        name = sql.Identifier(connection.info.dbname)
+        for setting, to in settings.items():
+            change = sql.SQL("ALTER DATABASE {} SET {} = {}").format(name, sql.Identifier(setting), sql.Literal(to))
+            connection.execute(change)
+
+
+@pytest.mark.parametrize(
+    "without", [(), ("search_path", "client_encoding", "DateStyle", "default_transaction_isolation")]
+)
+async def test_everything_works_with_other_defaults(dsn: str, receiver: Receiver, without: tuple[str, ...]) -> None:
+    change_defaults(dsn, {name: to for name, to in DEFAULTS.items() if name not in without})
+    assert await migrate(dsn) == ["0001_queue.up"]
+    receiver.script(Reply(200, body=b"\\\xff\0'"), target="/ok")
+    receiver.script(Reply(503), Reply(404), target="/dead")
+    async with open_requeuest(dsn, poll_interval=0.2) as client:
+        body = bytes(range(256)) + b"\\x41'\\"
+        policy = RetryPolicy(initial=0.01, give_up_on=404)
+        response = await client.spawn_returning("ü\\'", Request.post(receiver.url + "/ok", content=body))
+        assert response.content == b"\\\xff\0'"
+        ids = [
+            await client.spawn(
+                "k", Request.get(receiver.url + "/dead", headers={"X-A": "é"}), ordering_key="\\", retry=policy
+            )
+            for _ in range(2)
+        ]
+        with pytest.raises(JobDead):
+            await client.result(ids[0])
+        assert (await client.result(ids[1])).status_code == 200
+        attempts = await client.attempts(ids[0])
+        assert [attempt.status for attempt in attempts] == [503, 404]
+        assert all(attempt.started_at.tzinfo is not None for attempt in attempts)
+        job = await client.job(ids[0])
+        assert job is not None
+        assert job.due_at.utcoffset() == UTC.utcoffset(None)
+        assert attempts[0].retry_at == job.due_at
+        async with client.transaction() as connection:
+            await client.spawn("k", Request.get(receiver.url + "/late"), ordering_key="\\", connection=connection)
+        assert receiver.arrivals[0].body == body
+        await receiver.wait_for(5)
+        assert await client.clear(["ü\\'"]) == 1
+    assert await migrate(dsn, target=0) == ["0001_queue.down"]
+
+
+async def test_a_transaction_of_the_caller_has_the_callers_settings(migrated_dsn: str) -> None:
+    settings = {"statement_timeout": "54321ms", "lock_timeout": "4321ms", "idle_in_transaction_session_timeout": "99s"}
+    settings |= {"TimeZone": "Asia/Kathmandu", "DateStyle": "German, DMY", "enable_seqscan": "on"}
+    change_defaults(migrated_dsn, settings)
+    async with open_requeuest(migrated_dsn, ()) as client:
+        for _ in range(8):  # more often than psycopg needs to prepare a statement
+            async with client.transaction() as connection:
+                shown = {
+                    name: await (await connection.execute(f"SHOW {name}".encode())).fetchone() for name in settings
+                }
+        assert {name: row and row[0] for name, row in shown.items()} == settings
+        async with client._database.connection() as connection:
+            row = await (await connection.execute("SHOW TimeZone")).fetchone()
+            assert row == ("UTC",)

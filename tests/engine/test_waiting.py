@@ -1,0 +1,222 @@
+"""Waiting for outcomes. Invariants: whoever waits is told, whichever hint is lost; a waiter owns nothing, so leaving it
+changes nothing; the response is the same for everybody, at any time."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+
+import pytest
+import trio
+
+from requeuest_trio import (
+    Client,
+    DatabaseUnavailable,
+    JobDead,
+    JobNotFound,
+    JobState,
+    Request,
+    RetryPolicy,
+    open_requeuest,
+)
+from requeuest_trio._config import Config
+from requeuest_trio._model.ids import uuid7
+from requeuest_trio.testing import Receiver, Reply, Stall
+from tests.engine.support import Eye, until_done
+from tests.postgres.harness import running_proxy
+
+NEVER = 600.0
+
+
+def waiting(client: Client) -> int:
+    return sum(len(events) for events in client._waiters._waiting.values())
+
+
+async def until_waiting(eye: Eye, client: Client, number: int = 1) -> None:
+    await eye.until_true("SELECT coalesce(bool_and(awaited), false) FROM requeuest.job")
+    await until_done(lambda: waiting(client) == number and client._database._pool.statistics().in_use == 0)
+
+
+REPLY = Reply(201, headers=(("X-A", "1"), ("x-a", "2"), ("Set-Cookie", "é")), body=bytes(range(256)))
+
+
+def assert_reply(response: object) -> None:
+    from requeuest_trio._model.ecosystem import Response
+
+    assert isinstance(response, Response)
+    assert (response.status_code, response.content) == (201, REPLY.body)
+    assert [pair for pair in response.headers.raw if pair[0].lower() != b"content-length"] == [
+        (b"X-A", b"1"), (b"x-a", b"2"), (b"Set-Cookie", b"\xe9"),
+    ]  # fmt: skip
+    assert response.extensions["truncated"] is False
+
+
+@pytest.mark.parametrize("notifications", [True, False])
+async def test_here_in_another_client_and_after_a_restart(eye: Eye, receiver: Receiver, notifications: bool) -> None:
+    """Every client finds out in its own way: here by the recorder, elsewhere by notification, or else by polling."""
+    receiver.decide = lambda _: REPLY
+    config = Config(notifications=notifications)
+    interval = NEVER if notifications else 0.1
+    with trio.fail_after(20):
+        async with open_requeuest(eye.dsn, (), poll_interval=interval, config=config) as elsewhere:
+            job_id = await elsewhere.spawn("c", Request.get(receiver.url))
+            async with trio.open_nursery() as nursery:
+
+                async def wait_elsewhere() -> None:
+                    assert_reply(await elsewhere.result(job_id))
+
+                for _ in range(20):
+                    nursery.start_soon(wait_elsewhere)
+                await until_waiting(eye, elsewhere, 20)
+                async with open_requeuest(eye.dsn, poll_interval=interval, config=config) as here:
+                    assert_reply(await here.result(job_id))
+                    assert_reply(await here.spawn_returning("d", Request.get(receiver.url)))
+            assert waiting(elsewhere) == waiting(here) == 0
+        async with open_requeuest(eye.dsn, ()) as later:
+            assert_reply(await later.result(job_id))
+            job = await later.wait(job_id)
+            assert (job.state, job.is_finished, job.status) == (JobState.SUCCEEDED, True, 201)
+
+
+async def test_in_another_process(eye: Eye, receiver: Receiver) -> None:
+    receiver.decide = lambda _: REPLY
+    code = """
+import json, sys, uuid, trio
+from requeuest_trio import open_requeuest
+async def main(dsn, job_id):
+    async with open_requeuest(dsn, (), poll_interval=600) as client:
+        response = await client.result(uuid.UUID(job_id))
+        print(json.dumps([response.status_code, response.content.hex(), len(response.headers.raw)]))
+trio.run(main, *sys.argv[1:])
+"""
+    async with open_requeuest(eye.dsn, ()) as client, trio.open_nursery() as nursery:
+        job_id = await client.spawn("c", Request.get(receiver.url))
+        outputs: list[bytes] = []
+        ended = trio.Event()
+
+        async def wait_there() -> None:
+            process = await trio.run_process([sys.executable, "-c", code, eye.dsn, str(job_id)], capture_stdout=True)
+            outputs.append(process.stdout)
+            ended.set()
+
+        nursery.start_soon(wait_there)
+        await eye.until_true("SELECT awaited FROM requeuest.job")
+        with trio.fail_after(20):
+            async with open_requeuest(eye.dsn, poll_interval=NEVER):
+                await ended.wait()
+    assert json.loads(outputs[0]) == [201, REPLY.body.hex(), 4]
+
+
+async def test_leaving_a_wait_leaves_the_job(eye: Eye, receiver: Receiver) -> None:
+    receiver.script(Stall(), REPLY)
+    job_id = uuid7()
+    async with open_requeuest(eye.dsn, poll_interval=0.1, config=Config(attempt_timeout=0.3)) as client:
+        for call in (
+            lambda: client.spawn_returning(
+                "c", Request.get(receiver.url), job_id=job_id, retry=RetryPolicy(initial=0.01)
+            ),
+            lambda: client.result(job_id),
+            lambda: client.wait(job_id),
+        ):
+            with trio.move_on_after(0.05) as scope:
+                await call()
+            assert scope.cancelled_caught
+        assert waiting(client) == 0
+        assert_reply(await client.result(job_id))
+
+
+async def test_dead_jobs_raise_with_the_job(eye: Eye, receiver: Receiver) -> None:
+    receiver.decide = lambda _: Reply(404)
+    async with open_requeuest(eye.dsn, poll_interval=NEVER) as client:
+        with pytest.raises(JobDead, match=r"is dead after 1 attempt\(s\): status 404 is not accepted") as caught:
+            await client.spawn_returning("c", Request.get(receiver.url), retry=RetryPolicy(give_up_on=404))
+        job = caught.value.job
+        assert (job.state, job.status, job.attempts, job.response) == (JobState.DEAD, 404, 1, None)
+        assert (await client.wait(job.id)).state is JobState.DEAD
+        with pytest.raises(JobDead):
+            await client.result(job.id)
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+@pytest.mark.parametrize("notifications", [True, False])
+async def test_a_job_that_is_cleared_meanwhile(eye: Eye, key: str | None, notifications: bool) -> None:
+    config = Config(notifications=notifications)
+    async with open_requeuest(eye.dsn, (), poll_interval=NEVER if notifications else 0.1, config=config) as client:
+        job_id = await client.spawn("c", Request.get("http://x.test/"), ordering_key=key)
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+
+                async def result() -> None:
+                    with pytest.raises(JobNotFound, match=str(job_id)):
+                        await client.result(job_id)
+
+                nursery.start_soon(result)
+                await until_waiting(eye, client)
+                assert await client.clear(["c"]) == 1
+        with pytest.raises(JobNotFound):
+            await client.wait(job_id)
+        with pytest.raises(JobNotFound):
+            await client.result(uuid7())
+
+
+async def test_a_client_that_is_closed_ends_its_waits(eye: Eye) -> None:
+    ended: list[type] = []
+
+    async def wait(client: Client) -> None:
+        try:
+            await client.wait(job_id)
+        except trio.ClosedResourceError:
+            ended.append(trio.ClosedResourceError)
+
+    async with trio.open_nursery() as nursery, open_requeuest(eye.dsn, ()) as client:
+        job_id = await client.spawn("c", Request.get("http://x.test/"))
+        nursery.start_soon(wait, client)
+        nursery.start_soon(wait, client)
+        await until_waiting(eye, client, 2)
+    assert ended == [trio.ClosedResourceError] * 2
+    with pytest.raises(trio.ClosedResourceError):
+        await client.wait(job_id)
+
+
+async def test_an_outage_during_a_wait_is_survived(eye: Eye, receiver: Receiver) -> None:
+    async with running_proxy(eye.dsn) as proxy:
+        config = Config(connect_timeout=0.5)
+        async with open_requeuest(proxy.dsn(eye.dsn), (), poll_interval=0.1, config=config) as client:
+            job_id = await client.spawn("c", Request.get(receiver.url))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.result, job_id)
+                await until_waiting(eye, client)
+                proxy.cut()
+                async with open_requeuest(eye.dsn, poll_interval=NEVER) as worker:
+                    await worker.result(job_id)
+            proxy.freeze()
+            proxy.cut()
+            with trio.fail_after(10), pytest.raises(DatabaseUnavailable):
+                await client.wait(job_id)
+            proxy.thaw()
+            await client.wait(job_id)
+
+
+async def test_bodies_of_all_kinds(eye: Eye, receiver: Receiver) -> None:
+    text = b"hello " * 1_000
+    receiver.script(
+        Reply(200, body=b""),
+        Reply(200, body=b"x" * 5_000),
+        Reply(200, headers=(("Content-Encoding", "gzip"),), body=gzip.compress(text[:3_000])),
+        Reply(200, body=b"x" * 100, body_sent=40),
+        Reply(204, body=b""),
+    )
+    async with open_requeuest(eye.dsn, concurrency=1, config=Config(max_response_body=4_000)) as client:
+        results = [await client.spawn_returning("c", Request.post(receiver.url, content=b"")) for _ in range(5)]
+        again = [await client.result(job.id) async for job in client.jobs()]
+    seen = [(response.status_code, response.content, response.extensions["truncated"]) for response in results]
+    assert seen == [
+        (200, b"", False),
+        (200, b"x" * 4_000, True),
+        (200, text[:3_000], False),
+        (200, b"x" * 40, True),
+        (204, b"", False),
+    ]
+    assert "content-encoding" not in results[2].headers
+    assert sorted(response.content for response in again) == sorted(response.content for response in results)

@@ -1,0 +1,154 @@
+"""Plain arguments that more than one public call takes."""
+
+import math
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from requeuest_trio import ALL, Channel, InvalidRequest
+from requeuest_trio._model import checks
+from requeuest_trio._model.channel import channels_of
+
+HUGE = 10**5_000
+
+
+def refuses(argument: str, limit: str) -> Any:
+    return pytest.raises(InvalidRequest, match=f"^{argument}: .*{limit}")
+
+
+@pytest.mark.parametrize("name", ["", "x" * 201, "a\0b", "\ud800", None, 7, True, b"mail", ["mail"]])
+def test_channel_name(name: Any) -> None:
+    with refuses("channel", r"(200 characters|NUL|str)"):
+        checks.channel_name(name)
+    with refuses("channel", ""):
+        Channel(name)
+    with refuses("channel", ""):
+        channels_of([name])
+
+
+@pytest.mark.parametrize("name", ["x", "x" * 200, "\U0001f600" * 200, " ", "a\nb", "'; DROP TABLE job; --"])
+def test_any_other_text_names_a_channel(name: str) -> None:
+    assert checks.channel_name(name) == name
+    assert Channel(name).name == name
+
+
+@pytest.mark.parametrize("names", ["mail", 7, None, [7], [""]])
+def test_channel_names(names: Any) -> None:
+    with refuses("channels?", ""):
+        checks.channel_names(names)
+
+
+def test_channel_names_are_sorted_and_single() -> None:
+    assert checks.channel_names(iter(["b", "a", "b"])) == ["a", "b"]
+    assert checks.channel_names([]) == []
+
+
+@pytest.mark.parametrize("channels", ["mail", 7, None, ["a", "a"], ["a", Channel("a")], [7], [None]])
+def test_channels_to_deliver(channels: Any) -> None:
+    with refuses("channels?", ""):
+        channels_of(channels)
+
+
+def test_channels_with_settings() -> None:
+    ledger = Channel("ledger", ordered=True)
+    assert channels_of(["mail", ledger]) == (frozenset({"mail", "ledger"}), (ledger,))
+    assert channels_of(ALL) == (ALL, ())
+    assert channels_of(()) == (frozenset(), ())
+    assert repr(ALL) == "ALL"
+
+
+@pytest.mark.parametrize("ordered", [None, 0, 1, "yes"])
+def test_ordered_is_a_bool(ordered: Any) -> None:
+    with refuses("ordered", "bool"):
+        Channel("a", ordered=ordered)
+
+
+def test_settings_of_a_channel_are_keyword_only() -> None:
+    with pytest.raises(TypeError):
+        Channel("a", True)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("value", "positive", "limit"),
+    [
+        (-1, False, "at least 0"),
+        (-math.inf, False, "at least 0"),
+        (timedelta(seconds=-1), False, "at least 0"),
+        (0, True, "more than 0"),
+        (math.nan, False, "ten years"),
+        (math.inf, False, "ten years"),
+        pytest.param(HUGE, False, "ten years", id="huge"),
+        (timedelta.max, False, "ten years"),
+        (checks.MAX_SECONDS + 1, False, "ten years"),
+        (True, False, "seconds or a timedelta"),
+        ("1", False, "seconds or a timedelta"),
+        (None, False, "seconds or a timedelta"),
+        (Decimal(1), False, "seconds or a timedelta"),
+    ],
+)
+def test_seconds(value: Any, positive: bool, limit: str) -> None:
+    with refuses("delay", limit):
+        checks.seconds("delay", value, positive=positive)
+
+
+def test_seconds_of_all_kinds() -> None:
+    values: list[float | timedelta] = [0, 1, 1.5, timedelta(minutes=1), checks.MAX_SECONDS]
+    assert [checks.seconds("delay", value) for value in values] == [0.0, 1.0, 1.5, 60.0, checks.MAX_SECONDS]
+
+
+@pytest.mark.parametrize(
+    ("value", "limit"),
+    [
+        (datetime(2026, 1, 1), "aware"),  # noqa: DTZ001
+        (datetime.min.replace(tzinfo=UTC), "1970"),
+        (datetime.max.replace(tzinfo=UTC), "9000"),
+        (datetime.max.replace(tzinfo=timezone(timedelta(hours=-23))), "9000"),
+        (datetime(2026, 1, 1, tzinfo=UTC).date(), "datetime"),
+        ("2026-01-01T00:00:00Z", "datetime"),
+        (0, "datetime"),
+        (None, "datetime"),
+    ],
+)
+def test_instant(value: Any, limit: str) -> None:
+    with refuses("at", limit):
+        checks.instant("at", value)
+
+
+@given(
+    st.datetimes(
+        datetime(1970, 1, 2), datetime(9000, 12, 30), timezones=st.timezones()  # noqa: DTZ001
+    ) | st.builds(
+        lambda offset: datetime(2026, 1, 1, tzinfo=timezone(offset)),
+        st.timedeltas(timedelta(hours=-23), timedelta(hours=23)),
+    )
+)  # fmt: skip
+def test_instant_is_the_same_in_utc(value: datetime) -> None:
+    """PostgreSQL can't read an offset of microseconds, which Python can write."""
+    checked = checks.instant("at", value)
+    assert checked.tzinfo is UTC
+    assert checked - value.astimezone(UTC) == timedelta(0)
+
+
+@pytest.mark.parametrize("value", [-101, 101, pytest.param(HUGE, id="huge"), 1.0, True, "1", None])
+def test_priority(value: Any) -> None:
+    with refuses("priority", "(-100 and 100|int)"):
+        checks.priority(value)
+
+
+def test_priority_at_its_limits() -> None:
+    assert [checks.priority(value) for value in (-100, 0, 100)] == [-100, 0, 100]
+
+
+@pytest.mark.parametrize("value", ["0190b5f6-0000-7000-8000-000000000000", 7, None, b"x" * 16])
+def test_job_id(value: Any) -> None:
+    with refuses("job_id", "UUID"):
+        checks.job_id(value)
+
+
+def test_job_id_of_any_version() -> None:
+    assert checks.job_id(UUID(int=0)) == UUID(int=0)

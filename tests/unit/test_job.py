@@ -1,0 +1,65 @@
+"""What the public calls return."""
+
+import gzip
+from dataclasses import FrozenInstanceError
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from requeuest_trio import JobState, Stats
+from requeuest_trio._model.job import make_response
+from requeuest_trio._model.states import FINISHED
+from tests.unit.values import make_job
+
+
+@pytest.mark.parametrize("state", JobState)
+def test_is_finished(state: JobState) -> None:
+    assert make_job(state=state).is_finished == (state in FINISHED)
+
+
+def test_job_is_frozen_and_keyword_only() -> None:
+    job = make_job()
+    assert job == make_job()
+    with pytest.raises(FrozenInstanceError):
+        job.state = JobState.DEAD  # type: ignore[misc]
+
+
+def test_stats_count_over_all_channels() -> None:
+    stats = Stats(
+        channels={"a": {JobState.DEAD: 2, JobState.AVAILABLE: 1}, "b": {JobState.DEAD: 3}}, running=0, unrecorded=0
+    )
+    assert {state: stats.count(state) for state in JobState if stats.count(state)} == {
+        JobState.DEAD: 5,
+        JobState.AVAILABLE: 1,
+    }
+
+
+def test_response_is_that_of_the_receiver() -> None:
+    headers = (("Content-Type", "application/json; charset=utf-8"), ("X-A", "é"), ("x-a", "2"))
+    response = make_response(201, headers, b'{"a": 1}', truncated=True)
+    assert (response.status_code, response.json(), response.extensions["truncated"]) == (201, {"a": 1}, True)
+    assert response.headers.raw == [
+        (b"Content-Type", b"application/json; charset=utf-8"),
+        (b"X-A", b"\xe9"),
+        (b"x-a", b"2"),
+    ]
+
+
+def test_response_is_never_decoded_again() -> None:
+    """Neither a body that was kept as it came, nor one that only says so."""
+    body = gzip.compress(b"text")
+    for content in (body, b"text"):
+        response = make_response(200, (("Content-Encoding", "gzip"),), content, truncated=False)
+        assert response.content == content
+        assert response.headers["content-encoding"] == "gzip"
+
+
+@given(
+    status=st.integers(-(2**31), 2**31 - 1),
+    headers=st.lists(st.tuples(st.text(max_size=9), st.text(max_size=9)), max_size=3).map(tuple),
+    body=st.binary(max_size=9),
+)
+def test_damaged_row_still_makes_a_response(status: int, headers: tuple[tuple[str, str], ...], body: bytes) -> None:
+    response = make_response(status, headers, body, truncated=False)
+    assert (response.status_code, response.content, len(response.headers.raw)) == (status, body, len(headers))
