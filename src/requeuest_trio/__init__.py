@@ -3,7 +3,7 @@
 The layers, each importing only those below it, and the way of one request through them:
 
 - `_open` wires everything; `cli` is the command on top of it.
-- `_client` checks a request and hands it to the store;          1. spawn
+- `_client` takes a request, `_spawning` checks it;                1. spawn
 - `_engine` has the tasks that deliver: the listener hears of it,  3. wake up
   the dispatcher claims it, a worker takes it,                     4. claim
   an attempt sends it, the recorder writes what came of it.        5. attempt, 8. record

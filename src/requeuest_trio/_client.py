@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
-from typing import NamedTuple
 from uuid import UUID
 
 import trio
@@ -16,12 +15,12 @@ from requeuest_trio._model import checks
 from requeuest_trio._model.channel import All, Channel
 from requeuest_trio._model.ecosystem import Response
 from requeuest_trio._model.errors import InvalidRequest, JobCancelled, JobDead, JobNotFound
-from requeuest_trio._model.ids import uuid7
 from requeuest_trio._model.job import Attempt, Job, Stats
 from requeuest_trio._model.request import Request
-from requeuest_trio._model.retry import DEFAULT_RETRY, RetryPolicy
+from requeuest_trio._model.retry import RetryPolicy
 from requeuest_trio._model.states import JobState
 from requeuest_trio._postgres import TrioConnection
+from requeuest_trio._spawning import Checked, Options
 from requeuest_trio._store.database import Database, translated
 from requeuest_trio._store.rows import NewJob
 from requeuest_trio._store.spawner import Spawner
@@ -31,17 +30,6 @@ from requeuest_trio._waiters import Waiters
 __all__ = ["Client"]
 
 _PAGE = 200
-
-
-class _Options(NamedTuple):
-    """What the three ways of spawning have in common, as it was given."""
-
-    delay: float | timedelta | None
-    at: datetime | None
-    priority: int
-    ordering_key: str | None
-    retry: RetryPolicy | None
-    timeout: float | timedelta | None
 
 
 class Client:
@@ -65,8 +53,7 @@ class Client:
         self._store = store
         self._spawner = spawner
         self._waiters = waiters
-        self._config = config
-        self._ordered = frozenset(channel.name for channel in settings if channel.ordered)
+        self._checked = Checked(config, settings)
         self._load = load
         # One connection of the pool is always left for the library's own short operations: a caller that spawns without
         # `connection=` while its transactions have all the others would otherwise wait for itself.
@@ -111,7 +98,7 @@ class Client:
                 order of their commits: the next not before the one before is finished, all its retries included. (In
                 an ordered channel all jobs have the same key, and none may be given.)
             retry: when to try again; None is `RetryPolicy()`.
-            timeout: seconds or a `timedelta` for each attempt, up to a day; before that of the request.
+            timeout: seconds or a `timedelta` for each attempt; goes before that of the request.
             job_id: an id of your own, so that the call can be repeated: an id that exists is not stored again.
             connection: a connection whose transaction the job joins, as `transaction` gives one. The job exists once
                 that commits, and not at all otherwise.
@@ -133,8 +120,9 @@ class Client:
 
             job_id = await client.spawn("mail", Request.post("https://mail.example.com/send", json=mail), delay=60)
         """
-        options = _Options(delay, at, priority, ordering_key, retry, timeout)
-        [job] = self._new_jobs(channel, [request], None if job_id is None else [job_id], options)
+        options = Options(delay, at, priority, ordering_key, retry, timeout)
+        self._require_open()
+        [job] = self._checked.jobs(channel, [request], None if job_id is None else [job_id], options)
         if connection is None:
             await self._spawner.spawn(job)
         else:
@@ -164,10 +152,11 @@ class Client:
 
             await client.spawn_many("mail", [Request.post(url, json={"to": name}) for name in names])
         """
-        options = _Options(delay, at, priority, ordering_key, retry, timeout)
+        options = Options(delay, at, priority, ordering_key, retry, timeout)
         if isinstance(requests, str | bytes) or not isinstance(requests, Iterable):
             raise InvalidRequest("requests", f"must be a collection of Request, not {type(requests).__name__}")
-        jobs = self._new_jobs(channel, list(requests), job_id, options)
+        self._require_open()
+        jobs = self._checked.jobs(channel, list(requests), job_id, options)
         if not jobs:
             await trio.lowlevel.checkpoint()
         elif connection is None:
@@ -197,55 +186,12 @@ class Client:
 
             response = await client.spawn_returning("billing", Request.get("https://api.example.com/charges/7"))
         """
-        options = _Options(delay, at, priority, ordering_key, retry, timeout)
-        [job] = self._new_jobs(channel, [request], None if job_id is None else [job_id], options)
+        options = Options(delay, at, priority, ordering_key, retry, timeout)
+        self._require_open()
+        [job] = self._checked.jobs(channel, [request], None if job_id is None else [job_id], options)
         job.awaited = True
         await self._spawner.spawn(job)
         return await self.result(job.id)
-
-    def _new_jobs(
-        self, channel: str, requests: Sequence[Request], ids: Sequence[UUID] | None, options: _Options
-    ) -> list[NewJob]:
-        """Check everything, before anything is stored."""
-        self._require_open()
-        checks.channel_name(channel)
-        delay, at = _due(options.delay, options.at)
-        retry = DEFAULT_RETRY if options.retry is None else options.retry
-        if not isinstance(retry, RetryPolicy):
-            raise InvalidRequest("retry", f"must be a RetryPolicy, not {type(retry).__name__}")
-        for request in requests:
-            self._check_request(request)
-        common = partial(
-            NewJob,
-            channel=channel,
-            priority=checks.priority(options.priority),
-            ordering_key=self._ordering_key(channel, options.ordering_key),
-            at=at,
-            delay=delay,
-            retry=retry,
-            timeout=None if options.timeout is None else checks.seconds("timeout", options.timeout, positive=True),
-        )
-        return [
-            common(id=job_id, request=request)
-            for job_id, request in zip(_ids(ids, len(requests)), requests, strict=True)
-        ]
-
-    def _check_request(self, request: Request) -> None:
-        if not isinstance(request, Request):
-            kind = type(request)
-            raise InvalidRequest(
-                "request", f"must be a requeuest_trio.Request, not {kind.__module__}.{kind.__qualname__}"
-            )
-        limit = self._config.max_request_body
-        if len(request.body) > limit:
-            raise InvalidRequest("body", f"must have at most {limit} bytes, not {len(request.body)}")
-
-    def _ordering_key(self, channel: str, key: str | None) -> str | None:
-        if key is None:
-            return None
-        if channel in self._ordered:
-            raise InvalidRequest("ordering_key", f"channel {channel!r} is ordered as a whole: leave it out")
-        return checks.short_text("ordering_key", key, checks.MAX_KEY_LENGTH)
 
     async def _join(self, connection: TrioConnection, jobs: Sequence[NewJob]) -> None:
         if not isinstance(connection, TrioConnection):
@@ -350,6 +296,8 @@ class Client:
             page = await self._database.run(partial(read, after=after))
             for job in page:
                 yield job
+                # Whoever loops over a page without waiting for anything still lets others run, and can be cancelled.
+                await trio.lowlevel.checkpoint()
             if len(page) < _PAGE:
                 return
             after = page[-1].id
@@ -402,25 +350,6 @@ class Client:
     def _require_open(self) -> None:
         if self._is_closed:
             raise trio.ClosedResourceError("the block of open_requeuest has ended")
-
-
-def _due(delay: float | timedelta | None, at: datetime | None) -> tuple[float, datetime | None]:
-    if delay is not None and at is not None:
-        raise InvalidRequest("at", "goes without delay")
-    return (0.0 if delay is None else checks.seconds("delay", delay)), (
-        None if at is None else checks.instant("at", at)
-    )
-
-
-def _ids(given: Sequence[UUID] | None, number: int) -> list[UUID]:
-    if given is None:
-        return [uuid7() for _ in range(number)]
-    if isinstance(given, UUID | str) or not isinstance(given, Sequence):
-        raise InvalidRequest("job_id", "must be a sequence with one id for each request")
-    ids = [checks.job_id(job_id) for job_id in given]
-    if len(ids) != number or len(set(ids)) != number:
-        raise InvalidRequest("job_id", f"must have one id of its own for each of {number} requests, not {len(ids)}")
-    return ids
 
 
 def _job_state(state: str) -> JobState:

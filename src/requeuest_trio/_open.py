@@ -23,6 +23,7 @@ from requeuest_trio._model.groups import Kept, raise_bare
 from requeuest_trio._store.database import Database, connected, translated
 from requeuest_trio._store.migrate import apply_migrations, check_schema
 from requeuest_trio._store.queries import Queries, checked_schema
+from requeuest_trio._store.reader import Reader
 from requeuest_trio._store.spawner import Spawner
 from requeuest_trio._store.store import Store
 from requeuest_trio._waiters import Waiters
@@ -137,7 +138,7 @@ async def open_requeuest(
 
         calls = await connect(config.pool_size, lease)
         spawner = Spawner(await connect(1, lease), calls, store)
-        waiters = Waiters(calls, store, poll_interval=poll_interval)
+        waiters = Waiters(Reader(calls, store), poll_interval=poll_interval)
         runner = None
         if names:
             runner = Runner(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from typing import Protocol
 from uuid import UUID
 
 import psycopg
@@ -18,20 +18,33 @@ import trio
 from requeuest_trio._model.errors import DatabaseUnavailable, JobNotFound, SchemaMismatch
 from requeuest_trio._model.events import Event, emit
 from requeuest_trio._model.job import Job
-from requeuest_trio._store.database import Database
-from requeuest_trio._store.store import Store
 
-__all__ = ["Waiters"]
+__all__ = ["JobReader", "Waiters"]
 
 _logger = logging.getLogger("requeuest_trio.waiters")
+
+
+class JobReader(Protocol):
+    """What is asked of the database. Each may raise `DatabaseUnavailable`, `SchemaMismatch` or `psycopg.Error`."""
+
+    async def await_job(self, job_id: UUID) -> bool:
+        """Have the end of a job announced. False: it is finished already, or there is none."""
+        ...
+
+    async def job(self, job_id: UUID) -> Job | None:
+        """The job, or None."""
+        ...
+
+    async def still_unfinished(self, job_ids: Iterable[UUID]) -> set[UUID]:
+        """Those that exist and are not finished."""
+        ...
 
 
 class Waiters:
     """The waiting callers of one client. `run` has to be running."""
 
-    def __init__(self, database: Database, store: Store, *, poll_interval: float) -> None:
-        self._database = database
-        self._store = store
+    def __init__(self, reader: JobReader, *, poll_interval: float) -> None:
+        self._reader = reader
         self._poll_interval = poll_interval
         self._waiting: dict[UUID, set[trio.Event]] = {}
         self._look_now = trio.Event()
@@ -45,14 +58,14 @@ class Waiters:
         while not self._closed:
             with self._registered(job_id) as finished:
                 # Registered first and asked then, so that no moment is left in which the hint could be missed.
-                if await self._database.run(partial(self._store.await_job, job_id=job_id)):
+                if await self._reader.await_job(job_id):
                     await finished.wait()
                 if not self._closed and (job := await self._read(job_id)).is_finished:
                     return job
         raise trio.ClosedResourceError("the client was closed while it waited for a job")
 
     async def _read(self, job_id: UUID) -> Job:
-        job = await self._database.run(partial(self._store.job, job_id=job_id))
+        job = await self._reader.job(job_id)
         if job is None:
             raise JobNotFound(job_id)
         return job
@@ -94,7 +107,7 @@ class Waiters:
             if not asked:
                 continue
             try:
-                unfinished = await self._database.run(partial(self._store.still_unfinished, job_ids=asked))
+                unfinished = await self._reader.still_unfinished(asked)
             except (DatabaseUnavailable, SchemaMismatch, psycopg.Error) as error:
                 emit(_logger, Event.POLL_FAILED, error=error)
             else:

@@ -217,7 +217,7 @@ async def _next_request(connection: h11.Connection, stream: trio.SocketStream) -
     """The next request, whole, or None if the connection has ended."""
     head: h11.Request | None = None
     body = bytearray()
-    while True:
+    while True:  # noqa: ASYNC913 - it waits whenever h11 has used up what came
         event = connection.next_event()
         if event is h11.NEED_DATA:
             if connection.they_are_waiting_for_100_continue:

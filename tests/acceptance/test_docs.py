@@ -187,3 +187,18 @@ def test_generated_parts_are_up_to_date() -> None:
 def test_every_public_name_is_on_the_reference_page() -> None:
     headings = set(re.findall(r"^### (\w+)$", (ROOT / "docs" / "reference.md").read_text("utf-8"), re.MULTILINE))
     assert headings == {*requeuest_trio.__all__, *requeuest_trio.testing.__all__}
+
+
+def test_the_tests_that_pages_name_exist() -> None:
+    named = {
+        (path, name)
+        for page in PAGES
+        for path, names in re.findall(
+            r"`((?:unit|postgres|engine|http|acceptance)/\w+\.py)((?:::\w+)?)`", page.read_text("utf-8")
+        )
+        for name in [names.removeprefix("::")]
+    }
+    assert len(named) > 20
+    for path, name in named:
+        source = (ROOT / "tests" / path).read_text("utf-8")
+        assert not name or f"def {name}(" in source, f"{path}::{name}"

@@ -197,7 +197,7 @@ async def commit_and_rollback(conn: Conn) -> None:
         await conn.execute("insert into t values (1)")
         await conn.rollback()
     finally:
-        await conn.reset()
+        await conn.reset()  # noqa: ASYNC102 - what is tried here
         with trio.CancelScope(shield=True):
             if not conn.closed:
                 await conn.set_autocommit(True)

@@ -23,7 +23,7 @@ async def read_body(response: Any, keep: Callable[[bytes], bool]) -> bool:
     """
     problem: ValueError | None = None
     pieces_left = _MOST_BUFFERED_PIECES
-    with trio.CancelScope() as leaving:
+    with trio.CancelScope() as leaving:  # noqa: ASYNC912 - it waits inside aiter_raw
         try:
             async with aclosing(response.aiter_raw()) as pieces:
                 async for piece in pieces:

@@ -13,7 +13,7 @@ from psycopg import errors
 
 from requeuest_trio._config import Config
 from requeuest_trio._model.errors import DatabaseUnavailable, SchemaMismatch
-from requeuest_trio._postgres import ConnectionPool, TrioConnection
+from requeuest_trio._postgres import SETTLE_TIMEOUT, ConnectionPool, TrioConnection
 from requeuest_trio._store.queries import Queries
 
 __all__ = ["Database", "connected", "first_line", "translated"]
@@ -84,9 +84,11 @@ class Database:
         self._is_closed = True
         for scope in self._running:
             scope.cancel()
-        while self._running:
-            await self._has_ended.wait()
-        await self._pool.aclose()
+        # Each of them ends within the settle timeout of its connection.
+        with trio.move_on_after(2 * SETTLE_TIMEOUT, shield=True):  # noqa: ASYNC912 - nothing to wait for is fine
+            while self._running:
+                await self._has_ended.wait()
+        await self._pool.aclose()  # noqa: ASYNC102 - closes in a cancelled scope too
 
     async def _configure(self, connection: TrioConnection) -> None:
         await connection.execute(self._queries["configure_session"], self._limits)

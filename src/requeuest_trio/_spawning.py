@@ -1,0 +1,105 @@
+"""From the arguments of `spawn` to jobs that may be stored: everything is checked here, before anything is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from typing import NamedTuple
+from uuid import UUID
+
+from requeuest_trio._config import Config
+from requeuest_trio._model import checks
+from requeuest_trio._model.channel import Channel
+from requeuest_trio._model.errors import InvalidRequest
+from requeuest_trio._model.ids import uuid7
+from requeuest_trio._model.request import Request
+from requeuest_trio._model.retry import DEFAULT_RETRY, RetryPolicy
+from requeuest_trio._store.rows import NewJob
+
+__all__ = ["Checked", "Options"]
+
+
+class Options(NamedTuple):
+    """What the three ways of spawning have in common, as it was given."""
+
+    delay: float | timedelta | None
+    at: datetime | None
+    priority: int
+    ordering_key: str | None
+    retry: RetryPolicy | None
+    timeout: float | timedelta | None
+
+
+class Checked:
+    """Makes jobs of arguments that have passed. Raises `InvalidRequest`, naming the argument and its limit."""
+
+    def __init__(self, config: Config, settings: Iterable[Channel]) -> None:
+        self._body_limit = config.max_request_body
+        self._ordered = frozenset(channel.name for channel in settings if channel.ordered)
+
+    def jobs(
+        self, channel: str, requests: Sequence[Request], ids: Sequence[UUID] | None, options: Options
+    ) -> list[NewJob]:
+        """One job for each request."""
+        checks.channel_name(channel)
+        for request in requests:
+            self._check_request(request)
+        delay, at = _due(options.delay, options.at)
+        common = partial(
+            NewJob,
+            channel=channel,
+            priority=checks.priority(options.priority),
+            ordering_key=self._ordering_key(channel, options.ordering_key),
+            at=at,
+            delay=delay,
+            retry=_retry(options.retry),
+            timeout=None if options.timeout is None else checks.seconds("timeout", options.timeout, positive=True),
+        )
+        return [
+            common(id=job_id, request=request)
+            for job_id, request in zip(_ids(ids, len(requests)), requests, strict=True)
+        ]
+
+    def _check_request(self, request: Request) -> None:
+        if not isinstance(request, Request):
+            kind = type(request)
+            raise InvalidRequest(
+                "request", f"must be a requeuest_trio.Request, not {kind.__module__}.{kind.__qualname__}"
+            )
+        if len(request.body) > self._body_limit:
+            raise InvalidRequest("body", f"must have at most {self._body_limit} bytes, not {len(request.body)}")
+
+    def _ordering_key(self, channel: str, key: str | None) -> str | None:
+        if key is None:
+            return None
+        if channel in self._ordered:
+            raise InvalidRequest("ordering_key", f"channel {channel!r} is ordered as a whole: leave it out")
+        return checks.short_text("ordering_key", key, checks.MAX_KEY_LENGTH)
+
+
+def _due(delay: float | timedelta | None, at: datetime | None) -> tuple[float, datetime | None]:
+    if at is None:
+        return 0.0 if delay is None else checks.seconds("delay", delay), None
+    if delay is not None:
+        raise InvalidRequest("at", "goes without delay")
+    return 0.0, checks.instant("at", at)
+
+
+def _retry(policy: RetryPolicy | None) -> RetryPolicy:
+    if policy is None:
+        return DEFAULT_RETRY
+    if not isinstance(policy, RetryPolicy):
+        raise InvalidRequest("retry", f"must be a RetryPolicy, not {type(policy).__name__}")
+    return policy
+
+
+def _ids(given: Sequence[UUID] | None, number: int) -> list[UUID]:
+    if given is None:
+        return [uuid7() for _ in range(number)]
+    if isinstance(given, UUID | str) or not isinstance(given, Sequence):
+        raise InvalidRequest("job_id", "must be a sequence with one id for each request")
+    ids = [checks.job_id(job_id) for job_id in given]
+    if len(ids) != number or len(set(ids)) != number:
+        raise InvalidRequest("job_id", f"must have one id of its own for each of {number} requests, not {len(ids)}")
+    return ids
