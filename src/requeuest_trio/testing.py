@@ -6,7 +6,8 @@ Example::
 
     async with open_receiver() as receiver:
         receiver.script(Reply(503), Reset(), Reply(200, body=b"thanks"))
-        await client.spawn("mail", Request.post(receiver.url + "/hook", json={"to": "ada"}))
+        request = Request.post(receiver.url + "/hook", json={"to": "ada"})
+        job_id = await client.spawn("mail", request, retry=RetryPolicy(initial=0.01))
         arrivals = await receiver.wait_for(3)
         assert {arrival.header("idempotency-key") for arrival in arrivals} == {str(job_id)}
 """

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import tomllib
 from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
@@ -130,9 +131,9 @@ def test_sql_blocks_run(block: Block, code: str, migrated_dsn: str) -> None:
 
 
 @_marked("sh")
-def test_shell_blocks_run(block: Block, code: str, migrated_dsn: str) -> None:
-    for line in code.splitlines():
-        words = shlex.split(line, comments=True)
+def test_shell_blocks_run(block: Block, migrated_dsn: str) -> None:
+    for line in block.code.splitlines():
+        words = [word.replace("postgresql:///app", migrated_dsn) for word in shlex.split(line, comments=True)]
         if words[:2] == ["pip", "install"]:
             _check_requirement(words[2])
         elif words[0] == "make":
@@ -158,11 +159,15 @@ def _run_worker(arguments: list[str], dsn: str) -> None:
         psycopg.connect(dsn, autocommit=True) as connection,
         subprocess.Popen([sys.executable, "-m", "requeuest_trio.cli", *arguments]) as worker,
     ):
-        while worker.poll() is None:
-            if connection.execute("SELECT FROM requeuest.worker").rowcount:
-                worker.send_signal(signal.SIGTERM)
-                break
-        assert worker.wait(30) == 0
+        patience = time.monotonic() + 30
+        try:
+            while not connection.execute("SELECT FROM requeuest.worker").rowcount:
+                assert worker.poll() is None
+                assert time.monotonic() < patience
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(30) == 0
+        finally:
+            worker.kill()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
