@@ -6,15 +6,25 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 from uuid import UUID
+from weakref import WeakSet
 
 import trio
+from psycopg.pq import TransactionStatus
 
 from requeuest_trio._config import Config
 from requeuest_trio._model import checks
 from requeuest_trio._model.channel import All, Channel
 from requeuest_trio._model.ecosystem import Response
-from requeuest_trio._model.errors import InvalidRequest, JobCancelled, JobDead, JobNotFound
+from requeuest_trio._model.errors import (
+    DatabaseUnavailable,
+    InvalidRequest,
+    JobCancelled,
+    JobDead,
+    JobNotFound,
+    SchemaMismatch,
+)
 from requeuest_trio._model.job import Attempt, Job, Stats
 from requeuest_trio._model.request import Request
 from requeuest_trio._model.retry import RetryPolicy
@@ -58,6 +68,8 @@ class Client:
         # One connection of the pool is always left for the library's own short operations: a caller that spawns without
         # `connection=` while its transactions have all the others would otherwise wait for itself.
         self._transactions = trio.Semaphore(config.pool_size - 1)
+        self._patience = config.connect_timeout
+        self._lent: WeakSet[TrioConnection] = WeakSet()
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -84,7 +96,7 @@ class Client:
         retry: RetryPolicy | None = None,
         timeout: float | timedelta | None = None,  # noqa: ASYNC109 - of an attempt, not of this call
         job_id: UUID | None = None,
-        connection: TrioConnection | None = None,
+        connection: TrioConnection[Any] | None = None,
     ) -> UUID:
         """Put a request into the queue.
 
@@ -141,7 +153,7 @@ class Client:
         retry: RetryPolicy | None = None,
         timeout: float | timedelta | None = None,  # noqa: ASYNC109 - of an attempt, not of this call
         job_id: Sequence[UUID] | None = None,
-        connection: TrioConnection | None = None,
+        connection: TrioConnection[Any] | None = None,
     ) -> list[UUID]:
         """Put several requests into the queue, in one transaction: all of them, or none.
 
@@ -180,6 +192,8 @@ class Client:
     ) -> Response:
         """Put a request into the queue, and wait for its response: `spawn`, then `result`.
 
+        On a channel that no process delivers, this waits until it is cancelled; `trio.fail_after` sets a limit.
+
         Cancellation: the job stays in the queue and is sent; its id, if you gave one, gets the response later.
 
         Example::
@@ -193,11 +207,18 @@ class Client:
         await self._spawner.spawn(job)
         return await self.result(job.id)
 
-    async def _join(self, connection: TrioConnection, jobs: Sequence[NewJob]) -> None:
+    async def _join(self, connection: TrioConnection[Any], jobs: Sequence[NewJob]) -> None:
         if not isinstance(connection, TrioConnection):
             raise InvalidRequest("connection", f"must be a TrioConnection, not {type(connection).__name__}")
-        with translated():
-            await self._store.spawn(connection, jobs)
+        if connection.closed:
+            raise InvalidRequest("connection", "is closed")
+        if connection in self._lent and connection.info.transaction_status == TransactionStatus.IDLE:
+            raise InvalidRequest("connection", "its client.transaction() block has ended")
+        try:
+            with translated():
+                await self._store.spawn(connection, jobs)
+        except SchemaMismatch as error:
+            raise SchemaMismatch(f"connection: its database has no queue like this client's: {error}") from error
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[TrioConnection]:
@@ -220,15 +241,27 @@ class Client:
                 await client.spawn("billing", request, connection=connection)
         """
         self._require_open()
-        async with self._transactions, self._database.transaction() as connection:
-            yield connection
+        with trio.move_on_after(self._patience) as waiting:
+            await self._transactions.acquire()
+        if waiting.cancelled_caught:
+            raise DatabaseUnavailable(
+                f"no connection became free within {self._patience:g} s: as many transactions are open as "
+                "Config.pool_size allows"
+            )
+        try:
+            async with self._database.transaction() as connection:
+                self._lent.add(connection)
+                yield connection
+        finally:
+            self._transactions.release()
 
     # --- following ----------------------------------------------------------------------------------------------------
 
     async def wait(self, job_id: UUID) -> Job:
         """Wait until a job is finished: succeeded, dead or cancelled.
 
-        From any process, and also after a restart. For a job that is finished already, it returns at once.
+        From any process, and also after a restart. For a job that is finished already, it returns at once; for one
+        whose channel no process delivers, not before it is cancelled.
 
         Raises:
             JobNotFound: there is none, or it is removed while this waits.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 
 import psycopg
 import trio
@@ -15,9 +16,8 @@ from requeuest_trio._config import Config
 from requeuest_trio._engine.listener import Hints, Listener
 from requeuest_trio._engine.runner import FINISH_SECONDS, Runner
 from requeuest_trio._http.sender import open_sender
-from requeuest_trio._model import checks
 from requeuest_trio._model.channel import ALL, All, Channel, channels_of
-from requeuest_trio._model.ecosystem import AsyncBaseTransport, AsyncClient
+from requeuest_trio._model.ecosystem import AsyncBaseTransport, AsyncClient, ForeignClient
 from requeuest_trio._model.errors import InvalidRequest, RequeuestError
 from requeuest_trio._model.groups import Kept, raise_bare
 from requeuest_trio._store.database import Database, connected, translated
@@ -69,13 +69,13 @@ async def open_requeuest(
     dsn: str,
     channels: Iterable[str | Channel] | All = ALL,
     *,
-    http: AsyncBaseTransport | AsyncClient | None = None,
+    http: AsyncBaseTransport | AsyncClient | ForeignClient | None = None,
     migrate: bool = False,
     schema: str = "requeuest",
     concurrency: int = 32,
-    lease: float = 30.0,
-    grace: float = 10.0,
-    poll_interval: float = 5.0,
+    lease: float | timedelta = 30.0,
+    grace: float | timedelta = 10.0,
+    poll_interval: float | timedelta = 5.0,
     config: Config | None = None,
 ) -> AsyncIterator[Client]:
     """Open a queue, and deliver what is in it for as long as the block lasts.
@@ -95,9 +95,9 @@ async def open_requeuest(
         migrate: whether to bring the tables up to date first. Always done for `embedded:`.
         schema: the PostgreSQL schema of the queue.
         concurrency: attempts at once, per channel, in this process; 1 to 10,000.
-        lease: seconds, 1 to 3,600. If this process dies, others take its jobs over so much later.
-        grace: seconds, 0 to 3,600.
-        poll_interval: seconds, 0.05 to 3,600: how late a job may be found whose notification was lost.
+        lease: seconds or a `timedelta`, 1 to 3,600 s. If this process dies, others take its jobs over so much later.
+        grace: the same, 0 to 3,600 s.
+        poll_interval: the same, 0.05 to 3,600 s: how late a job may be found whose notification was lost.
         config: everything else; see `Config`.
 
     Raises:
@@ -117,9 +117,9 @@ async def open_requeuest(
     names, settings = channels_of(channels)
     checked_schema(schema)
     _check_int("concurrency", concurrency, 1, 10_000)
-    lease = _check_seconds("lease", lease, 1.0)
-    grace = _check_seconds("grace", grace, 0.0)
-    poll_interval = _check_seconds("poll_interval", poll_interval, 0.05)
+    lease_seconds = _check_seconds("lease", lease, 1.0)
+    grace_seconds = _check_seconds("grace", grace, 0.0)
+    poll_seconds = _check_seconds("poll_interval", poll_interval, 0.05)
     config = Config() if config is None else config
     if not isinstance(config, Config):
         raise InvalidRequest("config", f"must be a Config, not {type(config).__name__}")
@@ -133,31 +133,31 @@ async def open_requeuest(
         await _prepare(address, schema, queries, store, settings)
         sender = await stack.enter_async_context(open_sender(http, config))
 
-        async def connect(size: int, lease: float) -> Database:
-            return await stack.enter_async_context(Database(address, queries, config, size=size, lease=lease))
+        async def connect(size: int) -> Database:
+            return await stack.enter_async_context(Database(address, queries, config, size=size, lease=lease_seconds))
 
-        calls = await connect(config.pool_size, lease)
-        spawner = Spawner(await connect(1, lease), calls, store)
-        waiters = Waiters(Reader(calls, store), poll_interval=poll_interval)
+        calls = await connect(config.pool_size)
+        spawner = Spawner(await connect(1), calls, store)
+        waiters = Waiters(Reader(calls, store), poll_interval=poll_seconds)
         runner = None
         if names:
             runner = Runner(
-                await connect(1, lease),
-                await connect(1, lease),
+                await connect(1),
+                await connect(1),
                 store,
                 sender,
                 waiters,
                 names,
                 config,
                 concurrency=concurrency,
-                lease=lease,
-                poll_interval=poll_interval,
+                lease=lease_seconds,
+                poll_interval=poll_seconds,
             )
         client = Client(calls, store, spawner, waiters, config, settings, runner.load if runner else None)
         services = [spawner.run, waiters.run]
         if config.notifications:
-            services.append(_listener(await connect(1, lease), store, waiters, runner).run)
-        async with _running(client, runner, services, grace):
+            services.append(_listener(await connect(1), store, waiters, runner).run)
+        async with _running(client, runner, services, grace_seconds):
             yield client
 
 
@@ -255,8 +255,10 @@ def _check_int(argument: str, value: object, least: int, most: int) -> None:
         raise InvalidRequest(argument, f"must be an int from {least} to {most:,}, not {value!r}")
 
 
-def _check_seconds(argument: str, value: float, least: float) -> float:
-    seconds = checks.seconds(argument, value)
+def _check_seconds(argument: str, value: float | timedelta, least: float) -> float:
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise InvalidRequest(argument, f"must be seconds or a timedelta, not {type(value).__name__}")
     if not least <= seconds <= _LONGEST_SECONDS:
-        raise InvalidRequest(argument, f"must lie between {least:g} and {_LONGEST_SECONDS:g} s, not {seconds:g}")
-    return seconds
+        raise InvalidRequest(argument, f"must lie between {least:g} and {_LONGEST_SECONDS:g} s, not {seconds}")
+    return float(seconds)

@@ -12,7 +12,7 @@ from requeuest_trio._config import Config
 from requeuest_trio._model import checks
 from requeuest_trio._model.channel import Channel
 from requeuest_trio._model.errors import InvalidRequest
-from requeuest_trio._model.ids import uuid7
+from requeuest_trio._model.ids import Ids
 from requeuest_trio._model.request import Request
 from requeuest_trio._model.retry import DEFAULT_RETRY, RetryPolicy
 from requeuest_trio._store.rows import NewJob
@@ -37,6 +37,7 @@ class Checked:
     def __init__(self, config: Config, settings: Iterable[Channel]) -> None:
         self._body_limit = config.max_request_body
         self._ordered = frozenset(channel.name for channel in settings if channel.ordered)
+        self._ids = Ids()
 
     def jobs(
         self, channel: str, requests: Sequence[Request], ids: Sequence[UUID] | None, options: Options
@@ -58,7 +59,7 @@ class Checked:
         )
         return [
             common(id=job_id, request=request)
-            for job_id, request in zip(_ids(ids, len(requests)), requests, strict=True)
+            for job_id, request in zip(self._job_ids(ids, len(requests)), requests, strict=True)
         ]
 
     def _check_request(self, request: Request) -> None:
@@ -68,7 +69,9 @@ class Checked:
                 "request", f"must be a requeuest_trio.Request, not {kind.__module__}.{kind.__qualname__}"
             )
         if len(request.body) > self._body_limit:
-            raise InvalidRequest("body", f"must have at most {self._body_limit} bytes, not {len(request.body)}")
+            raise InvalidRequest(
+                "body", f"must have at most {self._body_limit} bytes (Config.max_request_body), not {len(request.body)}"
+            )
 
     def _ordering_key(self, channel: str, key: str | None) -> str | None:
         if key is None:
@@ -76,6 +79,16 @@ class Checked:
         if channel in self._ordered:
             raise InvalidRequest("ordering_key", f"channel {channel!r} is ordered as a whole: leave it out")
         return checks.short_text("ordering_key", key, checks.MAX_KEY_LENGTH)
+
+    def _job_ids(self, given: Sequence[UUID] | None, number: int) -> list[UUID]:
+        if given is None:
+            return [self._ids.next() for _ in range(number)]
+        if isinstance(given, UUID | str) or not isinstance(given, Sequence):
+            raise InvalidRequest("job_id", "must be a sequence with one id for each request")
+        ids = [checks.job_id(job_id) for job_id in given]
+        if len(ids) != number or len(set(ids)) != number:
+            raise InvalidRequest("job_id", f"must have one id of its own for each of {number} requests, not {len(ids)}")
+        return ids
 
 
 def _due(delay: float | timedelta | None, at: datetime | None) -> tuple[float, datetime | None]:
@@ -92,14 +105,3 @@ def _retry(policy: RetryPolicy | None) -> RetryPolicy:
     if not isinstance(policy, RetryPolicy):
         raise InvalidRequest("retry", f"must be a RetryPolicy, not {type(policy).__name__}")
     return policy
-
-
-def _ids(given: Sequence[UUID] | None, number: int) -> list[UUID]:
-    if given is None:
-        return [uuid7() for _ in range(number)]
-    if isinstance(given, UUID | str) or not isinstance(given, Sequence):
-        raise InvalidRequest("job_id", "must be a sequence with one id for each request")
-    ids = [checks.job_id(job_id) for job_id in given]
-    if len(ids) != number or len(set(ids)) != number:
-        raise InvalidRequest("job_id", f"must have one id of its own for each of {number} requests, not {len(ids)}")
-    return ids

@@ -4,10 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from unittest.mock import patch
 
 import trio
 from click.testing import CliRunner
@@ -38,7 +39,24 @@ def environment(dsn: str | None) -> dict[str, str]:
 
 
 async def requeuest(*arguments: str, dsn: str | None = None, stdin: str = "") -> Ended:
-    """Run the command to its end. The DSN goes through the environment."""
+    """Run the command to its end, in a thread of this process, which is faster than another process."""
+    with patch.object(trio, "open_signal_receiver", _no_signals):
+        return await trio.to_thread.run_sync(partial(invoke, *arguments, dsn=dsn, stdin=stdin))
+
+
+@contextmanager
+def _no_signals(*_numbers: int) -> Iterator[AsyncIterator[int]]:
+    """In place of what works in the main thread alone."""
+    yield _nothing()
+
+
+async def _nothing() -> AsyncIterator[int]:
+    await trio.sleep_forever()
+    yield 0
+
+
+async def process(*arguments: str, dsn: str | None = None, stdin: str = "") -> Ended:
+    """The same in a process of its own. The DSN goes through the environment."""
     with trio.fail_after(PATIENCE):
         ended = await trio.run_process(
             [*COMMAND, *arguments],
@@ -51,18 +69,26 @@ async def requeuest(*arguments: str, dsn: str | None = None, stdin: str = "") ->
     return Ended(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
 
 
-def invoke(*arguments: str) -> Ended:
-    """Run the command in this process, which is faster. Not inside Trio."""
-    result = CliRunner(env={"REQUEUEST_DSN": None}).invoke(command, arguments, prog_name="requeuest")
+def invoke(*arguments: str, dsn: str | None = None, stdin: str = "") -> Ended:
+    """Run the command in this thread. Not inside Trio."""
+    kept = environment(dsn)
+    variables = {name: kept.get(name) for name in {*os.environ, *kept}}
+    result = CliRunner(env=variables).invoke(
+        command, arguments, input=stdin, prog_name="requeuest", catch_exceptions=False
+    )
     return Ended(result.exit_code, result.stdout, result.stderr)
 
 
 @dataclass(slots=True)
 class Running:
-    """A process that runs, and what it has said on standard error."""
+    """A process that runs, and what it has said."""
 
     process: trio.Process
     said: str = ""
+    """On standard error."""
+    out: str = ""
+    """On standard output; complete after `wait_to_end`."""
+    _ended: trio.Event = field(default_factory=trio.Event)
     _changed: trio.Event = field(default_factory=trio.Event)
 
     async def read(self) -> None:
@@ -72,12 +98,21 @@ class Running:
             self.said += bytes(chunk).decode()
             self._changed.set()
             self._changed = trio.Event()
+        assert self.process.stdout is not None
+        async for chunk in self.process.stdout:
+            self.out += bytes(chunk).decode()
+        self._ended.set()
 
-    async def wait_to_say(self, text: str) -> None:
+    async def wait_to_say(self, text: str, times: int = 1) -> None:
         """Wait until it has said this."""
         with trio.fail_after(PATIENCE):
-            while text not in self.said:
+            while self.said.count(text) < times:
                 await self._changed.wait()
+
+    async def wait_to_end(self) -> None:
+        """Wait until all it said was read."""
+        with trio.fail_after(PATIENCE):
+            await self._ended.wait()
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -88,6 +123,32 @@ class Running:
             return await self.process.wait()
 
 
+@dataclass(slots=True)
+class Gate:
+    """A receiver that answers when the test says so."""
+
+    url: str = ""
+    arrived: trio.Event = field(default_factory=trio.Event)
+    opened: trio.Event = field(default_factory=trio.Event)
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some()
+            self.arrived.set()
+            await self.opened.wait()
+            await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+
+@asynccontextmanager
+async def open_gate() -> AsyncIterator[Gate]:
+    gate = Gate()
+    async with trio.open_nursery() as nursery:
+        [listener] = await nursery.start(partial(trio.serve_tcp, gate.serve, 0, host="127.0.0.1"))
+        gate.url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}/"
+        yield gate
+        nursery.cancel_scope.cancel()
+
+
 @asynccontextmanager
 async def running(*arguments: str, dsn: str, **variables: str) -> AsyncIterator[Running]:
     """Start the command; it is killed if the block ends before it does."""
@@ -96,7 +157,7 @@ async def running(*arguments: str, dsn: str, **variables: str) -> AsyncIterator[
             trio.run_process,
             [*COMMAND, *arguments],
             stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             check=False,
             env=environment(dsn) | variables,
         )

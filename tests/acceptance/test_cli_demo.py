@@ -16,13 +16,13 @@ from requeuest_trio.cli.display import make_console
 from requeuest_trio.cli.faulty_receiver import Fault, Seen
 from requeuest_trio.cli.request_file import Entry
 from requeuest_trio.cli.summary import percentile
-from requeuest_trio.cli.tally import Finished, Stored
+from requeuest_trio.cli.tally import Outcome, Stored
 from requeuest_trio.testing import Arrival
-from tests.acceptance.cli import requeuest, running
+from tests.acceptance.cli import process, running
 
 
 async def test_from_beginning_to_end() -> None:
-    ended = await requeuest("demo", dsn="postgresql://user@127.0.0.1:1/not-for-the-demo")
+    ended = await process("demo", dsn="postgresql://user@127.0.0.1:1/not-for-the-demo")
     assert ended.status == 0, ended.err
     rows = {line.split()[0]: line.split() for line in ended.out.splitlines()}
     for channel in ("billing", "inventory", "mail", "media", "webhooks"):
@@ -33,7 +33,9 @@ async def test_from_beginning_to_end() -> None:
     for fault in Fault:
         [line] = [line for line in ended.out.splitlines() if line.startswith(fault.value)]
         assert int(line.split()[-1]) > 0
-    assert ended.out.splitlines()[-1].startswith("All 200 requests were delivered once each")
+    verdict, what_next = ended.out.splitlines()[-2:]
+    assert verdict.startswith("All 200 requests were delivered once each")
+    assert what_next.startswith("Next: requeuest send FILE.jsonl --dsn ")
     assert "200 delivered" in ended.err
     assert "\x1b" not in ended.out + ended.err
 
@@ -57,8 +59,8 @@ def a_job(request: Request = REQUEST, line: int = 1, key: str | None = None) -> 
     return Stored(Entry(line, "c", key, request), uuid4())
 
 
-def delivered(*stored: Stored) -> list[Finished]:
-    return [Finished(one, JobState.SUCCEEDED, 1) for one in stored]
+def delivered(*stored: Stored) -> list[Outcome]:
+    return [Outcome(one, JobState.SUCCEEDED, 1) for one in stored]
 
 
 def arrival_of(stored: Stored, job_id: UUID | None = None) -> Arrival:
@@ -132,7 +134,7 @@ def test_not_accepted_or_twice() -> None:
 
 def test_a_job_that_did_not_succeed() -> None:
     one, other = a_job(), a_job(line=2)
-    finished = [Finished(one, JobState.DEAD, 1)]
+    finished = [Outcome(one, JobState.DEAD, 1)]
     mismatches = find_mismatches([one, other], finished, [seen(one), seen(other)])
     assert mismatches == [f"line {line}: the job did not succeed" for line in (1, 2)]
 
@@ -166,9 +168,9 @@ def test_a_mismatch_fails_the_demo_and_is_shown() -> None:
 
 
 async def test_stopped_it_leaves_nothing(tmp_path: Path) -> None:
-    async with running("demo", dsn="", TMPDIR=str(tmp_path)) as process:
-        await process.wait_to_say("of 200 delivered")
+    async with running("demo", dsn="", TMPDIR=str(tmp_path)) as demo:
+        await demo.wait_to_say("of 200 delivered")
         assert list(tmp_path.iterdir()) != []  # noqa: ASYNC240
-        process.signal(signal.SIGINT)
-        assert await process.status() == 130
+        demo.signal(signal.SIGINT)
+        assert await demo.status() == 130
     assert list(tmp_path.iterdir()) == []  # noqa: ASYNC240

@@ -1,11 +1,23 @@
 """`requeuest jobs` and `requeuest show`: what is in the queue, without its secrets."""
 
+import io
 import json
+import os
+import re
+import subprocess
+from pathlib import Path
 from uuid import UUID, uuid4
 
+import pytest
+import trio
+from rich.cells import cell_len
+
 from requeuest_trio import Request, RetryPolicy, open_requeuest
+from requeuest_trio.cli import jobs, summary
+from requeuest_trio.cli.display import make_console, print_table
 from requeuest_trio.testing import Reply, open_receiver
-from tests.acceptance.cli import invoke, requeuest
+from tests.acceptance.cli import COMMAND, environment, invoke, requeuest
+from tests.servers import temporary_home
 
 SECRETS = [("Authorization", "Bearer geheim"), ("X-Api-Key", "geheim"), ("X-Tag", "shown")]
 
@@ -56,6 +68,101 @@ async def test_a_list_has_its_limit(migrated_dsn: str) -> None:
         assert (len(whole.out.splitlines()), whole.err) == (3, "")
     none = await requeuest("jobs", "--state", "dead", dsn=migrated_dsn)
     assert (none.status, none.out) == (0, "no jobs\n")
+
+
+async def test_the_newest(migrated_dsn: str) -> None:
+    async with open_requeuest(migrated_dsn, ()) as client:
+        job_ids = await client.spawn_many("mail", [Request.get(f"http://localhost/{i}") for i in range(3)])
+    last = await requeuest("jobs", "--newest", "--limit", "2", "--json", dsn=migrated_dsn)
+    assert [json.loads(line)["id"] for line in last.out.splitlines()] == sorted(map(str, job_ids))[1:]
+    assert "these are the last 2; there are more" in last.err
+    every = await requeuest("jobs", "--newest", "--limit", "0", dsn=migrated_dsn)
+    assert (len(every.out.splitlines()), every.err) == (4, "")
+
+
+@pytest.mark.parametrize("arguments", [("jobs", "--limit", "0"), ("jobs", "--limit", "0", "--json")])
+async def test_output_that_nobody_reads_to_the_end(arguments: tuple[str, ...], migrated_dsn: str) -> None:
+    async with open_requeuest(migrated_dsn, ()) as client:
+        await client.spawn_many("mail", [Request.get(f"http://localhost/{'x' * 500}{i}") for i in range(300)])
+    read, write = os.pipe()
+    with open(read, "rb") as reader:
+        listing = await trio.lowlevel.open_process(
+            [*COMMAND, *arguments], stdout=write, stderr=subprocess.PIPE, env=environment(migrated_dsn)
+        )
+        os.close(write)
+        await trio.to_thread.run_sync(reader.readline)
+    assert listing.stderr is not None
+    assert b"".join([bytes(chunk) async for chunk in listing.stderr]) == b""
+    assert await listing.wait() == 141
+
+
+def test_a_table_on_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    job_id, url = str(uuid4()), "https://api.example.com/" + "x" * 60
+    row = (job_id, "a-channel-with-a-long-name", "succeeded", 12, 503, "2026-01-01 00:00:00Z", f"POST {url}", "why")
+    out = io.StringIO()
+    out.isatty = lambda: True  # type: ignore[method-assign]
+    print_table(make_console(out), jobs._COLUMNS, [row], shortened="channel", below=jobs._BELOW)
+    heading, first, second = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).splitlines()
+    assert heading.split() == ["id", "channel", "state", "attempts", "status"]
+    assert [job_id, "succeeded", "12", "503"] == [word for word in first.split() if "…" not in word]
+    assert second.startswith("  2026-01-01 00:00:00Z  POST https://api.example.com/xxx")
+    assert second.endswith("…")
+    assert max(map(len, (heading, first, second))) <= 80
+
+
+def test_the_summary_on_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    out = io.StringIO()
+    out.isatty = lambda: True  # type: ignore[method-assign]
+    row = ("漢字" * 20, 100_000, 100_000, 0, 200_000, "9.99 s", "9.99 s", "1,234 s")
+    print_table(make_console(out), summary._COLUMNS, [row], right=summary._COLUMNS[1:], shortened="channel")
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).splitlines()
+    assert lines[0].split() == " ".join(summary._COLUMNS).split()
+    assert lines[1].split()[1:] == ["100000", "100000", "0", "200000", "9.99", "s", "9.99", "s", "1,234", "s"]
+    assert max(map(cell_len, lines)) <= 80
+
+
+async def test_the_beginning_of_an_id(migrated_dsn: str) -> None:
+    job_ids = [UUID(f"0189abcd-0000-7000-8000-00000000000{i}") for i in range(7)]
+    alone = UUID("0189abce-1111-7000-8000-000000000000")
+    async with open_requeuest(migrated_dsn, ()) as client:
+        await client.spawn_many("mail", [Request.get("http://localhost/")] * 8, job_id=[*job_ids, alone])
+    found = await requeuest("show", "0189ABCE-1", dsn=migrated_dsn)
+    assert (found.status, found.err) == (0, "")
+    assert f"job:          {alone}\n" in found.out
+    several = await requeuest("show", "0189abcd", dsn=migrated_dsn)
+    listed = ", ".join(map(str, job_ids[:5]))
+    assert (several.status, several.out) == (2, "")
+    assert several.err == f"requeuest: several jobs have ids that begin with 0189abcd: {listed} and more\n"
+    none = await requeuest("show", "018900", dsn=migrated_dsn)
+    assert (none.status, none.err) == (2, "requeuest: no job has an id that begins with 018900\n")
+
+
+@pytest.mark.parametrize("command", [("jobs",), ("show", "0189abcd")])
+def test_looking_makes_no_embedded_server(command: tuple[str, ...], tmp_path: Path) -> None:
+    place = tmp_path / "queue"
+    for _ in range(2):
+        ended = invoke(*command, "--dsn", f"embedded:{place}")
+        assert (ended.status, ended.out) == (2, "")
+        assert ended.err.startswith(f"requeuest: there is no queue in {place}; to make one: requeuest migrate --dsn")
+        assert len(ended.err.splitlines()) == 1
+        assert list(tmp_path.rglob("*")) in ([], [place])
+        place.mkdir(exist_ok=True)
+
+
+async def test_looking_makes_no_schema_in_an_embedded_server() -> None:
+    with temporary_home() as place:
+        dsn = f"embedded:{place}/queue"
+        async with open_requeuest(dsn, ()):
+            for _ in range(2):
+                ended = await requeuest("jobs", "--schema", "other", dsn=dsn)
+                assert (ended.status, ended.out) == (2, "")
+                [line] = ended.err.splitlines()
+                assert line.endswith(f"are missing; run: requeuest migrate --dsn {dsn} --schema other")
+            assert (await requeuest("jobs", dsn=dsn)).out == "no jobs\n"
 
 
 async def test_one_job_for_people(migrated_dsn: str) -> None:
@@ -123,4 +230,7 @@ async def test_no_such_job(migrated_dsn: str) -> None:
 def test_an_id_that_is_none() -> None:
     ended = invoke("show", "7", "--dsn", "postgresql:///x")
     assert (ended.status, ended.out) == (2, "")
-    assert "'7' is not a valid UUID" in ended.err
+    assert "'7' is too short: give at least the first 6 digits" in ended.err
+    for text in ("nothing", "0" * 33):
+        ended = invoke("show", text, "--dsn", "postgresql:///x")
+        assert f"'{text}' is neither an id nor the beginning of one" in ended.err

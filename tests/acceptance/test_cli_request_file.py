@@ -75,6 +75,7 @@ def test_no_requests() -> None:
     ("line", "said"),
     [
         (b"{", "is no JSON: Expecting property name enclosed in double quotes at column"),
+        (b'{"method": "GET",\r\n', "in double quotes at column 18"),
         (b"[1]", "must be a JSON object"),
         (b"\xff", "is no UTF-8 text: invalid start byte at byte 1"),
         (b"[" * 100_000, "nested too deeply"),

@@ -8,12 +8,13 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from requeuest_trio import JobState, Stats, open_requeuest
 from requeuest_trio.cli.request_file import read_requests
-from requeuest_trio.cli.tally import ChannelCount, Finished, Stored, Tally
+from requeuest_trio.cli.tally import ChannelCount, Outcome, Stored, Tally
 from requeuest_trio.testing import Receiver, Reply, open_receiver
-from tests.acceptance.cli import invoke, requeuest, running
+from tests.acceptance.cli import invoke, open_gate, process, requeuest, running
 
 
 async def queue_of(dsn: str) -> Stats:
@@ -40,7 +41,7 @@ async def test_a_file_is_delivered(migrated_dsn: str, tmp_path: Path) -> None:
             )
         )
         receiver.script(Reply(503), target="/c")
-        ended = await requeuest("send", str(file), dsn=migrated_dsn)
+        ended = await process("send", str(file), dsn=migrated_dsn)
     assert ended.status == 0, ended.err
     assert ended.out.split()[:8] == ["channel", "requests", "delivered", "given", "up", "attempts", "p50", "p95"]
     assert ["all", "2", "2", "0", "3"] in [line.split()[:5] for line in ended.out.splitlines()]
@@ -137,16 +138,36 @@ async def test_stopped_it_leaves_the_rest_in_the_queue(
         receiver.script(*[Reply(503)] * 1_000, target="/1")
         file = tmp_path / "requests.jsonl"
         file.write_text(posts(receiver, 2))
-        async with running("send", str(file), "--channel", "a b", dsn=migrated_dsn) as process:
-            await process.wait_to_say("1 of 2 delivered, failed attempts: ")
-            process.signal(number)
-            assert await process.status() == 128 + number
-            await process.wait_to_say(
-                "1 of 2 requests are still queued; they stay there, and a worker delivers them, with the same --dsn "
-                "and --schema: requeuest worker 'a b'"
-            )
+        async with running("send", str(file), "--channel", "a b", dsn=migrated_dsn) as sending:
+            await sending.wait_to_say("1 of 2 delivered, failed attempts: ")
+            sending.signal(number)
+            assert await sending.status() == 128 + number
+            await sending.wait_to_say("1 remain in the queue; to deliver them: requeuest worker 'a b' --dsn ")
     states = (await queue_of(migrated_dsn)).channels["a b"]
     assert states == {JobState.SUCCEEDED: 1, JobState.AVAILABLE: 1}
+
+
+async def test_what_is_delivered_after_the_signal_counts(migrated_dsn: str, tmp_path: Path) -> None:
+    """The numbers at the end are those of the database after the requests under way have ended."""
+    async with open_gate() as gate, open_receiver() as receiver:
+        receiver.script(*[Reply(503, headers=(("Retry-After", "1000"),))] * 9)
+        file, secret = tmp_path / "requests.jsonl", make_conninfo(migrated_dsn, password="geheim")
+        urls = (gate.url, receiver.url)
+        file.write_text(lines(*({"method": "GET", "url": url, "channel": "mail"} for url in urls)))
+        async with running("send", str(file), "--concurrency", "2", "--dsn", secret, dsn="") as sending:
+            await gate.arrived.wait()
+            await sending.wait_to_say("failed attempts: 1")
+            sending.signal(signal.SIGINT)
+            await sending.wait_to_say("finishing the requests under way")
+            gate.opened.set()
+            assert await sending.status() == 130
+            await sending.wait_to_end()
+    last = sending.said.splitlines()[-1]
+    assert last.startswith(
+        "1 delivered after SIGINT; 1 remain in the queue; to deliver them: requeuest worker mail --dsn "
+    )
+    assert "geheim" not in sending.said
+    assert ["mail", "2", "1", "0", "2"] in [line.split()[:5] for line in sending.out.splitlines()]
 
 
 async def test_a_job_that_somebody_removes_is_not_delivered(migrated_dsn: str, tmp_path: Path) -> None:
@@ -154,13 +175,13 @@ async def test_a_job_that_somebody_removes_is_not_delivered(migrated_dsn: str, t
         receiver.script(Reply(503, headers=(("Retry-After", "1000"),)))
         file = tmp_path / "requests.jsonl"
         file.write_text(posts(receiver, 1))
-        async with running("send", str(file), dsn=migrated_dsn) as process:
-            await process.wait_to_say("last failure: line 1: status 503")
+        async with running("send", str(file), dsn=migrated_dsn) as sending:
+            await sending.wait_to_say("last failure: line 1: status 503")
             async with open_requeuest(migrated_dsn, ()) as client:
                 while not await client.clear(["default"]):
                     pass  # it is being recorded
-            assert await process.status() == 1
-            await process.wait_to_say("removed from the queue by somebody else")
+            assert await sending.status() == 1
+            await sending.wait_to_say("removed from the queue by somebody else")
 
 
 async def test_an_error_of_postgresql_itself_is_one_line(migrated_dsn: str) -> None:
@@ -185,8 +206,9 @@ def test_what_an_attempt_said_yields_to_what_was_recorded() -> None:
     tally.saw_attempt(stored[1].job_id, JobState.SUCCEEDED, None)
     tally.saw_attempt(uuid4(), JobState.DEAD, "of somebody else's job")
     assert tally.overall == ChannelCount(total=3, delivered=2, given_up=0, failures=1)
-    assert (tally.last_failure, tally.unfinished) == ("line 1: status 503 is not accepted", 1)
+    assert tally.last_failure == "line 1: status 503 is not accepted"
+    assert tally.unfinished == stored
     for one, state in zip(stored, (JobState.SUCCEEDED, JobState.DEAD, JobState.CANCELLED), strict=True):
-        tally.add(Finished(one, state))
+        tally.add(Outcome(one, state))
     assert tally.overall == ChannelCount(total=3, delivered=1, given_up=2, failures=1)
-    assert tally.unfinished == 0
+    assert tally.unfinished == []

@@ -3,47 +3,17 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from functools import partial
 
 import psycopg
 import pytest
-import trio
 
-from requeuest_trio import JobState, Request, open_requeuest
+from requeuest_trio import DatabaseUnavailable, JobState, Request, open_requeuest
+from requeuest_trio.cli.dsn import is_lasting
 from requeuest_trio.testing import open_receiver
-from tests.acceptance.cli import invoke, requeuest, running
+from tests.acceptance.cli import invoke, open_gate, requeuest, running
 from tests.servers import TestServer
 
 GREETING = "Ctrl-C or SIGTERM stops"
-
-
-@dataclass(slots=True)
-class Gate:
-    """A receiver that answers when the test says so."""
-
-    url: str = ""
-    arrived: trio.Event = field(default_factory=trio.Event)
-    opened: trio.Event = field(default_factory=trio.Event)
-
-    async def serve(self, stream: trio.SocketStream) -> None:
-        async with stream:
-            await stream.receive_some()
-            self.arrived.set()
-            await self.opened.wait()
-            await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-
-
-@asynccontextmanager
-async def open_gate() -> AsyncIterator[Gate]:
-    gate = Gate()
-    async with trio.open_nursery() as nursery:
-        [listener] = await nursery.start(partial(trio.serve_tcp, gate.serve, 0, host="127.0.0.1"))
-        gate.url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}/"
-        yield gate
-        nursery.cancel_scope.cancel()
 
 
 async def test_it_delivers_its_channels_and_no_other(migrated_dsn: str) -> None:
@@ -106,7 +76,7 @@ async def test_the_second_signal_ends_it_at_once(migrated_dsn: str) -> None:
 
 async def test_it_waits_for_its_database(server: TestServer, admin: psycopg.Connection, migrated_template: str) -> None:
     async with running("worker", "--all", dsn=server.dsn("comes_later")) as worker:
-        await worker.wait_to_say("trying again in")
+        await worker.wait_to_say("trying again in", times=2)
         admin.execute(f"CREATE DATABASE comes_later TEMPLATE {migrated_template}")
         try:
             await worker.wait_to_say(GREETING)
@@ -115,6 +85,22 @@ async def test_it_waits_for_its_database(server: TestServer, admin: psycopg.Conn
         finally:
             admin.execute("DROP DATABASE comes_later WITH (FORCE)")
     assert "Traceback" not in worker.said
+    [hint] = [line for line in worker.said.splitlines() if "this will hardly mend itself" in line]
+    assert 'database "comes_later" does not exist' in hint
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('FATAL:  role "nobody" does not exist', True),
+        ('FATAL:  password authentication failed for user "a"', True),
+        ("fe_sendauth: no password supplied", True),
+        ("connection refused", False),
+        ("the database system is starting up", False),
+    ],
+)
+def test_what_will_hardly_mend_itself(text: str, expected: bool) -> None:
+    assert is_lasting(DatabaseUnavailable(f"PostgreSQL is not available: {text}")) is expected
 
 
 async def test_a_signal_while_it_waits(server: TestServer) -> None:

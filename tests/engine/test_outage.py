@@ -16,7 +16,6 @@ import trio
 from psycopg.conninfo import make_conninfo
 
 from requeuest_trio import Client, Config, DatabaseUnavailable, Request, open_requeuest
-from requeuest_trio._model.ids import uuid7
 from requeuest_trio.testing import Receiver, Reply
 from tests.engine.support import Eye, Log, eye_on, nothing_left, until_done
 
@@ -25,7 +24,7 @@ IMPATIENT = Config(connect_timeout=0.5, statement_timeout=1.0)
 
 async def _spawn_surely(client: Client, channel: str, request: Request) -> UUID:
     """As the docs say: after `DatabaseUnavailable` once more, with the same id."""
-    job_id = uuid7()
+    job_id = uuid4()
     while True:
         try:
             return await client.spawn(channel, request, job_id=job_id)

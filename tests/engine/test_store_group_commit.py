@@ -3,12 +3,13 @@ all, once, whatever is cut; nobody is told that something is stored which is not
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import pytest
 import trio
 
 from requeuest_trio import Client, DatabaseUnavailable, InvalidRequest, Request, SchemaMismatch, migrate, open_requeuest
 from requeuest_trio._config import Config
-from requeuest_trio._model.ids import uuid7
 from tests.engine.bench import forgetful_proxy
 from tests.engine.support import Eye
 from tests.postgres.harness import running_proxy, terminate, until
@@ -129,7 +130,7 @@ async def test_a_backend_killed_in_the_middle_leaves_all_or_nothing(eye: Eye, ti
                 await eye.connection.execute(f"SELECT setval('public.tries', {begin})".encode())
 
         nursery.start_soon(kill)
-        ids = [uuid7() for _ in range(9_000)]
+        ids = [uuid4() for _ in range(9_000)]
         if times == 1:
             assert await client.spawn_many("c", [REQUEST] * 9_000, job_id=ids) == ids
         else:

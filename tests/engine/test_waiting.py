@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import json
 import sys
+from uuid import uuid4
 
 import pytest
 import trio
@@ -21,7 +22,6 @@ from requeuest_trio import (
     open_requeuest,
 )
 from requeuest_trio._config import Config
-from requeuest_trio._model.ids import uuid7
 from requeuest_trio.testing import Receiver, Reply, Stall
 from tests.engine.support import Eye, until_done
 from tests.postgres.harness import running_proxy
@@ -110,7 +110,7 @@ trio.run(main, *sys.argv[1:])
 
 async def test_leaving_a_wait_leaves_the_job(eye: Eye, receiver: Receiver) -> None:
     receiver.script(Stall(), REPLY)
-    job_id = uuid7()
+    job_id = uuid4()
     async with open_requeuest(eye.dsn, poll_interval=0.1, config=Config(attempt_timeout=0.3)) as client:
         for call in (
             lambda: client.spawn_returning(
@@ -157,7 +157,7 @@ async def test_a_job_that_is_cleared_meanwhile(eye: Eye, key: str | None, notifi
         with pytest.raises(JobNotFound):
             await client.wait(job_id)
         with pytest.raises(JobNotFound):
-            await client.result(uuid7())
+            await client.result(uuid4())
 
 
 async def test_a_client_that_is_closed_ends_its_waits(eye: Eye) -> None:

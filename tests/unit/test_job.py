@@ -3,14 +3,17 @@
 import gzip
 from dataclasses import FrozenInstanceError
 
+import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from requeuest_trio import JobState, Stats
+from requeuest_trio import JobState, Request, Stats
 from requeuest_trio._model.job import make_response
 from requeuest_trio._model.states import FINISHED
 from tests.unit.values import make_job
+
+REQUEST = Request.post("https://api.example.com/charges", json={"order": 7}, headers={"X-A": "b"})
 
 
 @pytest.mark.parametrize("state", JobState)
@@ -37,7 +40,7 @@ def test_stats_count_over_all_channels() -> None:
 
 def test_response_is_that_of_the_receiver() -> None:
     headers = (("Content-Type", "application/json; charset=utf-8"), ("X-A", "é"), ("x-a", "2"))
-    response = make_response(201, headers, b'{"a": 1}', truncated=True)
+    response = make_response(201, headers, b'{"a": 1}', REQUEST, truncated=True)
     assert (response.status_code, response.json(), response.extensions["truncated"]) == (201, {"a": 1}, True)
     assert response.headers.raw == [
         (b"Content-Type", b"application/json; charset=utf-8"),
@@ -46,11 +49,20 @@ def test_response_is_that_of_the_receiver() -> None:
     ]
 
 
+def test_response_knows_its_request() -> None:
+    """So that `raise_for_status` works."""
+    response = make_response(409, (), b"", REQUEST, truncated=False)
+    assert (response.request.method, str(response.url)) == ("POST", "https://api.example.com/charges")
+    assert response.request.headers["x-a"] == "b"
+    with pytest.raises(httpx2.HTTPStatusError):
+        response.raise_for_status()
+
+
 def test_response_is_never_decoded_again() -> None:
     """Neither a body that was kept as it came, nor one that only says so."""
     body = gzip.compress(b"text")
     for content in (body, b"text"):
-        response = make_response(200, (("Content-Encoding", "gzip"),), content, truncated=False)
+        response = make_response(200, (("Content-Encoding", "gzip"),), content, REQUEST, truncated=False)
         assert response.content == content
         assert response.headers["content-encoding"] == "gzip"
 
@@ -61,5 +73,5 @@ def test_response_is_never_decoded_again() -> None:
     body=st.binary(max_size=9),
 )
 def test_damaged_row_still_makes_a_response(status: int, headers: tuple[tuple[str, str], ...], body: bytes) -> None:
-    response = make_response(status, headers, body, truncated=False)
+    response = make_response(status, headers, body, REQUEST, truncated=False)
     assert (response.status_code, response.content, len(response.headers.raw)) == (status, body, len(headers))

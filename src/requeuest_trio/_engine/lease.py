@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import trio
-
-from requeuest_trio._model.ids import uuid7
 
 __all__ = ["Lease"]
 
@@ -24,7 +22,7 @@ class Lease:
 
     def __init__(self, length: float) -> None:
         self.length = length
-        self.worker: UUID = uuid7()
+        self.worker: UUID = uuid4()
         self._trusted_until = -float("inf")
         self._attempts: set[trio.CancelScope] = set()
 
@@ -55,7 +53,7 @@ class Lease:
 
     def start_anew(self) -> None:
         """Become another process in the eyes of the others, after they have struck this one off."""
-        self.worker = uuid7()
+        self.worker = uuid4()
 
     @contextmanager
     def attempt(self) -> Iterator[trio.CancelScope]:

@@ -59,10 +59,14 @@ def channels_of(channels: Iterable[str | Channel] | All) -> tuple[frozenset[str]
         return channels, ()
     if isinstance(channels, str):
         raise InvalidRequest("channels", f"must be a collection of names; write [{shown(channels)}]")
+    if isinstance(channels, Channel):
+        raise InvalidRequest("channels", f"must be a collection of channels; write [Channel({channels.name!r}, ...)]")
     try:
         given = list(channels)
     except TypeError as error:
         raise InvalidRequest("channels", f"must be a collection of names or ALL, not {shown(channels)}") from error
+    if any(isinstance(channel, All) for channel in given):
+        raise InvalidRequest("channels", "ALL stands alone; write ALL, not [ALL]")
     settings = tuple(channel for channel in given if isinstance(channel, Channel))
     names = [channel.name if isinstance(channel, Channel) else checks.channel_name(channel) for channel in given]
     if len(set(names)) != len(names):

@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 from httpx2 import URL, AsyncBaseTransport, AsyncClient, InvalidURL, Response
 from httpx2 import Headers as ResponseHeaders
+from httpx2 import Request as SentRequest
 
-__all__ = ["URL", "AsyncBaseTransport", "AsyncClient", "InvalidURL", "Response", "ResponseHeaders"]
+__all__ = [
+    "URL",
+    "AsyncBaseTransport",
+    "AsyncClient",
+    "ForeignClient",
+    "InvalidURL",
+    "Response",
+    "ResponseHeaders",
+    "SentRequest",
+]
+
+
+class ForeignClient(Protocol):
+    """What `httpx.AsyncClient` has in common with httpx2's."""
+
+    def build_request(self, method: str, url: str, /, **options: Any) -> Any:
+        """Make a request with the client's own defaults."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close it; never called here."""
+        ...

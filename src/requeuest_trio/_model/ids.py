@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 import time
 from uuid import UUID
 
-__all__ = ["uuid7"]
+__all__ = ["Ids"]
 
 _VERSION_AND_VARIANT = (0x7 << 76) | (0b10 << 62)
+_RANDOM_BITS = 74
 
 
-def uuid7() -> UUID:
-    """A version 7 UUID (RFC 9562 section 5.7): 48 bits of milliseconds, 74 random bits."""
-    milliseconds = time.time_ns() // 1_000_000
-    random = int.from_bytes(os.urandom(10), "big")
-    return UUID(
-        int=(milliseconds & (1 << 48) - 1) << 80 | (random >> 68) << 64 | random & (1 << 62) - 1 | _VERSION_AND_VARIANT
-    )
+class Ids:
+    """Version 7 UUIDs (RFC 9562 section 5.7), each greater than the one before, also within a millisecond.
+
+    48 bits of milliseconds, then 74 random bits; in the same millisecond, or when the clock is set back, the random
+    part of the last one is increased at random (section 6.2, method 2).
+    """
+
+    def __init__(self) -> None:
+        self._milliseconds = 0
+        self._random = 0
+
+    def next(self) -> UUID:
+        """A new id."""
+        now = time.time_ns() // 1_000_000
+        self._random += 1 + secrets.randbits(32)
+        if now > self._milliseconds or self._random >> _RANDOM_BITS:
+            self._milliseconds = max(now, self._milliseconds + 1)
+            # The highest bit is left free, so that there is room for increases.
+            self._random = secrets.randbits(_RANDOM_BITS - 1)
+        high, low = self._random >> 62, self._random & (1 << 62) - 1
+        return UUID(int=(self._milliseconds & (1 << 48) - 1) << 80 | high << 64 | low | _VERSION_AND_VARIANT)

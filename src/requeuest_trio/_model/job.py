@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from requeuest_trio._model.ecosystem import Response, ResponseHeaders
+from requeuest_trio._model.ecosystem import InvalidURL, Response, ResponseHeaders, SentRequest
 from requeuest_trio._model.headers import Headers
 from requeuest_trio._model.request import Request
 from requeuest_trio._model.states import FINISHED, JobState
@@ -98,12 +99,19 @@ class Stats:
         return sum(states.get(state, 0) for states in self.channels.values())
 
 
-def make_response(status: int, headers: Headers, body: bytes, *, truncated: bool) -> Response:
+def make_response(status: int, headers: Headers, body: bytes, request: Request, *, truncated: bool) -> Response:
     """Build the response that a caller gets back. The body was decoded when it was received."""
     # The headers come last: given to the constructor, they would have it decode the body once more.
     response = Response(status, content=body, extensions={"truncated": truncated})
-    response.headers = ResponseHeaders([(_latin_1(name), _latin_1(value)) for name, value in headers])
+    response.headers = _raw(headers)
+    # So that raise_for_status() works. A damaged row has no request that could be shown this way.
+    with suppress(InvalidURL, TypeError, ValueError):
+        response.request = SentRequest(request.method, request.url, headers=_raw(request.headers), content=request.body)
     return response
+
+
+def _raw(headers: Headers) -> ResponseHeaders:
+    return ResponseHeaders([(_latin_1(name), _latin_1(value)) for name, value in headers])
 
 
 def _latin_1(text: str) -> bytes:

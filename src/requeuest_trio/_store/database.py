@@ -33,7 +33,10 @@ def translated() -> Iterator[None]:
     try:
         yield
     except errors.LockNotAvailable as error:
-        raise DatabaseUnavailable(f"another transaction held a lock for too long: {first_line(error)}") from error
+        raise DatabaseUnavailable(
+            f"another transaction held a lock for too long ({first_line(error)}); if it is your own, and has used the "
+            "same ordering key, spawn with its connection="
+        ) from error
     except _GONE as error:
         raise DatabaseUnavailable(f"PostgreSQL is not available: {first_line(error)}") from error
     except _NO_TABLES as error:

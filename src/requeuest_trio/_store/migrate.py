@@ -16,6 +16,7 @@ from shlex import quote
 
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import Conninfo
 
 from requeuest_trio._model.errors import InvalidRequest, SchemaMismatch
 from requeuest_trio._postgres import TrioConnection
@@ -81,7 +82,10 @@ async def check_schema(connection: TrioConnection, dsn: str, schema: str) -> Non
     if version < steps[-1].version:
         state = f"at version {version}, this library needs {steps[-1].version}" if version else "missing"
         command = f"requeuest migrate --dsn {quote(_without_password(dsn))} --schema {schema}"
-        raise SchemaMismatch(f"the tables in schema {schema!r} are {state}; run: {command}")
+        raise SchemaMismatch(
+            f"the tables in schema {schema!r} are {state}; run: {command} "
+            "(or await migrate(dsn), or open with migrate=True)"
+        )
 
 
 async def _step(
@@ -136,4 +140,7 @@ def _without_password(dsn: str) -> str:
         parts = conninfo_to_dict(dsn)
     except errors.ProgrammingError:
         return "..."
-    return dsn if "password" not in parts else make_conninfo(dsn, password="***")  # noqa: S106 - a mask
+    # libpq itself says which of its parameters are not for the screen.
+    secret = {option.keyword.decode() for option in Conninfo.get_defaults() if option.dispchar == b"*"}
+    masks = dict.fromkeys(secret & parts.keys(), "***")
+    return make_conninfo(dsn, **masks) if masks else dsn

@@ -130,6 +130,11 @@ SELECT ARRAY(SELECT name FROM ordered) AS ordered,
        (SELECT {schema}.announce(%(topic)s, channels)::text FROM announced) AS announced;
 
 
+-- name: ordered_channels
+-- Which of these channels are ordered as a whole, whatever keys their jobs were given.
+SELECT name FROM {schema}.channel WHERE ordered AND name = ANY (%(channels)s::text[]);
+
+
 -- name: lock_keys
 -- Take the locks of ordering keys until the end of the transaction, in one order for everybody. Tells the isolation
 -- level, because what follows must see what was committed before the locks were had.

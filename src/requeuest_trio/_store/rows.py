@@ -174,17 +174,18 @@ def job_from_row(row: Sequence[Any]) -> Job:
         method, url, headers, body, accept, timeout, follow_redirects,
         response_headers, response_body, response_truncated,
     ) = row  # fmt: skip
+    request = Request.restored(
+        method, url, _shown_headers(headers), body, _shown_ranges(accept), timeout, follow_redirects
+    )
     response = None
     if state == JobState.SUCCEEDED and status is not None:
         pairs = _shown_headers(response_headers or "[]")
-        response = make_response(status, pairs, response_body or b"", truncated=bool(response_truncated))
+        response = make_response(status, pairs, response_body or b"", request, truncated=bool(response_truncated))
     return Job(
         id=id_,
         channel=channel,
         state=JobState(state),
-        request=Request.restored(
-            method, url, _shown_headers(headers), body, _shown_ranges(accept), timeout, follow_redirects
-        ),
+        request=request,
         priority=priority,
         ordering_key=ordering_key or None,
         attempts=attempts,

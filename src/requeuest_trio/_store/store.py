@@ -103,6 +103,7 @@ class Store:
     async def _spawn_ordered(
         self, connection: TrioConnection, jobs: Sequence[NewJob], wait_for_keys: bool
     ) -> list[NewJob]:
+        await self._find_ordered(connection, jobs)
         keys = {_key(job) for job in jobs}
         if wait_for_keys:
             await self._lock_keys(connection, keys)
@@ -113,6 +114,17 @@ class Store:
             rows, bodies = spawn_rows(now)
             await self._execute(connection, "spawn_ordered", rows=rows, bodies=bodies, topic=self._due)
         return [job for job in jobs if _key(job) not in locked]
+
+    async def _find_ordered(self, connection: TrioConnection, jobs: Sequence[NewJob]) -> None:
+        """Give jobs of ordered channels the channel's key: who spawns need not know that it is ordered."""
+        keyed = [job for job in jobs if job.ordering_key != WHOLE_CHANNEL]
+        if keyed:
+            channels = list({job.channel for job in keyed})
+            cursor = await self._execute(connection, "ordered_channels", channels=channels)
+            ordered = {channel for (channel,) in await cursor.fetchall()}
+            for job in keyed:
+                if job.channel in ordered:
+                    job.ordering_key = WHOLE_CHANNEL
 
     async def _lock_keys(self, connection: TrioConnection, keys: Keys) -> None:
         cursor = await self._execute(connection, "lock_keys", **_key_columns(keys))

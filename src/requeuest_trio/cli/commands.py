@@ -22,7 +22,8 @@ def requeuest() -> None:
     Help with one:    requeuest send --help
 
     Exit status: 0 all is well; 1 something was given up, or not delivered as it should be; 2 it could not be done, and
-    one line says why; 130 or 143 stopped by Ctrl-C or SIGTERM before it was done.
+    one line says why; 130 or 143 stopped by Ctrl-C or SIGTERM before it was done; 141 its output was not read to the
+    end.
     """
 
 

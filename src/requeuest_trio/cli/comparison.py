@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from requeuest_trio import Request
 from requeuest_trio.cli.faulty_receiver import Seen
-from requeuest_trio.cli.tally import Finished, Stored
+from requeuest_trio.cli.tally import Outcome, Stored
 from requeuest_trio.testing import Arrival
 
 __all__ = ["differences", "find_mismatches", "target_of"]
@@ -23,7 +23,7 @@ _ADDED = frozenset({
 """Header fields that a sender adds if the request has none of that name."""
 
 
-def find_mismatches(stored: Sequence[Stored], finished: Iterable[Finished], seen: Sequence[Seen]) -> list[str]:
+def find_mismatches(stored: Sequence[Stored], finished: Iterable[Outcome], seen: Sequence[Seen]) -> list[str]:
     """Compare the requests of the file with the arrivals. An empty list means that all is as it should be.
 
     Each job must have succeeded; each arrival must be that of a job, and equal to its request byte for byte; each

@@ -7,15 +7,16 @@ from itertools import groupby
 
 import trio
 
-from requeuest_trio import Client, DatabaseUnavailable, JobNotFound, RetryPolicy
+from requeuest_trio import Client, DatabaseUnavailable, Job, JobNotFound, RetryPolicy
 from requeuest_trio.cli.request_file import Entry
-from requeuest_trio.cli.tally import Finished, Stored, Tally
+from requeuest_trio.cli.tally import Outcome, Stored, Tally
 
-__all__ = ["channels_of", "follow", "store"]
+__all__ = ["channels_of", "follow", "read_outcomes", "store"]
 
 _BATCH = 1_000
 _FOLLOWED_AT_ONCE = 50
 _PAUSE_SECONDS = 1.0
+_REMOVED = "it was removed from the queue by somebody else"
 
 
 async def store(
@@ -77,19 +78,46 @@ async def _follow_one(client: Client, stored: Stored, tally: Tally, places: trio
     places.release()
 
 
-async def _end_of(client: Client, stored: Stored) -> Finished:
+async def _end_of(client: Client, stored: Stored) -> Outcome:
     while True:
         await trio.lowlevel.checkpoint()
         try:
             job = await client.wait(stored.job_id)
         except JobNotFound:
-            return Finished(stored, None, error="it was removed from the queue by somebody else")
+            return Outcome(stored, None, error=_REMOVED)
         except DatabaseUnavailable:
             await trio.sleep(_PAUSE_SECONDS)
         else:
-            ended = job.finished_at or job.created_at
-            seconds = (ended - job.created_at).total_seconds()
-            return Finished(stored, job.state, job.attempts, seconds, job.status, job.error)
+            return _outcome(stored, job)
+
+
+async def read_outcomes(client: Client, tally: Tally) -> None:
+    """Read once what has become of the requests that are not known to have ended.
+
+    Cancellation: what was counted stays counted.
+    """
+    places = trio.Semaphore(_FOLLOWED_AT_ONCE)
+    async with trio.open_nursery() as nursery:
+        for stored in tally.unfinished:
+            await places.acquire()
+            nursery.start_soon(_read_one, client, stored, tally, places)
+
+
+async def _read_one(client: Client, stored: Stored, tally: Tally, places: trio.Semaphore) -> None:
+    job = await client.job(stored.job_id)
+    if job is None:
+        tally.add(Outcome(stored, None, error=_REMOVED))
+    elif job.is_finished:
+        tally.add(_outcome(stored, job))
+    else:
+        tally.left.append(_outcome(stored, job))
+    places.release()
+
+
+def _outcome(stored: Stored, job: Job) -> Outcome:
+    ended = job.finished_at or job.created_at
+    seconds = (ended - job.created_at).total_seconds()
+    return Outcome(stored, job.state, job.attempts, seconds, job.status, job.error)
 
 
 def channels_of(entries: Sequence[Entry]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Text for people: colours and boxes on a terminal, plain lines anywhere else."""
+"""Text for people: colours on a terminal, plain lines anywhere else."""
 
 import codecs
 import logging
@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TextIO
 
-from rich import box
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 __all__ = [
@@ -28,15 +27,24 @@ __all__ = [
     "seconds",
 ]
 
+_GAP = "  "
+_CUT = "\N{HORIZONTAL ELLIPSIS}"
+
 
 def is_live(stream: TextIO) -> bool:
     """Whether this is a terminal that can be drawn on. rich would also believe some environment variables."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to `run`. rich would end the command with status 1."""
+        raise BrokenPipeError
+
+
 def make_console(stream: TextIO) -> Console:
     """A console that takes text as it is: what receivers and databases say is no markup."""
-    return Console(file=stream, force_terminal=is_live(stream), markup=False, highlight=False, emoji=False)
+    return _Console(file=stream, force_terminal=is_live(stream), markup=False, highlight=False, emoji=False)
 
 
 def say(console: Console, line: str, style: str = "") -> None:
@@ -56,7 +64,7 @@ def one_line(text: str) -> str:
 
 def cut(text: str, longest: int) -> str:
     """The text, or its beginning."""
-    return text if len(text) <= longest else text[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    return text if len(text) <= longest else text[: longest - 1] + _CUT
 
 
 def seconds(value: float) -> str:
@@ -79,32 +87,49 @@ def body_text(body: bytes) -> str | None:
 
 
 def print_table(
-    console: Console, columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[str] = ()
+    console: Console,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    right: Sequence[str] = (),
+    shortened: str | None = None,
+    below: Sequence[str] = (),
 ) -> None:
-    """Print rows under a heading. Off a terminal, each row is one line, however long.
+    """Print rows under a heading. Off a terminal each row is one line, however long; on a terminal it has to fit.
 
     Args:
         console: where to.
         columns: the headings.
         rows: a value for each column.
         right: the columns to align at the right.
+        shortened: the column whose values are cut if it does not fit. All others are shown whole, and
+        below: those that then go on a line of their own under each row, cut at the end.
     """
-    cells = [[one_line(str(value)) for value in row] for row in rows]
-    if console.is_terminal:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for name in columns:
-            table.add_column(name, justify="right" if name in right else "left", overflow="fold")
-        for row in cells:
-            table.add_row(*(Text(cell) for cell in row))
-        console.print(table)
-        return
-    widths = [max(len(row[number]) for row in [list(columns), *cells]) for number in range(len(columns))]
-    for row in [list(columns), *cells]:
-        padded = (
-            cell.rjust(width) if name in right else cell.ljust(width)
-            for name, cell, width in zip(columns, row, widths, strict=True)
-        )
-        say(console, "  ".join(padded).rstrip())
+    table = [list(columns), *([one_line(str(value)) for value in row] for row in rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
+    excess = _width(widths) - console.width if console.is_terminal else 0
+    under = [columns.index(name) for name in below] if excess > 0 else []
+    beside = [number for number in range(len(columns)) if number not in under]
+    if excess > 0 and shortened is not None:
+        excess = _width([widths[number] for number in beside]) - console.width
+        place = columns.index(shortened)
+        widths[place] = min(widths[place], max(widths[place] - excess, len(shortened)))
+    for number, row in enumerate(table):
+        padded = (_fitted(row[place], widths[place], at_right=columns[place] in right) for place in beside)
+        say(console, _GAP.join(padded).rstrip(), "" if number else "bold")
+        if number and (rest := _GAP.join(row[place] for place in under if row[place])):
+            say(console, _GAP + _fitted(rest, console.width - len(_GAP)).rstrip())
+
+
+def _width(widths: Sequence[int]) -> int:
+    return sum(widths) + len(_GAP) * (len(widths) - 1)
+
+
+def _fitted(text: str, width: int, *, at_right: bool = False) -> str:
+    """The text in so many cells of the terminal, of which some characters take two."""
+    if (length := cell_len(text)) > width:
+        return set_cell_size(text, width - 1) + _CUT
+    return " " * (width - length) + text if at_right else text + " " * (width - length)
 
 
 @contextmanager

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import deque
+from collections.abc import Collection
 from functools import partial
+from typing import Any
 
 import click
-from rich.console import Console
 
-from requeuest_trio import Job, JobState, open_requeuest
+from requeuest_trio import Job, JobState
 from requeuest_trio._model.headers import masked_url
 from requeuest_trio.cli import options
 from requeuest_trio.cli.display import make_console, moment, print_table, say
 from requeuest_trio.cli.documents import job_document
+from requeuest_trio.cli.dsn import every_job, open_existing
 from requeuest_trio.cli.running import FINE, run
 
 __all__ = ["jobs"]
 
 _COLUMNS = ("id", "channel", "state", "attempts", "status", "due or finished", "request", "last error")
+_BELOW = ("due or finished", "request", "last error")
 _PAGE = 500
 
 
@@ -35,9 +39,12 @@ _PAGE = 500
     metavar="N",
     help="At most so many; 0 is all.",
 )
+@click.option("--newest", is_flag=True, help="The last N instead of the first. It reads all of them.")
 @options.json_option
-def jobs(dsn: str, schema: str, channel: str | None, state: str | None, limit: int, as_json: bool) -> None:
-    """List jobs, the oldest first.
+def jobs(
+    dsn: str, schema: str, channel: str | None, state: str | None, limit: int, newest: bool, as_json: bool
+) -> None:
+    """List jobs, the oldest first. Nothing is created or changed.
 
     With --json, each line is a JSON object with id, channel, state, method, url, priority, ordering_key, attempts,
     status, error, created_at, due_at and finished_at. What looks secret in URLs is masked.
@@ -46,67 +53,59 @@ def jobs(dsn: str, schema: str, channel: str | None, state: str | None, limit: i
     Example:
       requeuest jobs --dsn postgresql:///app --channel billing --state dead
     """
-    console = make_console(sys.stdout)
-    printer = _JsonLines() if as_json else _Table(console)
+    printer = _JsonLines() if as_json else _Table()
     wanted = None if state is None else JobState(state)
-    run(partial(_jobs, dsn, schema, channel, wanted, limit, printer))
+    run(partial(_jobs, dsn, schema, channel, wanted, limit, newest and limit > 0, printer))
 
 
 async def _jobs(
-    dsn: str, schema: str, channel: str | None, state: JobState | None, limit: int, printer: _JsonLines | _Table
+    dsn: str,
+    schema: str,
+    channel: str | None,
+    state: JobState | None,
+    limit: int,
+    newest: bool,
+    printer: _JsonLines | _Table,
 ) -> int:
-    number = 0
-    async with open_requeuest(dsn, (), schema=schema) as client:
-        async for job in client.jobs(channel=channel, state=state):
-            if limit and number == limit:
-                say(
-                    make_console(sys.stderr),
-                    f"these are the first {limit}; there are more: raise --limit, or 0 for all",
-                )
+    found = 0
+    waiting: deque[Any] = deque(maxlen=limit if newest else None)
+    async with open_existing(dsn, schema) as client, every_job(client, channel=channel, state=state) as every:
+        async for job in every:
+            found += 1
+            if found > limit > 0 and not newest:
                 break
-            printer.add(job)
-            number += 1
-    printer.finish()
+            waiting.append(printer.row(job))
+            if len(waiting) == _PAGE and not newest:
+                # In pages, so that a long list needs little memory.
+                printer.print(waiting)
+                waiting.clear()
+    if waiting or not found:
+        printer.print(waiting)
+    if found > limit > 0:
+        which = "last" if newest else "first"
+        say(make_console(sys.stderr), f"these are the {which} {limit}; there are more: raise --limit, or 0 for all")
     return FINE
 
 
 class _JsonLines:
-    """Prints each job as it comes."""
+    def row(self, job: Job) -> str:
+        return json.dumps(job_document(job))
 
-    def add(self, job: Job) -> None:
-        print(json.dumps(job_document(job)))
-
-    def finish(self) -> None:
-        """Nothing is left to do."""
+    def print(self, rows: Collection[str]) -> None:
+        for row in rows:
+            print(row)
 
 
 class _Table:
-    """Prints jobs in pages, so that a long list needs little memory."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._rows: list[tuple[object, ...]] = []
-        self._printed = False
-
-    def add(self, job: Job) -> None:
-        """Take a job, and print the page once it is full."""
+    def row(self, job: Job) -> tuple[object, ...]:
         request = f"{job.request.method} {masked_url(job.request.url)}"
         instant = moment(job.finished_at or job.due_at)
         status = "" if job.status is None else job.status
-        self._rows.append(
-            (job.id, job.channel, job.state, job.attempts, status, instant, request, masked_url(job.error or ""))
-        )
-        if len(self._rows) == _PAGE:
-            self._print()
+        return job.id, job.channel, job.state, job.attempts, status, instant, request, masked_url(job.error or "")
 
-    def finish(self) -> None:
-        """Print what is left."""
-        if self._rows:
-            self._print()
-        elif not self._printed:
-            say(self._console, "no jobs")
-
-    def _print(self) -> None:
-        print_table(self._console, _COLUMNS, self._rows, right=("attempts", "status"))
-        self._printed = True
-        self._rows.clear()
+    def print(self, rows: Collection[tuple[object, ...]]) -> None:
+        console = make_console(sys.stdout)
+        if rows:
+            print_table(console, _COLUMNS, [*rows], right=("attempts", "status"), shortened="channel", below=_BELOW)
+        else:
+            say(console, "no jobs")

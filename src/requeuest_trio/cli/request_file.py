@@ -72,7 +72,7 @@ def read_requests(lines: Iterable[bytes], *, channel: str = "default", max_body:
         if not written.strip():
             continue
         try:
-            entries.append(_entry(number, _object(written), channel, limit))
+            entries.append(_entry(number, _object(written.rstrip()), channel, limit))
         except ValueError as error:
             # An InvalidRequest is one, too.
             problems.append((number, str(error)))

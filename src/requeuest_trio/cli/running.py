@@ -1,5 +1,6 @@
 """Running a command under Trio: every error that has a reason becomes one line and an exit status."""
 
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
@@ -10,7 +11,7 @@ import trio
 from requeuest_trio import RequeuestError
 from requeuest_trio.cli.display import one_line
 
-__all__ = ["FAILED", "FINE", "IMPOSSIBLE", "INTERRUPTED", "run"]
+__all__ = ["FAILED", "FINE", "IMPOSSIBLE", "INTERRUPTED", "UNREAD", "leaves", "run"]
 
 FINE = 0
 FAILED = 1
@@ -19,6 +20,8 @@ IMPOSSIBLE = 2
 """It could not be done; also what click uses for wrong arguments."""
 INTERRUPTED = 130
 """Ctrl-C, as shells have it."""
+UNREAD = 141
+"""Who read the output has gone, as `head` does; as shells have it for SIGPIPE."""
 
 
 def run(main: Callable[[], Awaitable[int]]) -> NoReturn:
@@ -30,17 +33,29 @@ def run(main: Callable[[], Awaitable[int]]) -> NoReturn:
     status = IMPOSSIBLE
     try:
         status = trio.run(main)
+        sys.stdout.flush()
     except* (RequeuestError, psycopg.Error) as group:
-        for error in _leaves(group):
+        for error in leaves(group):
             print(f"requeuest: {one_line(str(error) or type(error).__name__)}", file=sys.stderr)
     except* KeyboardInterrupt:
         status = INTERRUPTED
+    except* BrokenPipeError:
+        status = UNREAD
+        _write_no_more()
     sys.exit(status)
 
 
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+def _write_no_more() -> None:
+    """Python writes out what is left when it ends, and would complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
+
+
+def leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    """The exceptions in a group, and in its groups."""
     return [
         leaf
         for error in group.exceptions
-        for leaf in (_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
+        for leaf in (leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
     ]

@@ -12,20 +12,24 @@ from shlex import quote
 from typing import BinaryIO
 
 import click
+import trio
 from rich.console import Console
 
-from requeuest_trio import Client, RetryPolicy, open_requeuest
+from requeuest_trio import Client, DatabaseUnavailable, RetryPolicy, open_requeuest
 from requeuest_trio.cli import options
-from requeuest_trio.cli.delivery import channels_of, follow, store
+from requeuest_trio.cli.delivery import channels_of, follow, read_outcomes, store
 from requeuest_trio.cli.display import logging_to, make_console, one_line, say
+from requeuest_trio.cli.dsn import without_secrets
 from requeuest_trio.cli.progress import showing_progress
 from requeuest_trio.cli.request_file import BadLines, Entry, read_requests
-from requeuest_trio.cli.running import FAILED, FINE, IMPOSSIBLE, run
-from requeuest_trio.cli.signals import Stop, stopping_on_signals
+from requeuest_trio.cli.running import FAILED, FINE, IMPOSSIBLE, leaves, run
+from requeuest_trio.cli.signals import stopping_on_signals
 from requeuest_trio.cli.summary import as_document, print_failures, print_summary
 from requeuest_trio.cli.tally import Tally
 
 __all__ = ["send"]
+
+_Opener = Callable[[], AbstractAsyncContextManager[Client]]
 
 _MOST_PROBLEMS = 20
 _FAREWELL = "finishing the requests under way"
@@ -73,7 +77,8 @@ def send(
       follow_redirects   true or false
 
     All lines are checked before any is stored, and then stored together. What else waits in the same channels is
-    delivered too. After Ctrl-C the requests that are left stay in the queue, and a worker delivers them.
+    delivered too. After Ctrl-C the requests under way are finished; the rest stays in the queue, and the last line has
+    the command that delivers it.
 
     Exit status: 0 if all were delivered, 1 if some were given up, 2 if nothing was sent.
 
@@ -93,8 +98,16 @@ def send(
         print("requeuest: there are no requests in it, so there is nothing to send", file=sys.stderr)
         sys.exit(FINE)
     queue = partial(open_requeuest, dsn, channels_of(entries), migrate=migrate, schema=schema, concurrency=concurrency)
+    reopen = partial(open_requeuest, dsn, (), schema=schema)
     retry = None if max_attempts is None else RetryPolicy(max_attempts=max_attempts)
-    run(partial(_send, entries, queue, retry, as_json=as_json))
+    run(partial(_send, entries, queue, reopen, retry, partial(_resuming, entries, dsn, schema), as_json=as_json))
+
+
+def _resuming(entries: Sequence[Entry], dsn: str, schema: str) -> str:
+    """The command that delivers what is left."""
+    names = " ".join(quote(name) for name in channels_of(entries))
+    other_schema = "" if schema == "requeuest" else f" --schema {schema}"
+    return f"requeuest worker {names} --dsn {quote(without_secrets(dsn))}{other_schema}"
 
 
 def _refuse(error: BadLines, name: str) -> None:
@@ -108,13 +121,15 @@ def _refuse(error: BadLines, name: str) -> None:
 
 async def _send(
     entries: Sequence[Entry],
-    open_queue: Callable[[], AbstractAsyncContextManager[Client]],
+    open_queue: _Opener,
+    reopen: _Opener,
     retry: RetryPolicy | None,
+    resuming: Callable[[], str],
     *,
     as_json: bool,
 ) -> int:
     out, err = make_console(sys.stdout), make_console(sys.stderr)
-    tally = None
+    tally, seen = None, 0
     async with stopping_on_signals(partial(say, err)) as stop:
         # The attempts are watched until the queue is closed: some end while it drains.
         with logging_to(err, logging.WARNING, without=["job_dead"]), ExitStack() as watching:
@@ -124,25 +139,37 @@ async def _send(
                 with stop.gracefully(_FAREWELL):
                     async with showing_progress(tally, err):
                         await follow(client, tally)
+                seen = tally.overall.delivered
     if tally is None:
         say(err, "stopped while the requests were being stored: either all of them are in the queue, or none")
         return stop.exit_status
+    if tally.unfinished:
+        await _read_the_rest(tally, reopen, err)
     if as_json:
         print(json.dumps(as_document(tally)))
     else:
         print_summary(out, tally)
     print_failures(err, tally)
-    return _status(tally, stop, err)
-
-
-def _status(tally: Tally, stop: Stop, err: Console) -> int:
-    if len(tally.finished) < len(tally.stored):
-        if tally.unfinished:
-            channels = " ".join(quote(name) for name in tally.channels)
-            say(
-                err,
-                f"{tally.unfinished} of {len(tally.stored)} requests are still queued; they stay there, and a worker "
-                f"delivers them, with the same --dsn and --schema: requeuest worker {channels}",
-            )
+    if stop.received is not None:
+        late = max(0, tally.overall.delivered - seen)
+        say(err, f"{late} delivered after {stop.received.name}; {_remainder(tally, resuming)}")
+    if tally.unfinished:
         return stop.exit_status
     return FAILED if tally.overall.given_up else FINE
+
+
+async def _read_the_rest(tally: Tally, reopen: _Opener, err: Console) -> None:
+    """Find out what the database has recorded while the queue was closed. A signal ends this, too."""
+    await trio.lowlevel.checkpoint()
+    try:
+        async with stopping_on_signals(partial(say, err)), reopen() as client:
+            await read_outcomes(client, tally)
+    except* DatabaseUnavailable as group:
+        say(err, f"what was recorded last cannot be read: {one_line(str(leaves(group)[0]))}")
+
+
+def _remainder(tally: Tally, resuming: Callable[[], str]) -> str:
+    if not (number := len(tally.unfinished)):
+        return "none remain in the queue"
+    how_sure = "" if len(tally.left) == number else "at most "
+    return f"{how_sure}{number} remain in the queue; to deliver them: {resuming()}"

@@ -6,32 +6,50 @@ import json
 import sys
 from collections.abc import Sequence
 from functools import partial
+from string import hexdigits
 from uuid import UUID
 
 import click
 from rich.console import Console
 
-from requeuest_trio import Attempt, Job, JobNotFound, open_requeuest
+from requeuest_trio import Attempt, Client, Job, JobNotFound, RequeuestError
 from requeuest_trio._model.headers import Headers, masked, masked_url
 from requeuest_trio.cli import options
 from requeuest_trio.cli.display import body_text, cut, make_console, moment, one_line, print_table, say, seconds
 from requeuest_trio.cli.documents import show_document
+from requeuest_trio.cli.dsn import every_job, open_existing
 from requeuest_trio.cli.running import FINE, run
 
 __all__ = ["show"]
 
 _BODY_SHOWN = 2_000
 _EXCERPT_SHOWN = 80
+_DIGITS = 32
+_FEWEST_DIGITS = 6
+_MOST_LISTED = 5
 _COLUMNS = ("attempt", "started", "took", "reached", "status", "next", "error", "answer")
 
 
+def _checked(context: click.Context, parameter: click.Parameter, text: str) -> str:
+    """The hexadecimal digits of an id, or of the beginning of one."""
+    digits = text.lower().replace("-", "")
+    if len(digits) > _DIGITS or set(digits) - set(hexdigits):
+        raise click.BadParameter(f"{text!r} is neither an id nor the beginning of one")
+    if len(digits) < _FEWEST_DIGITS:
+        raise click.BadParameter(f"{text!r} is too short: give at least the first {_FEWEST_DIGITS} digits of an id")
+    return digits
+
+
 @click.command(short_help="Show one job: its request, attempts and answer.")
-@click.argument("job_id", type=click.UUID, metavar="ID")
+@click.argument("job_id", metavar="ID", callback=_checked)
 @options.dsn_option
 @options.schema_option
 @options.json_option
-def show(job_id: UUID, dsn: str, schema: str, as_json: bool) -> None:
-    """Show one job: its request, every attempt to deliver it, and the answer.
+def show(job_id: str, dsn: str, schema: str, as_json: bool) -> None:
+    """Show one job: its request, every attempt to deliver it, and the answer. Nothing is created or changed.
+
+    ID may be the beginning of an id, 6 digits at least, if no other job's id begins so. To find it, the queue is read
+    from the oldest job on.
 
     What looks secret in headers and in the URL is masked; bodies are shown as they are. With --json it is one object:
     id, channel, state, priority, ordering_key, attempts_made, status, error, created_at, due_at, finished_at, request,
@@ -44,12 +62,10 @@ def show(job_id: UUID, dsn: str, schema: str, as_json: bool) -> None:
     run(partial(_show, job_id, dsn, schema, as_json=as_json))
 
 
-async def _show(job_id: UUID, dsn: str, schema: str, *, as_json: bool) -> int:
-    async with open_requeuest(dsn, (), schema=schema) as client:
-        job = await client.job(job_id)
-        if job is None:
-            raise JobNotFound(job_id)
-        attempts = await client.attempts(job_id)
+async def _show(job_id: str, dsn: str, schema: str, *, as_json: bool) -> int:
+    async with open_existing(dsn, schema) as client:
+        job = await _find(client, job_id)
+        attempts = await client.attempts(job.id)
     if as_json:
         print(json.dumps(show_document(job, attempts)))
     else:
@@ -59,6 +75,29 @@ async def _show(job_id: UUID, dsn: str, schema: str, *, as_json: bool) -> int:
         _print_attempts(console, attempts)
         _print_response(console, job)
     return FINE
+
+
+async def _find(client: Client, digits: str) -> Job:
+    if len(digits) == _DIGITS:
+        if (job := await client.job(UUID(digits))) is None:
+            raise JobNotFound(UUID(digits))
+        return job
+    found: list[Job] = []
+    async with every_job(client) as every:
+        async for job in every:
+            if job.id.hex.startswith(digits):
+                found.append(job)
+            if job.id.hex[: len(digits)] > digits or len(found) > _MOST_LISTED:
+                break
+    if not found:
+        raise RequeuestError(f"no job has an id that begins with {digits}")
+    if len(found) > 1:
+        more = " and more" if len(found) > _MOST_LISTED else ""
+        raise RequeuestError(
+            f"several jobs have ids that begin with {digits}: "
+            f"{', '.join(str(one.id) for one in found[:_MOST_LISTED])}{more}"
+        )
+    return found[0]
 
 
 def _print_job(console: Console, job: Job) -> None:
@@ -109,7 +148,7 @@ def _print_attempts(console: Console, attempts: Sequence[Attempt]) -> None:
         )
         for attempt in attempts
     ]
-    print_table(console, _COLUMNS, rows, right=("attempt", "took", "status"))
+    print_table(console, _COLUMNS, rows, right=("attempt", "took", "status"), below=("error", "answer"))
 
 
 def _print_response(console: Console, job: Job) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 
 from requeuest_trio._model.headers import masked_url
 from requeuest_trio.cli.display import one_line, print_table, say, seconds
-from requeuest_trio.cli.tally import Finished, Tally
+from requeuest_trio.cli.tally import Outcome, Tally
 
 __all__ = ["as_document", "percentile", "print_failures", "print_summary"]
 
@@ -27,21 +27,26 @@ def percentile(values: Sequence[float], share: float) -> float:
 def print_summary(console: Console, tally: Tally) -> None:
     """Print a table: for each channel and overall what was delivered, in how many attempts, and how long it took."""
     names = list(tally.channels)
-    rows = [_row(name, tally.channels[name].total, _of(name, tally.finished)) for name in names]
+    rows = [_row(name, *_of(name, tally)) for name in names]
     if len(names) > 1:
-        rows.append(_row("all", tally.overall.total, tally.finished))
-    print_table(console, _COLUMNS, rows, right=_COLUMNS[1:])
+        rows.append(_row("all", *_of(None, tally)))
+    print_table(console, _COLUMNS, rows, right=_COLUMNS[1:], shortened="channel")
     say(console, "p50, p95, max: the time from being stored to being delivered, with all waiting and retries.")
 
 
-def _of(channel: str, finished: Iterable[Finished]) -> list[Finished]:
-    return [one for one in finished if one.stored.entry.channel == channel]
+def _of(channel: str | None, tally: Tally) -> tuple[int, list[Outcome], int]:
+    """Of one channel or all: how many requests there are, what became of the finished ones, and all attempts."""
+    total = (tally.overall if channel is None else tally.channels[channel]).total
+    finished, left = (
+        [one for one in outcomes if channel in {None, one.stored.entry.channel}]
+        for outcomes in (tally.finished, tally.left)
+    )
+    return total, finished, sum(one.attempts for one in [*finished, *left])
 
 
-def _row(name: str, total: int, finished: Sequence[Finished]) -> list[object]:
+def _row(name: str, total: int, finished: Sequence[Outcome], attempts: int) -> list[object]:
     times = [one.seconds for one in finished if one.is_delivered]
     latency = [seconds(percentile(times, share)) for share in (0.5, 0.95, 1.0)] if times else ["", "", ""]
-    attempts = sum(one.attempts for one in finished)
     return [name, total, len(times), len(finished) - len(times), attempts, *latency]
 
 
@@ -64,9 +69,9 @@ def as_document(tally: Tally) -> dict[str, Any]:
     """The same for programs."""
     names = list(tally.channels)
     return {
-        **_figures(tally.overall.total, tally.finished),
-        "unfinished": tally.unfinished,
-        "channels": {name: _figures(tally.channels[name].total, _of(name, tally.finished)) for name in names},
+        **_figures(*_of(None, tally)),
+        "unfinished": len(tally.unfinished),
+        "channels": {name: _figures(*_of(name, tally)) for name in names},
         "given_up_jobs": [
             {
                 "line": one.stored.entry.line,
@@ -81,13 +86,13 @@ def as_document(tally: Tally) -> dict[str, Any]:
     }
 
 
-def _figures(total: int, finished: Sequence[Finished]) -> dict[str, Any]:
+def _figures(total: int, finished: Sequence[Outcome], attempts: int) -> dict[str, Any]:
     times = [one.seconds for one in finished if one.is_delivered]
     names = {"p50": 0.5, "p95": 0.95, "max": 1.0}
     return {
         "requests": total,
         "delivered": len(times),
         "given_up": len(finished) - len(times),
-        "attempts": sum(one.attempts for one in finished),
+        "attempts": attempts,
         "latency": {name: percentile(times, share) for name, share in names.items()} if times else None,
     }

@@ -11,7 +11,7 @@ from uuid import UUID
 from requeuest_trio import JobState
 from requeuest_trio.cli.request_file import Entry
 
-__all__ = ["ChannelCount", "Finished", "Stored", "Tally"]
+__all__ = ["ChannelCount", "Outcome", "Stored", "Tally"]
 
 _attempts = logging.getLogger("requeuest_trio.attempt")
 
@@ -25,8 +25,8 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
-    """How a job ended."""
+class Outcome:
+    """What has become of a job."""
 
     stored: Stored
     state: JobState | None
@@ -67,7 +67,9 @@ class Tally:
     """The count, which grows while the requests are followed."""
 
     stored: Sequence[Stored]
-    finished: list[Finished] = field(default_factory=list)
+    finished: list[Outcome] = field(default_factory=list)
+    left: list[Outcome] = field(default_factory=list)
+    """Those that were read after this process had stopped, and stay in the queue."""
     channels: dict[str, ChannelCount] = field(default_factory=dict)
     last_failure: str | None = None
     _lines: dict[UUID, Entry] = field(default_factory=dict)
@@ -85,11 +87,12 @@ class Tally:
         return sum(self.channels.values(), ChannelCount())
 
     @property
-    def unfinished(self) -> int:
-        """How many are not known to have ended."""
-        return len(self.stored) - len(self._delivered)
+    def unfinished(self) -> list[Stored]:
+        """Those that the database has not been heard to have finished."""
+        finished = {one.stored.job_id for one in self.finished}
+        return [one for one in self.stored if one.job_id not in finished]
 
-    def add(self, finished: Finished) -> None:
+    def add(self, finished: Outcome) -> None:
         """Count a job that has ended, as the database has it."""
         self.finished.append(finished)
         self._count(finished.stored.job_id, is_delivered=finished.is_delivered)

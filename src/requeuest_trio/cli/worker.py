@@ -16,6 +16,7 @@ from rich.console import Console
 from requeuest_trio import ALL, Client, DatabaseUnavailable, open_requeuest
 from requeuest_trio.cli import options
 from requeuest_trio.cli.display import logging_to, make_console, one_line, say
+from requeuest_trio.cli.dsn import is_lasting
 from requeuest_trio.cli.running import FINE, run
 from requeuest_trio.cli.signals import stopping_on_signals
 
@@ -23,6 +24,8 @@ __all__ = ["worker"]
 
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
+_HINT = "; this will hardly mend itself: correct --dsn, or create or permit what it names"
+"""Said once."""
 
 
 @click.command(short_help="Deliver what is in the queue, until it is stopped.")
@@ -86,7 +89,7 @@ async def _work(
     err = make_console(sys.stderr)
     async with stopping_on_signals(partial(say, err)) as stop:
         with logging_to(err, level):
-            pause = _FIRST_PAUSE
+            pause, hint = _FIRST_PAUSE, _HINT
             while stop.received is None:
                 try:
                     async with open_queue():
@@ -94,14 +97,17 @@ async def _work(
                         with stop.gracefully(farewell):
                             await trio.sleep_forever()
                 except DatabaseUnavailable as error:
-                    pause = await _wait_for_database(error, pause, err)
+                    reason = one_line(str(error))
+                    if is_lasting(error):
+                        reason, hint = reason + hint, ""
+                    pause = await _wait_for_database(reason, pause, err)
     say(err, "stopped")
     return FINE if stop.signals == 1 else stop.exit_status
 
 
-async def _wait_for_database(error: DatabaseUnavailable, pause: float, err: Console) -> float:
+async def _wait_for_database(reason: str, pause: float, err: Console) -> float:
     """Wait a while, and return how long to wait the next time. Spread, so that many workers do not come at once."""
     pause *= random.uniform(0.75, 1.25)  # noqa: S311 - no secret
-    say(err, f"{one_line(str(error))}; trying again in {pause:.1f} s")
+    say(err, f"{reason}; trying again in {pause:.1f} s")
     await trio.sleep(pause)
     return min(pause * 2, _LONGEST_PAUSE)

@@ -1,0 +1,64 @@
+"""What commands do with a DSN besides opening a queue: look without creating anything, and show it without secrets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from shlex import quote
+from typing import Any, cast
+
+import trio
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from requeuest_trio import Client, DatabaseUnavailable, Job, RequeuestError, SchemaMismatch, open_requeuest
+from requeuest_trio._embedded.files import Home
+from requeuest_trio.embedded import embedded_path, open_embedded
+
+__all__ = ["every_job", "is_lasting", "open_existing", "without_secrets"]
+
+_SECRETS = ("password", "sslpassword")
+_LASTING = re.compile(
+    r'(database|role) ".*" does not exist|password authentication failed|no password supplied|no pg_hba\.conf entry'
+    r'|role ".*" is not permitted to log in'
+)
+
+
+@asynccontextmanager
+async def open_existing(dsn: str, schema: str) -> AsyncIterator[Client]:
+    """Open a queue only to read it: no data directory is made, no server set up, no table made or changed.
+
+    Raises:
+        RequeuestError: there is none.
+    """
+    async with AsyncExitStack() as stack:
+        address = dsn
+        if (path := embedded_path(dsn)) is not None:
+            if not await trio.Path(Home(path).data).is_dir():
+                raise RequeuestError(f"there is no queue in {path}; to make one: requeuest migrate --dsn {quote(dsn)}")
+            # With the address of the server, and not the DSN, its tables are left as they are.
+            address = await stack.enter_async_context(open_embedded(path))
+        try:
+            client = await stack.enter_async_context(open_requeuest(address, (), schema=schema))
+        except SchemaMismatch as error:
+            # Its remedy has to work once this server has stopped.
+            raise SchemaMismatch(str(error).replace(quote(address), quote(dsn))) from error
+        yield client
+
+
+def every_job(client: Client, **wanted: Any) -> aclosing[AsyncGenerator[Job, None]]:
+    """`client.jobs`, for an `async with`: so it ends where the block does, also if not all are read."""
+    return aclosing(cast("AsyncGenerator[Job, None]", client.jobs(**wanted)))
+
+
+def without_secrets(dsn: str) -> str:
+    """A DSN that can be opened, for a message."""
+    if embedded_path(dsn) is not None:
+        return dsn
+    secrets = {name: "***" for name in _SECRETS if name in conninfo_to_dict(dsn)}
+    return make_conninfo(dsn, **secrets) if secrets else dsn
+
+
+def is_lasting(error: DatabaseUnavailable) -> bool:
+    """Whether somebody has to do something. By its words, which is all that libpq tells of a refused connection."""
+    return _LASTING.search(str(error)) is not None
