@@ -18,17 +18,16 @@ UV := $(shell command -v uv)
 
 # The tests that meet PostgreSQL run on this one too, where it is installed.
 POSTGRES_15 := $(wildcard /usr/lib/postgresql/15/bin)
-ON_POSTGRES_15 := $(wildcard tests/postgres tests/store tests/engine tests/faults tests/acceptance)
-NOT_ON_POSTGRES_15 := --ignore=tests/acceptance/test_embedded.py --ignore=tests/acceptance/test_packaging.py
+ON_POSTGRES_15 := $(wildcard tests/postgres tests/engine tests/faults)
 
 run: $(RUN_INSTALLED)
 	@$(BIN)/requeuest demo
 
 test: $(DEV_INSTALLED)
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 3 --dist loadgroup
 ifneq ($(POSTGRES_15),)
 	@echo "Once more, on PostgreSQL 15:"
-	@REQUEUEST_TEST_POSTGRES=$(POSTGRES_15) $(BIN)/pytest $(ON_POSTGRES_15) $(NOT_ON_POSTGRES_15)
+	@REQUEUEST_TEST_POSTGRES=$(POSTGRES_15) $(BIN)/pytest -n 3 --dist loadgroup $(ON_POSTGRES_15)
 endif
 
 check: $(DEV_INSTALLED)
@@ -39,6 +38,7 @@ check: $(DEV_INSTALLED)
 	$(BIN)/lint-imports
 
 docs: $(DEV_INSTALLED)
+	@$(BIN)/python docs/generate.py
 	@$(BIN)/pytest $(or $(wildcard tests/docs tests/*/test_docs.py),$(error there are no docs tests))
 
 clean:

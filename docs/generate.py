@@ -8,11 +8,13 @@ Run it after changing one of them; a test fails if somebody forgot::
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import logging
 import re
 import textwrap
 from collections.abc import Callable, Iterator
+from enum import Enum
 from pathlib import Path
 
 import requeuest_trio
@@ -22,8 +24,27 @@ from requeuest_trio._model.states import FINISHED, TRANSITIONS, JobState
 
 DOCS = Path(__file__).parent
 _PART = re.compile(r"(<!-- generated: (\w+) [^>]*-->\n).*?(<!-- end -->)", re.DOTALL)
+_QUOTED_ANNOTATION = re.compile(r"(: |-> )'([^']*)'")
 _BLANK_LINES = re.compile(r"\n{3,}")
 _ENTRY = re.compile(r" {2,4}[\w.]+: ")
+_NOT_FOR_USERS = {
+    "Client.close",
+    "Request.restored",
+    "RetryPolicy.to_json",
+    "RetryPolicy.from_json",
+    "TrioConnection.wait",
+    "TrioConnection.finish",
+    "TrioConnection.abandon",
+    "TrioConnection.reset",
+    "TrioConnection.needs_reset",
+    "TrioConnection.has_news",
+    "TrioConnection.close_nowait",
+}
+_MEANINGS = {
+    "ALL": "Every channel, also those that appear later: for `open_requeuest`, and for `Client.clear`.",
+    "Action": "What a `Receiver` can do with a request.",
+}
+_CONSTRUCTED = (requeuest_trio.Request, requeuest_trio.RetryPolicy, requeuest_trio.Channel)
 _END = "(the end)"
 _BLANK_LINE = "\n\n"
 _HEADING = re.compile(r"(Args|Returns|Raises|Yields|Attributes|Example|Guarantee|Cancellation)(:{1,2})(?: (.*))?$")
@@ -64,9 +85,13 @@ def names() -> Iterator[str]:
 def _described(name: str, value: object) -> Iterator[str]:
     yield from ("", f"### {name}")
     if inspect.isclass(value):
+        if value in _CONSTRUCTED:
+            yield from ("", f"`{_signature(name, value.__init__)}`")
         yield from _docstring(value)
         yield from _attributes(value)
         for method_name, method in vars(value).items():
+            if f"{name}.{method_name}" in _NOT_FOR_USERS:
+                continue
             function = method.__func__ if isinstance(method, classmethod) else method
             if not method_name.startswith("_") and inspect.isfunction(function) and inspect.getdoc(function):
                 yield from ("", f"#### {name}.{method_name}", "", f"`{_signature(method_name, function)}`")
@@ -75,7 +100,7 @@ def _described(name: str, value: object) -> Iterator[str]:
         yield from ("", f"`{_signature(name, value)}`")
         yield from _docstring(value)
     else:
-        yield from ("", f"`{value!r}`")
+        yield from ("", f"`{str(value).replace('requeuest_trio.testing.', '')}`", "", _MEANINGS.get(name, ""))
 
 
 def _signature(name: str, function: Callable[..., object]) -> str:
@@ -84,13 +109,29 @@ def _signature(name: str, function: Callable[..., object]) -> str:
     if shown and shown[0].name in {"self", "cls"}:
         shown = shown[1:]
     prefix = "async " if inspect.iscoroutinefunction(function) else ""
-    return prefix + name + str(signature.replace(parameters=shown)).replace("'", "")
+    # Annotations are strings, because they are evaluated late; here they are meant as they stand.
+    return prefix + name + _QUOTED_ANNOTATION.sub(r"\1\2", str(signature.replace(parameters=shown)))
 
 
 def _attributes(owner: type) -> Iterator[str]:
     docs = {name: text for name, text in _attribute_docs(owner).items() if not name.startswith("_")}
-    if docs:
-        yield from ("", "| attribute | |", "|---|---|")
+    fields = (
+        {field.name: field.default for field in dataclasses.fields(owner)} if dataclasses.is_dataclass(owner) else {}
+    )
+    defaults = {
+        name: f"`{default!r}`"
+        for name, default in fields.items()
+        if default is not dataclasses.MISSING and not callable(default)
+    }
+    if issubclass(owner, Enum):
+        defaults = {member.name: f"`{member.value!r}`" for member in owner}
+        docs = dict.fromkeys(defaults, "") | docs
+    if docs and defaults:
+        heading = "value" if issubclass(owner, Enum) else "default"
+        yield from ("", f"| name | {heading} | |", "|---|---|---|")
+        yield from (f"| `{name}` | {defaults.get(name, '')} | {text} |" for name, text in docs.items())
+    elif docs:
+        yield from ("", "| name | |", "|---|---|")
         yield from (f"| `{name}` | {text} |" for name, text in docs.items())
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -85,7 +86,7 @@ async def test_output_that_nobody_reads_to_the_end(arguments: tuple[str, ...], m
     async with open_requeuest(migrated_dsn, ()) as client:
         await client.spawn_many("mail", [Request.get(f"http://localhost/{'x' * 500}{i}") for i in range(300)])
     read, write = os.pipe()
-    with open(read, "rb") as reader:
+    with os.fdopen(read, "rb") as reader:
         listing = await trio.lowlevel.open_process(
             [*COMMAND, *arguments], stdout=write, stderr=subprocess.PIPE, env=environment(migrated_dsn)
         )
@@ -96,32 +97,34 @@ async def test_output_that_nobody_reads_to_the_end(arguments: tuple[str, ...], m
     assert await listing.wait() == 141
 
 
-def test_a_table_on_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+def on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, columns: Sequence[str], row: Sequence[object], *, below: Sequence[str] = ()
+) -> list[str]:
+    """The lines of a table on a terminal of 80 columns."""
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm")
-    job_id, url = str(uuid4()), "https://api.example.com/" + "x" * 60
-    row = (job_id, "a-channel-with-a-long-name", "succeeded", 12, 503, "2026-01-01 00:00:00Z", f"POST {url}", "why")
     out = io.StringIO()
     out.isatty = lambda: True  # type: ignore[method-assign]
-    print_table(make_console(out), jobs._COLUMNS, [row], shortened="channel", below=jobs._BELOW)
-    heading, first, second = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).splitlines()
+    print_table(make_console(out), columns, [row], shortened="channel", below=below)
+    return re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).splitlines()
+
+
+def test_a_table_on_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id, url = str(uuid4()), "https://api.example.com/" + "x" * 60
+    row = (job_id, "a-channel-with-a-long-name", "succeeded", 12, 503, "2026-01-01 00:00:00Z", f"POST {url}", "why")
+    heading, first, second = on_a_terminal(monkeypatch, jobs._COLUMNS, row, below=jobs._BELOW)
     assert heading.split() == ["id", "channel", "state", "attempts", "status"]
     assert [job_id, "succeeded", "12", "503"] == [word for word in first.split() if "…" not in word]
     assert second.startswith("  2026-01-01 00:00:00Z  POST https://api.example.com/xxx")
-    assert second.endswith("…")
+    assert second.endswith("…  why")
     assert max(map(len, (heading, first, second))) <= 80
 
 
 def test_the_summary_on_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("TERM", "xterm")
-    out = io.StringIO()
-    out.isatty = lambda: True  # type: ignore[method-assign]
     row = ("漢字" * 20, 100_000, 100_000, 0, 200_000, "9.99 s", "9.99 s", "1,234 s")
-    print_table(make_console(out), summary._COLUMNS, [row], right=summary._COLUMNS[1:], shortened="channel")
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).splitlines()
+    lines = on_a_terminal(monkeypatch, summary._COLUMNS, row)
     assert lines[0].split() == " ".join(summary._COLUMNS).split()
-    assert lines[1].split()[1:] == ["100000", "100000", "0", "200000", "9.99", "s", "9.99", "s", "1,234", "s"]
+    assert lines[1].split()[-10:] == ["100000", "100000", "0", "200000", "9.99", "s", "9.99", "s", "1,234", "s"]
     assert max(map(cell_len, lines)) <= 80
 
 
@@ -161,7 +164,7 @@ async def test_looking_makes_no_schema_in_an_embedded_server() -> None:
                 ended = await requeuest("jobs", "--schema", "other", dsn=dsn)
                 assert (ended.status, ended.out) == (2, "")
                 [line] = ended.err.splitlines()
-                assert line.endswith(f"are missing; run: requeuest migrate --dsn {dsn} --schema other")
+                assert f"are missing; run: requeuest migrate --dsn {dsn} --schema other" in line
             assert (await requeuest("jobs", dsn=dsn)).out == "no jobs\n"
 
 

@@ -25,6 +25,9 @@ from requeuest_trio._model.errors import RequeuestError
 from requeuest_trio.embedded import default_path, open_embedded
 from tests.servers import memory, temporary_home, wait_for
 
+# They start and kill servers, and look at what is left: one at a time.
+pytestmark = pytest.mark.xdist_group("servers")
+
 USER = """
 import sys, trio
 from requeuest_trio.embedded import open_embedded

@@ -103,7 +103,7 @@ def print_table(
         rows: a value for each column.
         right: the columns to align at the right.
         shortened: the column whose values are cut if it does not fit. All others are shown whole, and
-        below: those that then go on a line of their own under each row, cut at the end.
+        below: those that then go on a line of their own under each row, cut to fit.
     """
     table = [list(columns), *([one_line(str(value)) for value in row] for row in rows)]
     widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
@@ -117,8 +117,18 @@ def print_table(
     for number, row in enumerate(table):
         padded = (_fitted(row[place], widths[place], at_right=columns[place] in right) for place in beside)
         say(console, _GAP.join(padded).rstrip(), "" if number else "bold")
-        if number and (rest := _GAP.join(row[place] for place in under if row[place])):
-            say(console, _GAP + _fitted(rest, console.width - len(_GAP)).rstrip())
+        if number and (rest := [row[place] for place in under if row[place]]):
+            say(console, _GAP + _GAP.join(_shared(rest, console.width - len(_GAP) * len(rest))))
+
+
+def _shared(texts: Sequence[str], room: int) -> list[str]:
+    """The texts in so many cells: what a short one leaves goes to the longer ones, and these are cut."""
+    fitted = list(texts)
+    by_length = sorted(range(len(texts)), key=lambda place: cell_len(texts[place]))
+    for done, place in enumerate(by_length):
+        fitted[place] = _fitted(texts[place], min(cell_len(texts[place]), room // (len(texts) - done)))
+        room -= cell_len(fitted[place])
+    return fitted
 
 
 def _width(widths: Sequence[int]) -> int:
