@@ -120,6 +120,11 @@ CREATE FUNCTION key_lock(channel text, ordering_key text) RETURNS bigint
     LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT
     RETURN hashtextextended(channel || E'\x1f' || ordering_key, 7237);
 
+-- A time as programs can read it: their calendars end with the year 9999, and know no infinity.
+CREATE FUNCTION readable(at timestamptz) RETURNS timestamptz
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT
+    RETURN least(greatest(at, '0001-01-02 00:00:00+00'), '9999-12-30 00:00:00+00');
+
 -- Tell listening processes; nobody, if the topic or the payload is null. What is too long for a notification (8,000
 -- bytes) goes without payload, and means "look at everything".
 CREATE FUNCTION announce(topic text, payload text) RETURNS void

@@ -31,7 +31,7 @@ from requeuest_trio._model.retry import RetryPolicy
 from requeuest_trio._model.states import JobState
 from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._spawning import Checked, Options
-from requeuest_trio._store.database import Database, translated
+from requeuest_trio._store.database import Database, for_callers
 from requeuest_trio._store.rows import NewJob
 from requeuest_trio._store.spawner import Spawner
 from requeuest_trio._store.store import Store
@@ -215,7 +215,7 @@ class Client:
         if connection in self._lent and connection.info.transaction_status == TransactionStatus.IDLE:
             raise InvalidRequest("connection", "its client.transaction() block has ended")
         try:
-            with translated():
+            with for_callers():
                 await self._store.spawn(connection, jobs)
         except SchemaMismatch as error:
             raise SchemaMismatch(f"connection: its database has no queue like this client's: {error}") from error
@@ -295,7 +295,7 @@ class Client:
     async def job(self, job_id: UUID) -> Job | None:
         """One job as it stands, or None if there is none."""
         self._require_open()
-        return await self._database.run(partial(self._store.job, job_id=checks.job_id(job_id)))
+        return await self._database.ask(partial(self._store.job, job_id=checks.job_id(job_id)))
 
     def jobs(
         self,
@@ -326,7 +326,7 @@ class Client:
     async def _pages(self, read: Callable[..., Awaitable[list[Job]]]) -> AsyncIterator[Job]:
         after: UUID | None = None
         while True:
-            page = await self._database.run(partial(read, after=after))
+            page = await self._database.ask(partial(read, after=after))
             for job in page:
                 yield job
                 # Whoever loops over a page without waiting for anything still lets others run, and can be cancelled.
@@ -343,7 +343,7 @@ class Client:
         """
         self._require_open()
         checks.job_id(job_id)
-        found = await self._database.run(partial(self._store.attempts, job_id=job_id))
+        found = await self._database.ask(partial(self._store.attempts, job_id=job_id))
         if not found and await self.job(job_id) is None:
             raise JobNotFound(job_id)
         return found
@@ -351,7 +351,7 @@ class Client:
     async def stats(self) -> Stats:
         """Count the jobs of each channel and state. It reads the whole table: for people and alarms, not for loops."""
         self._require_open()
-        counts = await self._database.run(self._store.counts)
+        counts = await self._database.ask(self._store.counts)
         running, unrecorded = self._load() if self._load else (0, 0)
         return Stats(channels=counts, running=running, unrecorded=unrecorded)
 
@@ -373,10 +373,10 @@ class Client:
         """
         self._require_open()
         names = None if isinstance(channels, All) else checks.channel_names(channels)
-        before = await self._database.run(self._store.clock)
+        before = await self._database.ask(self._store.clock)
         total = 0
         for clear in (self._store.clear_free, self._store.clear_ordered):
-            while removed := await self._database.run(partial(clear, channels=names, before=before)):
+            while removed := await self._database.ask(partial(clear, channels=names, before=before)):
                 total += removed
         return total
 

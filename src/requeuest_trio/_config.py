@@ -36,17 +36,18 @@ class Config:
     max_redirects: int = 5
     """For requests with `follow_redirects=True`."""
     max_running: int = 512
-    """Attempts at once in this process, over all channels."""
+    """Attempts at once in this process, over all channels; at least `concurrency`."""
     pool_size: int = 4
     """Database connections for this client's callers, beside the three of the runner; one less for transactions."""
     connect_timeout: float = 10.0
     """One try to connect to PostgreSQL."""
     statement_timeout: float = 10.0
-    """One statement of the library's; a third of `lease` at most."""
+    """One statement of the library's; for those of the runner, a third of `lease` at most."""
     notifications: bool = True
     """Whether to use LISTEN and NOTIFY. Off for poolers that can't; then only polling wakes."""
     keep_succeeded: float | None = 86_400.0
-    """How long delivered jobs and their responses are kept. None keeps them until they are cleared."""
+    """How long delivered jobs and their responses are kept; at least a minute, for those who wait for them. None keeps
+    them until they are cleared."""
     keep_dead: float | None = None
     """How long dead jobs are kept. None keeps them until they are cleared."""
 
@@ -61,7 +62,7 @@ class Config:
             "pool_size": (2, 100),
             "connect_timeout": (0.1, 600.0),
             "statement_timeout": (0.1, 600.0),
-            "keep_succeeded": (0.0, MAX_SECONDS),
+            "keep_succeeded": (60.0, MAX_SECONDS),
             "keep_dead": (0.0, MAX_SECONDS),
         }
         for field in fields(self):

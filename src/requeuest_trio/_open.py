@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from functools import partial
 
 import psycopg
 import trio
@@ -20,11 +21,12 @@ from requeuest_trio._model.channel import ALL, All, Channel, channels_of
 from requeuest_trio._model.ecosystem import AsyncBaseTransport, AsyncClient, ForeignClient
 from requeuest_trio._model.errors import InvalidRequest, RequeuestError
 from requeuest_trio._model.groups import Kept, raise_bare
-from requeuest_trio._store.database import Database, connected, translated
+from requeuest_trio._postgres import TrioConnection
+from requeuest_trio._store.database import Database, run_once
 from requeuest_trio._store.migrate import apply_migrations, check_schema
 from requeuest_trio._store.queries import Queries, checked_schema
 from requeuest_trio._store.reader import Reader
-from requeuest_trio._store.spawner import Spawner
+from requeuest_trio._store.spawner import FLUSH_LOCK_SECONDS, Spawner
 from requeuest_trio._store.store import Store
 from requeuest_trio._waiters import Waiters
 
@@ -94,7 +96,7 @@ async def open_requeuest(
             close. Its timeouts and redirects are the library's all the same. None: a transport of its own.
         migrate: whether to bring the tables up to date first. Always done for `embedded:`.
         schema: the PostgreSQL schema of the queue.
-        concurrency: attempts at once, per channel, in this process; 1 to 10,000.
+        concurrency: attempts at once, per channel, in this process; 1 to 10,000, and at most `Config.max_running`.
         lease: seconds or a `timedelta`, 1 to 3,600 s. If this process dies, others take its jobs over so much later.
         grace: the same, 0 to 3,600 s.
         poll_interval: the same, 0.05 to 3,600 s: how late a job may be found whose notification was lost.
@@ -120,9 +122,7 @@ async def open_requeuest(
     lease_seconds = _check_seconds("lease", lease, 1.0)
     grace_seconds = _check_seconds("grace", grace, 0.0)
     poll_seconds = _check_seconds("poll_interval", poll_interval, 0.05)
-    config = Config() if config is None else config
-    if not isinstance(config, Config):
-        raise InvalidRequest("config", f"must be a Config, not {type(config).__name__}")
+    config = _checked_config(config, concurrency)
 
     async with _resources() as stack:
         address = await stack.enter_async_context(_server(dsn))
@@ -130,20 +130,20 @@ async def open_requeuest(
             await apply_migrations(address, schema=schema)
         queries = Queries(schema)
         store = Store(queries, schema, notifications=config.notifications)
-        await _prepare(address, schema, queries, store, settings)
+        await run_once(address, queries, config, partial(_prepare, address, schema, store, settings))
         sender = await stack.enter_async_context(open_sender(http, config))
 
-        async def connect(size: int) -> Database:
-            return await stack.enter_async_context(Database(address, queries, config, size=size, lease=lease_seconds))
+        async def connect(size: int, **limits: float) -> Database:
+            return await stack.enter_async_context(Database(address, queries, config, size=size, **limits))
 
         calls = await connect(config.pool_size)
-        spawner = Spawner(await connect(1), calls, store)
+        spawner = Spawner(await connect(1, lock_timeout=FLUSH_LOCK_SECONDS), calls, store)
         waiters = Waiters(Reader(calls, store), poll_interval=poll_seconds)
         runner = None
         if names:
             runner = Runner(
-                await connect(1),
-                await connect(1),
+                await connect(1, lease=lease_seconds),
+                await connect(1, lease=lease_seconds),
                 store,
                 sender,
                 waiters,
@@ -216,13 +216,13 @@ def _listener(database: Database, store: Store, waiters: Waiters, runner: Runner
     return Listener(database, store, [store.due_topic, store.done_topic], hints)
 
 
-async def _prepare(dsn: str, schema: str, queries: Queries, store: Store, settings: Iterable[Channel]) -> None:
+async def _prepare(
+    dsn: str, schema: str, store: Store, settings: Iterable[Channel], connection: TrioConnection
+) -> None:
     """Find out at once, and not by and by, whether this database will do."""
-    with translated():
-        async with connected(dsn, queries) as connection:
-            await check_schema(connection, dsn, schema)
-            for channel in settings:
-                await store.set_channel(connection, channel)
+    await check_schema(connection, dsn, schema)
+    for channel in settings:
+        await store.set_channel(connection, channel)
 
 
 @asynccontextmanager
@@ -248,6 +248,17 @@ def _require_trio() -> None:
             "requeuest-trio runs on Trio only: start with trio.run(main) or anyio.run(main, backend='trio'), "
             "not on an asyncio loop"
         )
+
+
+def _checked_config(config: Config | None, concurrency: int) -> Config:
+    config = Config() if config is None else config
+    if not isinstance(config, Config):
+        raise InvalidRequest("config", f"must be a Config, not {type(config).__name__}")
+    if concurrency > config.max_running:
+        raise InvalidRequest(
+            "concurrency", f"must be at most Config.max_running, which is {config.max_running:,}, not {concurrency:,}"
+        )
+    return config
 
 
 def _check_int(argument: str, value: object, least: int, most: int) -> None:

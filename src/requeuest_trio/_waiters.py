@@ -15,7 +15,7 @@ from uuid import UUID
 import psycopg
 import trio
 
-from requeuest_trio._model.errors import DatabaseUnavailable, JobNotFound, SchemaMismatch
+from requeuest_trio._model.errors import JobNotFound, RequeuestError
 from requeuest_trio._model.events import Event, emit
 from requeuest_trio._model.job import Job
 
@@ -25,7 +25,7 @@ _logger = logging.getLogger("requeuest_trio.waiters")
 
 
 class JobReader(Protocol):
-    """What is asked of the database. Each may raise `DatabaseUnavailable`, `SchemaMismatch` or `psycopg.Error`."""
+    """What is asked of the database. Each may raise `RequeuestError` or `psycopg.Error`."""
 
     async def await_job(self, job_id: UUID) -> bool:
         """Have the end of a job announced. False: it is finished already, or there is none."""
@@ -108,7 +108,7 @@ class Waiters:
                 continue
             try:
                 unfinished = await self._reader.still_unfinished(asked)
-            except (DatabaseUnavailable, SchemaMismatch, psycopg.Error) as error:
+            except (RequeuestError, psycopg.Error) as error:
                 emit(_logger, Event.POLL_FAILED, error=error)
             else:
                 self.wake(asked - unfinished)

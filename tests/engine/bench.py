@@ -127,11 +127,12 @@ class Bench:
     async def claim(self, connection: Conn, worker: UUID, places: Mapping[str, int] | int = 10) -> list[Claimed]:
         """Claim under a token of its own; a number means places of the channel `c`."""
         wanted = {"c": places} if isinstance(places, int) else dict(places)
-        return await self.store.claim(connection, worker, uuid4(), wanted)
+        jobs, _ = await self.store.claim(connection, worker, uuid4(), wanted)
+        return jobs
 
     async def record(self, connection: Conn, reports: Iterable[Report]) -> set[UUID]:
         """Write outcomes, and return the ids that counted."""
-        recorded, _ = await self.store.record(connection, list(reports), now=0.0, excerpt=1_024)
+        recorded, *_ = await self.store.record(connection, list(reports), now=0.0, excerpt=1_024)
         return recorded
 
     async def rows(self, connection: Conn, query: str, *parameters: object) -> list[tuple[Any, ...]]:

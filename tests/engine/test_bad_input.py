@@ -64,7 +64,7 @@ CHANNEL: list[tuple[tuple[Any, ...], dict[str, Any], str, str]] = [
 REQUEST: list[tuple[tuple[Any, ...], dict[str, Any], str, str]] = [
     (("c", "GET http://x.test/"), {}, "request", "must be a requeuest_trio.Request, not builtins.str"),
     (("c", None), {}, "request", "must be a requeuest_trio.Request"),
-    (("c", Request.post(URL, content=b"x" * 101)), {}, "body", "at most 100 bytes, not 101"),
+    (("c", Request.post(URL, content=b"x" * 101)), {}, "body", "at most 100 bytes .Config.max_request_body., not 101"),
 ]
 JOB_ID: list[tuple[tuple[Any, ...], dict[str, Any], str, str]] = [
     (("c", GOOD), {"job_id": str(uuid4())}, "job_id", "must be a uuid.UUID"),
@@ -192,9 +192,10 @@ OPENINGS: list[tuple[dict[str, Any], str, str]] = [
     ({"schema": 5}, "schema", "a-z, 0-9 and _"),
     ({"concurrency": 0}, "concurrency", "from 1 to 10,000"),
     ({"concurrency": 1.5}, "concurrency", "must be an int"),
+    ({"concurrency": 1_000}, "concurrency", "at most Config.max_running, which is 512, not 1,000"),
     ({"lease": 0.5}, "lease", "between 1 and 3600"),
     ({"lease": "1"}, "lease", "seconds or a timedelta"),
-    ({"grace": -1}, "grace", "at least 0"),
+    ({"grace": -1}, "grace", "between 0 and 3600"),
     ({"grace": 9_999}, "grace", "between 0 and 3600"),
     ({"poll_interval": 0}, "poll_interval", "between 0.05 and 3600"),
     ({"config": {}}, "config", "must be a Config, not dict"),
@@ -229,3 +230,19 @@ def test_under_asyncio() -> None:
     for call in (main(), migrate("postgresql:///x")):
         with pytest.raises(RequeuestError, match=r"runs on Trio only: start with trio.run\(main\) or anyio.run"):
             asyncio.run(call)
+
+
+@pytest.mark.parametrize("time", ["infinity", "-infinity", "4000-01-01 BC", "20000-01-01"])
+async def test_times_that_no_program_can_read_are_shown_as_near_as_can_be(eye: Eye, time: str) -> None:
+    columns = "(channel, method, url, state, due_at, created_at, finished_at)"
+    for state, finished in (("available", None), ("dead", time)):
+        await eye.connection.execute(
+            f"INSERT INTO requeuest.job {columns} VALUES ('c', 'GET', %s, %s, %s, %s, %s)".encode(),
+            [URL, state, time, time, finished],
+        )
+    async with open_requeuest(eye.dsn, ()) as client:
+        jobs = [job async for job in client.jobs()]
+        assert {job.due_at.year for job in jobs} < {1, 9999}
+        assert {job.finished_at and job.finished_at.year for job in jobs} < {None, 1, 9999}
+        for job in jobs:
+            assert await client.job(job.id) == job

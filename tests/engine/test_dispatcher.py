@@ -86,7 +86,7 @@ async def test_places_are_shared_when_they_are_few(eye: Eye, receiver: Receiver)
     async with open_requeuest(eye.dsn, ()) as client:
         for channel in "abcd":
             await client.spawn_many(channel, [Request.get(f"{receiver.url}/{channel}")] * 50)
-    async with nothing_left(eye), open_requeuest(eye.dsn, config=Config(max_running=8), grace=0):
+    async with nothing_left(eye), open_requeuest(eye.dsn, concurrency=8, config=Config(max_running=8), grace=0):
         arrivals = await receiver.wait_for(8)
         assert Counter(arrival.target for arrival in arrivals) == {"/a": 2, "/b": 2, "/c": 2, "/d": 2}
 
@@ -96,7 +96,7 @@ async def test_one_place_goes_round(eye: Eye, receiver: Receiver) -> None:
     async with open_requeuest(eye.dsn, ()) as client:
         await client.spawn_many("a", [Request.get(receiver.url + "/a")] * 30)
         await client.spawn_many("b", [Request.get(receiver.url + "/b")] * 2)
-    async with nothing_left(eye), open_requeuest(eye.dsn, config=Config(max_running=1)):
+    async with nothing_left(eye), open_requeuest(eye.dsn, concurrency=1, config=Config(max_running=1)):
         await eye.until_states(succeeded=32)
     targets = [arrival.target for arrival in receiver.arrivals]
     assert max(index for index, target in enumerate(targets) if target == "/b") <= 4
@@ -317,9 +317,10 @@ async def test_what_one_flush_stores_for_now_and_for_later_starts_on_time(eye: E
 
 async def test_every_retry_of_a_channel_starts_on_time(eye: Eye, receiver: Receiver) -> None:
     receiver.script(*[Reply(503)] * 12)
-    retry = RetryPolicy(initial=0.2, multiplier=1.5, jitter=1.0)
+    # However the failures fall on the jobs, a few seconds will do, and a poll would come much later.
+    retry = RetryPolicy(initial=0.2, multiplier=1.0, jitter=1.0)
     async with nothing_left(eye), open_requeuest(eye.dsn, poll_interval=NEVER) as client:
         ids = await client.spawn_many("a", [Request.get(receiver.url)] * 6, retry=retry)
-        async with _promptly():
+        async with _promptly(20):
             for job_id in ids:
                 await client.wait(job_id)

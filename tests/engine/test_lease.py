@@ -7,16 +7,20 @@ a standstill, or not at all; a zombie whose outcome overwrites that of its succe
 that is carried out when nobody waits for it any more; a job given up because of this process's own trouble.
 """
 
+import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
 import trio
+import trio.testing
 
 from requeuest_trio import Config, DatabaseUnavailable, Request, RetryPolicy, open_requeuest
+from requeuest_trio._engine.heartbeat import Heartbeat
 from requeuest_trio._engine.lease import Lease
 from requeuest_trio._postgres import TrioConnection
+from requeuest_trio._store.database import Database
 from requeuest_trio._store.queries import Queries
 from requeuest_trio._store.store import Store
 from requeuest_trio.testing import Receiver, Reply, Stall
@@ -89,6 +93,46 @@ async def test_cut_off_it_stops_in_time_and_its_late_outcome_is_refused(eye: Eye
                 assert (delivered.number, delivered.status) == (2, 200)
     assert log.fields("lease_lost")[0] == {"cut_short": 1}
     assert len(receiver.arrivals) == 2
+
+
+async def test_after_a_standstill_nothing_more_is_sent(nursery: trio.Nursery, log: Log) -> None:
+    """The first step that an attempt makes may be its last: no other task is asked before."""
+    lease, sent = Lease(0.5), list[int]()
+    heartbeat = Heartbeat(cast("Database", None), cast("Store", None), lease)
+    lease.renewed(trio.current_time())
+
+    async def attempt(number: int) -> None:
+        with lease.attempt():
+            await trio.sleep(0.2)
+            await trio.lowlevel.checkpoint_if_cancelled()  # as a socket does before it sends
+            sent.append(number)
+
+    for number in range(20):
+        nursery.start_soon(attempt, number)
+    await trio.testing.wait_all_tasks_blocked()
+    nursery.start_soon(heartbeat.watch)
+    await trio.testing.wait_all_tasks_blocked()
+    time.sleep(0.5)  # noqa: ASYNC251 - this is the standstill
+    assert await log.wait_for("lease_lost") == [{"cut_short": 20}]
+    await trio.sleep(0.2)
+    assert not sent
+    assert len(log.fields("lease_lost")) == 1, "one loss is told once"
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_is_renewed_goes_on(autojump_clock: trio.testing.MockClock) -> None:
+    lease = Lease(1.0)
+    lease.renewed(trio.current_time())
+    with lease.attempt() as scope:
+        for _ in range(5):
+            await trio.sleep(0.7)
+            lease.renewed(trio.current_time())
+        await trio.sleep(0.79)
+        assert not scope.cancel_called
+        await trio.sleep(1)
+    assert scope.cancelled_caught
+    assert lease.lapse() == 1
+    assert lease.lapse() is None
 
 
 async def test_without_a_lease_nothing_is_sent(eye: Eye, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,6 +212,25 @@ async def test_after_an_outage_nobody_rescues_before_a_whole_lease(eye: Eye, rec
             assert arrival.at - thawed_at > 1.4
 
 
+async def test_one_step_of_maintenance_that_always_fails_disables_no_other(
+    eye: Eye, receiver: Receiver, log: Log
+) -> None:
+    """A table of the application's refers to finished jobs, so they can't be pruned."""
+    done = await eye.value(
+        "insert into requeuest.job (channel, method, url, state, finished_at) "
+        "values ('a', 'GET', '', 'dead', now() - '1 hour'::interval) returning id"
+    )
+    await eye.connection.execute("create table app (job uuid references requeuest.job (id))")
+    await eye.connection.execute("insert into app values (%s)", [done])
+    async with nothing_left(eye), open_requeuest(eye.dsn, lease=1, config=Config(keep_dead=1.0)) as client:
+        await log.wait_for("maintenance_failed")
+        job_id = await _plant_lost_process(eye, receiver.url)
+        with trio.fail_after(5):
+            await client.wait(job_id)
+        assert await eye.job(job_id) == ("succeeded", 2, None)
+    assert await log.wait_for("rescued") == [{"jobs": 1}]
+
+
 async def test_who_was_not_seen_of_late_rescues_nothing(eye: Eye) -> None:
     """The database itself stood still, with a rescue under way: on its clock every lease has run out."""
     await _plant_lost_process(eye, "http://localhost/")
@@ -225,7 +288,8 @@ async def test_a_claim_that_is_carried_out_late_is_given_back(eye: Eye, receiver
         async with open_requeuest(eye.dsn, ()) as other:
             job_id = await other.spawn("other", Request.get(receiver.url))
         worker = await eye.value("select id from requeuest.worker")
-        assert len(await store.claim(eye.connection, worker=worker, claim=uuid4(), places={"other": 1})) == 1
+        jobs, _ = await store.claim(eye.connection, worker=worker, claim=uuid4(), places={"other": 1})
+        assert len(jobs) == 1
         assert await log.wait_for("claim_lost") == [{"jobs": 1}]
         assert await eye.job(job_id) == ("available", 0, None)
         await client.wait(busy)
@@ -249,4 +313,4 @@ async def test_a_job_is_rescued_or_recorded_but_not_both(eye: Eye, receiver: Rec
         stored: Sequence[object] = await client.attempts(job_id)
         assert state == "succeeded"
         assert attempts == len(stored) == len(receiver.arrivals)
-        assert len(log.fields("outcomes_stale")) == attempts - 1
+        assert len(await log.wait_for("outcomes_stale", attempts - 1)) == attempts - 1

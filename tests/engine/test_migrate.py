@@ -177,7 +177,7 @@ async def test_missing_tables_say_what_to_run(dsn: str) -> None:
     text = str(caught.value)
     assert "schema 'mine' are missing" in text
     assert "s3cret" not in text
-    assert text.endswith("--schema mine")
+    assert text.endswith("--schema mine (or await migrate(dsn), or open with migrate=True)")
     assert "requeuest migrate --dsn " in text
 
 

@@ -107,3 +107,33 @@ async def test_a_stranded_key_is_healed_and_delivered(eye: Eye, receiver: Receiv
             with trio.fail_after(10):
                 await receiver.wait_for(2)
     assert [arrival.target for arrival in receiver.arrivals] == ["/1", "/2"]
+
+
+async def test_a_producer_need_not_know_that_a_channel_is_ordered(eye: Eye, receiver: Receiver) -> None:
+    """Not even if it gives keys of its own, or none."""
+    receiver.decide = lambda _: Reply(delay=0.02)
+    async with (
+        open_requeuest(eye.dsn, (), poll_interval=0.1) as producer,
+        open_requeuest(eye.dsn, [Channel("ledger", ordered=True)], poll_interval=0.1),
+    ):
+        for number in range(12):
+            key = f"k{number}" if number % 3 else None
+            await producer.spawn("ledger", Request.get(f"{receiver.url}/{number}"), ordering_key=key)
+        await producer.spawn_many("ledger", [Request.get(f"{receiver.url}/{n}") for n in (12, 13)], ordering_key="x")
+        async with producer.transaction() as connection:
+            await producer.spawn("ledger", Request.get(f"{receiver.url}/14"), ordering_key="y", connection=connection)
+        await eye.until_states(succeeded=15)
+    assert [arrival.target for arrival in receiver.arrivals] == [f"/{number}" for number in range(15)]
+    assert {arrival.in_flight for arrival in receiver.arrivals} == {1}
+
+
+async def test_naming_a_channel_without_settings_leaves_its_order(eye: Eye) -> None:
+    for channel, is_ordered in (
+        (Channel("c", ordered=True), True),
+        (Channel("c"), True),
+        ("c", True),
+        (Channel("c", ordered=False), False),
+        (Channel("c"), False),
+    ):
+        async with open_requeuest(eye.dsn, [channel]):
+            assert await eye.value("SELECT ordered FROM requeuest.channel") is is_ordered

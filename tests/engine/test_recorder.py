@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 import trio
+from psycopg import errors
 
 from requeuest_trio import Config, DatabaseUnavailable, JobState, Reached, Request, open_requeuest
 from requeuest_trio._engine.recorder import Recorder
@@ -20,7 +21,7 @@ from requeuest_trio._model.outcome import Answer, Outcome
 from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._store.database import Database
 from requeuest_trio._store.rows import Claimed, Report
-from requeuest_trio._store.store import Store
+from requeuest_trio._store.store import Recorded, Store
 from requeuest_trio.testing import Receiver, Reply
 from tests.engine.support import Eye, Log, nothing_left, until_done
 
@@ -51,11 +52,16 @@ class Books:
         self.batches: list[list[Report]] = []
         self.before = before
         self.after: Callable[[], Awaitable[None]] | None = None
+        self.locked: set[UUID] = set()
 
     async def run(self, operation: Callable[[Any], Awaitable[Any]]) -> Any:
         return await operation(None)
 
-    async def record(self, _: object, reports: Sequence[Report], **__: object) -> tuple[set[UUID], dict[str, float]]:
+    async def locked_jobs(self, _: object, job_ids: Sequence[UUID]) -> set[UUID]:
+        await trio.lowlevel.checkpoint()
+        return self.locked.intersection(job_ids)
+
+    async def record(self, _: object, reports: Sequence[Report], **__: object) -> Recorded:
         await trio.lowlevel.checkpoint()
         if self.before:
             await self.before(reports)
@@ -63,7 +69,7 @@ class Books:
         self.batches.append(list(reports))
         if self.after:
             await self.after()
-        return {item.job.id for item in reports if item.job.claim not in known}, {}
+        return Recorded({item.job.id for item in reports if item.job.claim not in known}, {}, set())
 
     @property
     def written(self) -> list[Report]:
@@ -224,6 +230,148 @@ async def test_an_outcome_refused_in_any_form_lets_the_others_pass(nursery: trio
     nursery.cancel_scope.cancel()
 
 
+async def test_one_that_is_always_refused_delays_none_of_the_others(nursery: trio.Nursery, log: Log) -> None:
+    poison = report()
+
+    async def refuse(batch: Sequence[Report]) -> None:
+        if poison.job.id in {one.job.id for one in batch}:
+            raise psycopg.IntegrityError("no")
+
+    books = Books(refuse)
+    recorder = recorder_on(books)
+    recorder.submit(poison)
+    nursery.start_soon(recorder.run)
+    await log.wait_for("record_failed", 3)
+    for number in range(20):
+        recorder.submit(report())
+        await until_done(lambda: len(books.written) > number, patience=0.2)  # noqa: B023
+    assert len(log.fields("outcome_refused")) == 1, "it is said once"
+    nursery.cancel_scope.cancel()
+
+
+class TooSlow:
+    """What PostgreSQL says if some outcomes take it too long."""
+
+    def __init__(self, *slow: Report, error: type[psycopg.Error] = errors.QueryCanceled) -> None:
+        self.slow = list(slow)
+        self.error = error
+        self.asked: list[int] = []
+
+    async def __call__(self, batch: Sequence[Report]) -> None:
+        if any(one in self.slow for one in batch):
+            self.asked.append(len(batch))
+            raise DatabaseUnavailable("PostgreSQL is not available: too slow") from self.error()
+
+
+@pytest.mark.parametrize("error", [errors.QueryCanceled, errors.OutOfMemory, errors.ProgramLimitExceeded])
+async def test_one_that_takes_too_long_is_written_without_its_answer(
+    nursery: trio.Nursery, log: Log, error: type[psycopg.Error]
+) -> None:
+    reports = [report(), report(b"huge"), report()]
+    slow = TooSlow(reports[1], error=error)
+    books = Books(slow)
+    recorder = recorder_on(books)
+    for one in reports:
+        recorder.submit(one)
+    nursery.start_soon(recorder.run)
+    await until_done(lambda: len(books.written) == 2)
+    assert books.written == [reports[0], reports[2]]
+    await until_done(lambda: not recorder.backlog)
+    [*_, plain] = books.written
+    assert plain.job == reports[1].job
+    assert plain.outcome.state is JobState.SUCCEEDED
+    assert plain.outcome.answer == Answer(200, (), b"", truncated=True)
+    assert slow.asked == [3, 2, 1, 1, 1]
+    assert [fields["job"] for fields in log.fields("outcome_refused")] == [plain.job.id]
+    nursery.cancel_scope.cancel()
+
+
+async def test_at_the_end_there_is_no_other_try_with_the_answer() -> None:
+    huge = report(b"huge")
+    slow = TooSlow(huge)
+    books = Books(slow)
+    recorder = recorder_on(books)
+    recorder.submit(huge)
+    assert await recorder.finish() is None
+    assert slow.asked == [1]
+    assert [one.job for one in books.written] == [huge.job]
+    assert recorder.backlog == 0
+
+
+async def test_locked_rows_are_left_for_later_and_not_waited_for_again(nursery: trio.Nursery, log: Log) -> None:
+    reports = [report() for _ in range(5)]
+    locked = TooSlow(reports[1], reports[3], error=errors.LockNotAvailable)
+    books = Books(locked)
+    books.locked = {one.job.id for one in locked.slow}
+    recorder = recorder_on(books)
+    for one in reports:
+        recorder.submit(one)
+    nursery.start_soon(recorder.run)
+    await log.wait_for("record_failed", 3)
+    assert books.written == reports[::2]
+    assert locked.asked == [5]
+    another = report()
+    books.locked.add(another.job.id)
+    locked.slow.append(another)
+    recorder.submit(another)
+    await until_done(lambda: log.fields("record_failed")[-1]["backlog"] == 3)
+    assert locked.asked == [5]
+    books.locked.clear()
+    locked.slow.clear()
+    await until_done(lambda: not recorder.backlog)
+    assert set(map(id, books.written)) == {id(one) for one in [*reports, another]}
+    assert not log.fields("outcome_refused")
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_row_that_somebody_has_locked_holds_up_only_itself(eye: Eye, receiver: Receiver, log: Log) -> None:
+    receiver.script(Reply(delay=0.3), target="/locked")
+    config = Config(statement_timeout=1.0)
+    async with nothing_left(eye), open_requeuest(eye.dsn, config=config) as client:
+        locked = await client.spawn("a", Request.get(receiver.url + "/locked"))
+        await receiver.wait_for(1)
+        async with eye.connection.transaction():
+            await eye.connection.execute("select from requeuest.job where id = %s for update", [locked])
+            await log.wait_for("record_failed", 2)
+            for _ in range(3):
+                with trio.fail_after(2):
+                    await client.spawn_returning("a", Request.get(receiver.url))
+        await client.wait(locked)
+        assert await eye.job(locked) == ("succeeded", 1, None)
+    assert len(receiver.arrivals) == 4
+
+
+async def test_the_dead_are_told_of_once_that_is_recorded(log: Log) -> None:
+    books = Books()
+    recorder = recorder_on(books)
+    dead, stale = report(state=JobState.DEAD), report(state=JobState.DEAD)
+    books.batches.append([stale])
+    recorder.submit(dead, "gone")
+    recorder.submit(stale, "gone too")
+    assert not log.fields("job_dead")
+    await recorder.flush()
+    assert log.fields("job_dead") == [
+        {"job": dead.job.id, "channel": "a", "attempts": 1, "status": 200, "error": "gone"}
+    ]
+
+
+async def test_the_next_of_a_key_follows_soon_after_a_transaction_that_had_it(eye: Eye, receiver: Receiver) -> None:
+    receiver.script(Reply(delay=0.3))
+    async with nothing_left(eye), open_requeuest(eye.dsn, lease=60, poll_interval=600) as client:
+        head = await client.spawn("a", Request.get(receiver.url), ordering_key="k")
+        await receiver.wait_for(1)
+        async with eye.connection.transaction():
+            # What the application's own spawn does.
+            [follower] = await client.spawn_many(
+                "a", [Request.get(receiver.url)], ordering_key="k", connection=eye.connection
+            )
+            await client.wait(head)
+            await trio.sleep(1.0)
+        with trio.fail_after(2):
+            await client.wait(follower)
+        assert await eye.job(follower) == ("succeeded", 1, None)
+
+
 REFUSE = """
 create function refuse() returns trigger language plpgsql as $$ begin
     if new.url like '%{url}%' and {condition} then raise 'not with me'; end if; return new;
@@ -256,6 +404,11 @@ async def test_an_outcome_refused_in_any_form_does_not_end_the_block(eye: Eye, r
             await log.wait_for("record_failed")
             for _ in range(3):
                 await client.spawn_returning("a", Request.get(receiver.url + "/good"))
+            await log.wait_for("record_failed", 3)
+            # Not yet recorded, and behind the poison: none of these is given back.
+            await client.spawn_many("a", [Request.get(receiver.url + "/good")] * 20)
+            await receiver.wait_for(24)
+        assert await eye.states() == {"succeeded": 23, "available": 1}
         assert await eye.job(poison) == ("available", 0, None)
         assert len(log.fields("close_incomplete")) == 1
 

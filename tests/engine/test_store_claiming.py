@@ -3,12 +3,18 @@ to two claimers; nothing to a process that is not registered; nothing that is no
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 import trio
 
+from requeuest_trio import Request, open_requeuest
+from requeuest_trio._config import Config
+from requeuest_trio._store.rows import NewJob
+from requeuest_trio.testing import Receiver
 from tests.engine.bench import Bench, new_job
+from tests.engine.support import Eye
 from tests.postgres.harness import Conn, value
 
 
@@ -109,3 +115,39 @@ async def test_due_channels_tells_which_and_when(bench: Bench, conn: Conn) -> No
     assert list(await bench.store.due_channels(conn, ["soon", "unknown"], 100.0)) == ["soon"]
     assert list(await bench.store.due_channels(conn, None, 0.0)) == ["now", "ordered"]
     assert await bench.store.due_channels(conn, [], 100.0) == {}
+
+
+def large(channel: str = "c", mebibytes: int = 1, **options: Any) -> NewJob:
+    return new_job(channel, request=Request.post("http://x.test/", content=b"x" * mebibytes * 1_048_576), **options)
+
+
+async def test_a_claim_is_cut_before_its_bodies_are_too_large(bench: Bench, conn: Conn) -> None:
+    await bench.spawn(conn, *(large() for _ in range(6)), new_job("small"), *(large("other") for _ in range(3)))
+    worker, taken = await bench.worker(conn), list[list[str]]()
+    while True:
+        jobs, was_cut = await bench.store.claim(conn, worker, uuid4(), {"c": 10, "small": 10, "other": 10})
+        taken.append(sorted(job.channel for job in jobs))
+        if not was_cut:
+            break
+    assert taken == [["c", "c", "other", "small"], ["c", "c", "other", "other"], ["c", "c"]]
+    assert await bench.claim(conn, worker) == []
+
+
+async def test_a_job_larger_than_a_claim_goes_alone_and_in_order(bench: Bench, conn: Conn) -> None:
+    jobs = [large(mebibytes=5, priority=1), new_job(), large(mebibytes=5, priority=-1)]
+    await bench.spawn(conn, *jobs)
+    worker = await bench.worker(conn)
+    claims = [await bench.store.claim(conn, worker, uuid4(), {"c": 10}) for _ in range(4)]
+    assert [[job.id for job in claimed] for claimed, _ in claims] == [[job.id] for job in jobs] + [[]]
+    assert [was_cut for _, was_cut in claims] == [True, True, False, False]
+
+
+async def test_what_a_cut_claim_has_left_is_delivered_at_once(eye: Eye, receiver: Receiver) -> None:
+    """Without a poll or a notification: the channels stay hot."""
+    config = Config(notifications=False)
+    async with open_requeuest(eye.dsn, (), config=config) as client:
+        for channel in ("a", "b"):
+            request = Request.post(receiver.url, content=b"x" * 3_000_000)
+            await client.spawn_many(channel, [request] * 8)
+    async with open_requeuest(eye.dsn, ["a", "b"], poll_interval=600, lease=3.0, config=config):
+        await eye.until_states(succeeded=16)

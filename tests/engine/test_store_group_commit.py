@@ -3,12 +3,23 @@ all, once, whatever is cut; nobody is told that something is stored which is not
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
+import psycopg
 import pytest
 import trio
 
-from requeuest_trio import Client, DatabaseUnavailable, InvalidRequest, Request, SchemaMismatch, migrate, open_requeuest
+from requeuest_trio import (
+    Client,
+    DatabaseUnavailable,
+    InvalidRequest,
+    Request,
+    RequeuestError,
+    SchemaMismatch,
+    migrate,
+    open_requeuest,
+)
 from requeuest_trio._config import Config
 from tests.engine.bench import forgetful_proxy
 from tests.engine.support import Eye
@@ -201,3 +212,66 @@ async def test_tables_that_vanish_are_an_error_of_each_call_and_not_the_end(eye:
             nursery.cancel_scope.cancel()
     assert await eye.states() == {"available": 2}
     await migrate(eye.dsn)
+
+
+async def test_an_id_that_another_transaction_has_stored_holds_up_its_caller_alone(eye: Eye) -> None:
+    taken, told = uuid4(), list[str]()
+
+    async def spawn_taken(client: Client) -> None:
+        with pytest.raises(DatabaseUnavailable, match=r"job_id, spawn with its connection=") as caught:
+            await client.spawn("c", REQUEST, job_id=taken)
+        assert caught.value.job_ids == (taken,)
+        told.append(str(caught.value))
+
+    async with (
+        open_requeuest(eye.dsn, (), config=Config(statement_timeout=4)) as client,
+        client.transaction() as connection,
+        trio.open_nursery() as nursery,
+    ):
+        await client.spawn("c", REQUEST, job_id=taken, connection=connection)
+        nursery.start_soon(spawn_taken, client)
+        with trio.fail_after(1.5):
+            async with trio.open_nursery() as others:
+                for _ in range(50):
+                    others.start_soon(client.spawn, "c", REQUEST)
+        assert not told
+    assert "may have been stored" not in told[0]
+    assert await eye.states() == {"available": 51}
+
+
+async def test_callers_who_wait_for_a_key_leave_the_connections_to_others(eye: Eye) -> None:
+    async with (
+        open_requeuest(eye.dsn, (), config=Config(statement_timeout=4, pool_size=2)) as client,
+        trio.open_nursery() as nursery,
+        client.transaction() as connection,
+    ):
+        await client.spawn("c", REQUEST, ordering_key="k", connection=connection)
+        for _ in range(10):
+            nursery.start_soon(lambda: client.spawn_many("c", [REQUEST] * 2, ordering_key="k"))
+            nursery.start_soon(lambda: client.spawn("c", REQUEST, ordering_key="k"))
+        await trio.sleep(0.3)
+        with trio.fail_after(1):
+            for _ in range(10):
+                await client.job(uuid4())
+    assert await eye.states() == {"available": 1, "blocked": 30}
+
+
+async def test_what_postgresql_refuses_is_an_error_of_the_library(eye: Eye) -> None:
+    refusal = "RETURNS {} LANGUAGE plpgsql AS $$ BEGIN RAISE insufficient_privilege; END $$;"
+    async with open_requeuest(eye.dsn, ()) as client:
+        job_id = await client.spawn("c", REQUEST)
+        await eye.connection.execute(
+            f"CREATE FUNCTION public.refuse() {refusal.format('trigger')}"
+            f"CREATE OR REPLACE FUNCTION requeuest.readable(at timestamptz) {refusal.format('timestamptz')}"
+            "CREATE TRIGGER no BEFORE INSERT ON requeuest.job FOR EACH ROW EXECUTE FUNCTION public.refuse()".encode()
+        )
+        calls: list[Callable[[], Awaitable[object]]] = [
+            lambda: client.job(job_id),
+            lambda: anext(aiter(client.jobs())),
+            lambda: client.spawn("c", REQUEST),
+            lambda: client.spawn_many("c", [REQUEST]),
+        ]
+        for call in calls:
+            with pytest.raises(RequeuestError, match=r"^PostgreSQL refuses: insufficient_privilege") as caught:
+                await call()
+            assert isinstance(caught.value.__cause__, psycopg.errors.InsufficientPrivilege)

@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from requeuest_trio._store.rows import Claimed
+from requeuest_trio._store.store import FIRST_KEY
 from tests.engine.bench import Bench, delivered, gave_up, new_id, new_job, to_be_retried
 from tests.postgres.harness import Conn, until_running, value
 
@@ -57,16 +58,17 @@ async def test_an_unfinished_head_blocks(bench: Bench, conn: Conn, head: str) ->
             assert await bench.store.rescue(conn) == 1
     await bench.spawn(conn, new_job(key="k"), new_job(key="k"), new_job(key="other"))
     assert (await bench.states(conn))[1:] == ["blocked", "blocked", "available"]
-    assert await bench.store.free_stranded(conn) == {}
+    assert await bench.store.free_stranded(conn) == ({}, FIRST_KEY)
 
 
 @pytest.mark.parametrize("finish", [delivered, gave_up])
 async def test_a_finished_head_frees_exactly_one(bench: Bench, conn: Conn, finish: type) -> None:
     await bench.spawn(conn, *(new_job(key="k") for _ in range(3)))
     [head] = await bench.claim(conn, await bench.worker(conn))
-    recorded, unblocked = await bench.store.record(conn, [finish(head)], now=0.0, excerpt=0)
+    recorded, unblocked, busy = await bench.store.record(conn, [finish(head)], now=0.0, excerpt=0)
     assert recorded == {head.id}
     assert list(unblocked) == ["c"]
+    assert not busy
     assert (await bench.states(conn))[1:] == ["available", "blocked"]
 
 
@@ -106,11 +108,11 @@ async def test_an_outcome_does_not_wait_for_a_transaction_that_stays_open(
         await bench.spawn(conn, new_job(key="k"))
         with trio.fail_after(5):
             assert len(await bench.record(other, [delivered(head), *map(delivered, rest)])) == 3
-            assert await bench.store.free_stranded(other) == {}
+            assert await bench.store.free_stranded(other) == ({}, FIRST_KEY)
         assert await bench.states(other) == ["succeeded", "succeeded", "succeeded", "available"]
     assert await bench.states(conn) == ["succeeded", "succeeded", "succeeded", "available", "blocked"]
     await bench.store.listen(conn, [bench.store.due_topic])
-    assert list(await bench.store.free_stranded(other)) == ["c"]
+    assert list((await bench.store.free_stranded(other))[0]) == ["c"]
     assert (await bench.states(conn))[-1] == "available"
     assert [n.payload async for n in conn.notifies(timeout=5, stop_after=1)] == ['{ "c" : 0 }']
 
@@ -143,9 +145,9 @@ async def test_the_same_id_again_does_not_block_the_key(bench: Bench, conn: Conn
 async def test_keys_whose_head_another_program_took_are_healed(bench: Bench, conn: Conn, damage: str) -> None:
     await bench.spawn(conn, *(new_job(f"c{n % 4}", key=f"k{n % 12}") for n in range(36)))
     await conn.execute(damage.encode())
-    assert sorted(await bench.store.free_stranded(conn)) == ["c0", "c1", "c2", "c3"]
+    assert sorted((await bench.store.free_stranded(conn))[0]) == ["c0", "c1", "c2", "c3"]
     assert await value(conn, "SELECT count(*) FROM requeuest.job WHERE state = 'available'") == 12
-    assert await bench.store.free_stranded(conn) == {}
+    assert await bench.store.free_stranded(conn) == ({}, FIRST_KEY)
 
 
 async def test_equal_keys_of_different_channels_are_different(bench: Bench, conn: Conn) -> None:
@@ -159,3 +161,13 @@ async def test_two_heads_of_a_key_are_refused_by_the_table(bench: Bench, conn: C
     await bench.spawn(conn, new_job(key="k"), new_job(key="k"))
     with pytest.raises(psycopg.errors.UniqueViolation):
         await conn.execute("UPDATE requeuest.job SET state = 'available'")
+
+
+async def test_stranded_keys_are_looked_for_piece_by_piece(bench: Bench, conn: Conn) -> None:
+    await bench.spawn(conn, *(new_job(key=f"k{n:04}") for n in range(1_200) for _ in range(2)))
+    await conn.execute("DELETE FROM requeuest.job WHERE ordering_key IN ('k0003', 'k1100') AND state = 'available'")
+    unblocked, after = await bench.store.free_stranded(conn)
+    assert (list(unblocked), after) == (["c"], ("c", "k0999"))
+    unblocked, after = await bench.store.free_stranded(conn, after)
+    assert (list(unblocked), after) == (["c"], FIRST_KEY)
+    assert await value(conn, "SELECT count(*) FROM requeuest.job WHERE state = 'blocked'") == 1_198

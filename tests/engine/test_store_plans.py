@@ -62,7 +62,7 @@ async def test_a_claim_reads_what_it_takes(bench: Bench, conn: Conn, backlog: st
     async def check(*without: str) -> None:
         for setting in ("enable_hashjoin", "enable_mergejoin", "enable_nestloop"):
             await conn.execute(f"SET {setting} = {'off' if setting in without else 'on'}".encode())
-        places = {"channels": ["c", "nobody"], "places": [10, 10]}
+        places = {"channels": ["c", "nobody"], "places": [10, 10], "budget": 4_000_000}
         plan = await explained(conn, bench.queries["claim"], worker=worker, claim=uuid4(), **places)
         assert plan["Actual Rows"] == 10
         assert touched(plan) <= 10 * 5

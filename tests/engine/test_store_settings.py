@@ -6,10 +6,13 @@ from datetime import UTC
 
 import psycopg
 import pytest
+import trio
 from psycopg import sql
 
-from requeuest_trio import JobDead, Request, RetryPolicy, migrate, open_requeuest
+from requeuest_trio import Channel, DatabaseUnavailable, JobDead, Request, RetryPolicy, migrate, open_requeuest
+from requeuest_trio._config import Config
 from requeuest_trio.testing import Receiver, Reply
+from tests.engine.support import Eye
 
 DEFAULTS = {
     "default_transaction_isolation": "serializable",
@@ -85,3 +88,34 @@ async def test_a_transaction_of_the_caller_has_the_callers_settings(migrated_dsn
         async with client._database.connection() as connection:
             row = await (await connection.execute("SHOW TimeZone")).fetchone()
             assert row == ("UTC",)
+
+
+@pytest.mark.parametrize("table", ["migration", "channel"])
+async def test_opening_has_limits_too(eye: Eye, table: str) -> None:
+    config = Config(statement_timeout=0.4)
+    async with eye.connection.transaction():
+        await eye.connection.execute(f"LOCK TABLE requeuest.{table}".encode())
+        with trio.fail_after(3), pytest.raises(DatabaseUnavailable, match="held a lock for too long"):
+            async with open_requeuest(eye.dsn, [Channel("c", ordered=True)], config=config):
+                pass
+
+
+async def test_opening_keeps_to_the_connect_timeout() -> None:
+    """A server that accepts, and then says nothing."""
+    listener = trio.socket.socket()
+    await listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    dsn = f"postgresql://x@127.0.0.1:{listener.getsockname()[1]}/x"
+    with listener, trio.fail_after(3), pytest.raises(DatabaseUnavailable, match=r"no connection within 0.2 s"):
+        async with open_requeuest(dsn, (), config=Config(connect_timeout=0.2)):
+            pass
+
+
+async def test_only_the_runners_statements_are_bound_to_the_lease(eye: Eye) -> None:
+    config = Config(statement_timeout=7)
+    async with (
+        open_requeuest(eye.dsn, lease=1.0, config=config) as client,
+        client._database.connection() as connection,
+    ):
+        row = await (await connection.execute("SELECT current_setting('statement_timeout')")).fetchone()
+    assert row == ("7s",)

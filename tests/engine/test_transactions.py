@@ -12,6 +12,7 @@ from requeuest_trio import (
     InvalidRequest,
     JobState,
     Request,
+    RequeuestError,
     TrioConnection,
     migrate,
     open_requeuest,
@@ -180,9 +181,33 @@ async def test_a_failed_transaction_says_so(eye: Eye) -> None:
     async with open_requeuest(eye.dsn, ()) as client, await connect(eye.dsn, autocommit=False) as connection:
         with pytest.raises(psycopg.errors.DivisionByZero):
             await connection.execute("SELECT 1 / 0")
-        with pytest.raises(psycopg.errors.InFailedSqlTransaction):
+        with pytest.raises(RequeuestError, match="current transaction is aborted"):
             await client.spawn("c", Request.get("http://x.test/"), connection=connection)
         await connection.rollback()
     with pytest.raises(trio.ClosedResourceError):
         async with client.transaction():
             pass
+
+
+async def test_waiting_for_a_transaction_has_an_end(eye: Eye) -> None:
+    async with open_requeuest(eye.dsn, (), config=Config(pool_size=2, connect_timeout=0.2)) as client:
+        async with client.transaction():
+            with trio.fail_after(2), pytest.raises(DatabaseUnavailable, match=r"within 0.2 s: .*Config.pool_size"):
+                async with client.transaction():
+                    pass
+        async with client.transaction():
+            pass
+
+
+async def test_a_connection_after_its_block_is_refused(eye: Eye) -> None:
+    request = Request.get("http://x.test/")
+    async with open_requeuest(eye.dsn, ()) as client:
+        async with client.transaction() as connection:
+            pass
+        with pytest.raises(InvalidRequest, match=r"^connection: its client.transaction\(\) block has ended"):
+            await client.spawn("c", request, connection=connection)
+        async with await connect(eye.dsn) as own:
+            pass
+        with pytest.raises(InvalidRequest, match=r"^connection: is closed"):
+            await client.spawn("c", request, connection=own)
+    assert await eye.states() == {}

@@ -62,10 +62,14 @@ def test_channels_with_settings() -> None:
     assert repr(ALL) == "ALL"
 
 
-@pytest.mark.parametrize("ordered", [None, 0, 1, "yes"])
+@pytest.mark.parametrize("ordered", [0, 1, "yes"])
 def test_ordered_is_a_bool(ordered: Any) -> None:
     with refuses("ordered", "bool"):
         Channel("a", ordered=ordered)
+
+
+def test_a_channel_without_settings_has_none_to_keep() -> None:
+    assert channels_of([Channel("a"), Channel("b", ordered=False)])[1] == (Channel("b", ordered=False),)
 
 
 def test_settings_of_a_channel_are_keyword_only() -> None:

@@ -63,6 +63,11 @@ def test_the_limits_themselves_are_allowed(limits: dict[str, Any]) -> None:
     assert {name: getattr(config, name) for name in limits} == limits
 
 
+def test_an_answer_is_kept_for_those_who_wait_for_it() -> None:
+    with pytest.raises(InvalidRequest, match=r"^keep_succeeded: must be a number from 60 to"):
+        Config(keep_succeeded=0.0)
+
+
 def test_a_value() -> None:
     assert Config() == Config()
     assert hash(Config()) == hash(Config())

@@ -71,29 +71,18 @@ class Deliverer:
     def _report(self, job: Claimed, outcome: Outcome, started: float, *, logged: str | None = None) -> None:
         duration = trio.current_time() - started
         error = logged or outcome.error
-        self.recorder.submit(Report(job, outcome, started, duration))
-        status = outcome.answer and outcome.answer.status
+        self.recorder.submit(Report(job, outcome, started, duration), error)
         emit(
             _logger,
             Event.ATTEMPT,
             job=job.id,
             number=job.attempt,
             state=outcome.state,
-            status=status,
+            status=outcome.answer and outcome.answer.status,
             reached=outcome.reached,
             duration=round(duration, 4),
             error=error,
         )
-        if outcome.state is JobState.DEAD:
-            emit(
-                _logger,
-                Event.JOB_DEAD,
-                job=job.id,
-                channel=job.channel,
-                attempts=job.attempt,
-                status=status,
-                error=error,
-            )
 
 
 def _interrupted(reached: Reached, error: str) -> Outcome:

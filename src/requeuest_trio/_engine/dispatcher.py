@@ -18,17 +18,15 @@ from functools import partial
 from itertools import islice
 from uuid import uuid4
 
-import psycopg
 import trio
 
 from requeuest_trio._engine.attempt import Deliverer
 from requeuest_trio._engine.lease import Lease
 from requeuest_trio._engine.worker import Worker
 from requeuest_trio._model.channel import ALL, All
-from requeuest_trio._model.errors import DatabaseUnavailable, SchemaMismatch
 from requeuest_trio._model.events import Event, emit
 from requeuest_trio._postgres import Backoff, TrioConnection
-from requeuest_trio._store.database import Database
+from requeuest_trio._store.database import DATABASE_ERRORS, Database
 from requeuest_trio._store.rows import Claimed
 from requeuest_trio._store.store import Store
 
@@ -150,7 +148,7 @@ class Dispatcher:
                 else:
                     await trio.sleep(_LOST_LEASE_PAUSE)
                 failures = 0
-            except (DatabaseUnavailable, SchemaMismatch, psycopg.Error) as error:
+            except DATABASE_ERRORS as error:
                 failures += 1
                 pause = self._backoff.delay(failures, random.random)
                 emit(_logger, Event.CLAIM_FAILED, error=error, retry_in=round(pause, 2))
@@ -205,7 +203,8 @@ class Dispatcher:
         worker = self._lease.worker
         # Until the jobs are in hand: if only the answer is lost, they are claimed, and nobody knows it.
         self._claim_was_lost = True
-        jobs = await self._database.run(partial(self._store.claim, worker=worker, claim=uuid4(), places=places))
+        claim = partial(self._store.claim, worker=worker, claim=uuid4(), places=places)
+        jobs, was_cut = await self._database.run(claim)
         if not self._lease.is_valid or self._lease.worker != worker:
             # Too late to be trusted. Nothing was sent, so they go back uncounted.
             self._look_around = True
@@ -214,6 +213,9 @@ class Dispatcher:
         by_channel: dict[str, list[Claimed]] = {}
         for job in jobs:
             by_channel.setdefault(job.channel, []).append(job)
+        if was_cut:
+            # Any of them may have more, and those that got nothing come first.
+            self._hot.update(dict.fromkeys(sorted(places, key=by_channel.__contains__)))
         for channel, claimed in by_channel.items():
             if len(claimed) == places[channel]:
                 # Probably there is more; at the end of the list, so that the others come first.

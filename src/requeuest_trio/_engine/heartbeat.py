@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 from functools import partial
 
-import psycopg
 import trio
 
 from requeuest_trio._engine.lease import Lease
-from requeuest_trio._model.errors import DatabaseUnavailable, SchemaMismatch
 from requeuest_trio._model.events import Event, emit
-from requeuest_trio._store.database import Database
+from requeuest_trio._store.database import DATABASE_ERRORS, Database
 from requeuest_trio._store.store import Store
 
 __all__ = ["Heartbeat"]
@@ -21,7 +19,7 @@ _BEATS_PER_LEASE = 6
 
 
 class Heartbeat:
-    """Renews the lease, and lets it lapse in time if it can't be renewed."""
+    """Renews the lease, and tells if it could not be renewed in time."""
 
     def __init__(self, database: Database, store: Store, lease: Lease) -> None:
         self._database = database
@@ -33,7 +31,7 @@ class Heartbeat:
         """Announce this process. Raises `DatabaseUnavailable`."""
         asked_at = trio.current_time()
         await self._database.run(partial(self._store.register, worker=self._lease.worker, lease=self._lease.length))
-        self._lease.renewed(asked_at)
+        self._renewed(asked_at)
 
     async def run(self) -> None:
         """Beat until cancelled. `watch` has to be running too."""
@@ -41,23 +39,32 @@ class Heartbeat:
             await trio.sleep(self.interval)
             try:
                 await self._beat()
-            except (DatabaseUnavailable, SchemaMismatch, psycopg.Error) as error:
+            except DATABASE_ERRORS as error:
                 emit(_logger, Event.HEARTBEAT_FAILED, error=error, lease_left=round(self._lease.left, 1))
 
     async def _beat(self) -> None:
         asked_at = trio.current_time()
         if await self._database.run(partial(self._store.heartbeat, worker=self._lease.worker)):
-            self._lease.renewed(asked_at)
+            self._renewed(asked_at)
             return
         # Others have struck this process off the list, and rescue what it had.
-        emit(_logger, Event.LEASE_LOST, cut_short=self._lease.lapse())
+        self._lost()
         self._lease.start_anew()
         await self.register()
 
+    def _renewed(self, asked_at: float) -> None:
+        if not self._lease.is_valid:
+            # It ran out while the whole process stood still, and this task was the first to go on.
+            self._lost()
+        self._lease.renewed(asked_at)
+
+    def _lost(self) -> None:
+        if (cut_short := self._lease.lapse()) is not None:
+            emit(_logger, Event.LEASE_LOST, cut_short=cut_short)
+
     async def watch(self) -> None:
-        """Let the lease lapse on time, also while a beat hangs, until cancelled."""
+        """Tell of a loss when it comes, also while a beat hangs, until cancelled. The attempts end without it."""
         while True:
-            was_valid = self._lease.is_valid
-            await trio.sleep(max(self._lease.left, 0.0) if was_valid else self.interval / 10)
-            if was_valid and not self._lease.is_valid:
-                emit(_logger, Event.LEASE_LOST, cut_short=self._lease.lapse())
+            await trio.sleep(self._lease.left if self._lease.is_valid else self.interval / 10)
+            if not self._lease.is_valid:
+                self._lost()

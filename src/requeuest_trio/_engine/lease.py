@@ -25,6 +25,8 @@ class Lease:
         self.worker: UUID = uuid4()
         self._trusted_until = -float("inf")
         self._attempts: set[trio.CancelScope] = set()
+        self._cut_short = 0
+        self._loss_is_known = True
 
     def __repr__(self) -> str:
         return f"<Lease of {self.worker}: {self.left:.1f} s left, {len(self._attempts)} attempts>"
@@ -42,14 +44,22 @@ class Lease:
     def renewed(self, asked_at: float) -> None:
         """Trust for another term, counted from when the renewal was asked for."""
         self._trusted_until = max(self._trusted_until, asked_at + self.length * _TRUSTED_PART)
+        for scope in self._attempts:
+            scope.deadline = self._trusted_until
+        self._loss_is_known = False
 
-    def lapse(self) -> int:
-        """Cut short what is being sent. Returns how many attempts that were."""
+    def lapse(self) -> int | None:
+        """Cut short what is being sent. Returns how many attempts that were, or None if this loss is known already."""
         self._trusted_until = -float("inf")
-        cut = len(self._attempts)
+        if self._loss_is_known:
+            return None
+        cut_short = self._cut_short + len(self._attempts)
         for scope in self._attempts:
             scope.cancel()
-        return cut
+        self._attempts.clear()
+        self._cut_short = 0
+        self._loss_is_known = True
+        return cut_short
 
     def start_anew(self) -> None:
         """Become another process in the eyes of the others, after they have struck this one off."""
@@ -57,10 +67,16 @@ class Lease:
 
     @contextmanager
     def attempt(self) -> Iterator[trio.CancelScope]:
-        """A scope for one attempt that is cancelled when the lease lapses."""
-        with trio.CancelScope() as scope:
+        """A scope for one attempt that is cancelled when the lease lapses.
+
+        By its deadline, because Trio looks at deadlines before it runs any task: also after the process stood still.
+        """
+        with trio.CancelScope(deadline=self._trusted_until) as scope:
             self._attempts.add(scope)
             try:
                 yield scope
             finally:
-                self._attempts.discard(scope)
+                if scope in self._attempts:
+                    self._attempts.remove(scope)
+                    # `lapse` counts it when it comes to that.
+                    self._cut_short += scope.cancel_called

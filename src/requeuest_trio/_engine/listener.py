@@ -13,13 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from uuid import UUID
 
-import psycopg
 import trio
 
-from requeuest_trio._model.errors import DatabaseUnavailable, SchemaMismatch
+from requeuest_trio._model.errors import DatabaseUnavailable
 from requeuest_trio._model.events import Event, emit
 from requeuest_trio._postgres import Backoff, TrioConnection
-from requeuest_trio._store.database import Database
+from requeuest_trio._store.database import DATABASE_ERRORS, Database
 from requeuest_trio._store.store import Store
 
 __all__ = ["Hints", "Listener"]
@@ -61,7 +60,7 @@ class Listener:
             try:
                 async with self._database.connection() as connection:
                     await self._listen(connection)
-            except (DatabaseUnavailable, SchemaMismatch, psycopg.Error) as error:
+            except DATABASE_ERRORS as error:
                 self._failures += 1
                 pause = self._backoff.delay(self._failures, random.random)
                 emit(_logger, Event.LISTENER_LOST, error=error, retry_in=round(pause, 2))

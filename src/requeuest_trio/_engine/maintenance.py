@@ -18,12 +18,11 @@ import trio
 from requeuest_trio._config import Config
 from requeuest_trio._engine.dispatcher import Dispatcher
 from requeuest_trio._engine.lease import Lease
-from requeuest_trio._model.errors import DatabaseUnavailable, SchemaMismatch
 from requeuest_trio._model.events import Event, emit
 from requeuest_trio._model.states import JobState
 from requeuest_trio._postgres import TrioConnection
-from requeuest_trio._store.database import Database
-from requeuest_trio._store.store import Store
+from requeuest_trio._store.database import DATABASE_ERRORS, Database
+from requeuest_trio._store.store import FIRST_KEY, Store
 
 __all__ = ["Maintenance"]
 
@@ -44,51 +43,74 @@ class Maintenance:
         self._keep = {JobState.SUCCEEDED: config.keep_succeeded, JobState.DEAD: config.keep_dead}
         self._answered_at = -math.inf
         self._up_since = math.inf
+        self._walked = FIRST_KEY
 
     async def run(self) -> None:
-        """A round every sixth of a lease, until cancelled. Errors are logged; the next round tries again."""
+        """A round every sixth of a lease, until cancelled."""
+        steps: list[Callable[[], Awaitable[None]]] = [
+            self._rescue,
+            self._dispatcher.give_back_lost_claims,
+            self._free_stranded,
+            *(partial(self._prune, state, keep) for state, keep in self._keep.items() if keep is not None),
+        ]
         while True:
-            try:
-                await self.round()
-            except (DatabaseUnavailable, SchemaMismatch, psycopg.Error) as error:
-                self._answered_at = -math.inf
-                emit(_logger, Event.MAINTENANCE_FAILED, error=error)
+            for step in steps:
+                await self._take(step)
             await trio.sleep(self._lease.length / _ROUNDS_PER_LEASE)
 
-    async def round(self) -> None:
-        """Do what is to be done now. Raises `DatabaseUnavailable`."""
-        await self._dispatcher.give_back_lost_claims()
-        await self._free_stranded()
-        await self._rescue()
-        await self._prune()
+    async def _take(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Errors are logged, and the next round tries again: one step that fails for long disables no other."""
+        try:
+            await step()
+        except DATABASE_ERRORS as error:
+            if _was_answered(error):
+                self._note_answer()
+            else:
+                self._answered_at = -math.inf
+            emit(_logger, Event.MAINTENANCE_FAILED, error=error)
 
     async def _ask(self, operation: Callable[[TrioConnection], Awaitable[T]]) -> T:
         answer = await self._database.run(operation)
+        self._note_answer()
+        return answer
+
+    def _note_answer(self) -> None:
         now = trio.current_time()
         if now - self._answered_at > self._lease.length / 2:
             # Not heard from for so long: for all that is known it was down, or stood still.
             self._up_since = now
         self._answered_at = now
-        return answer
 
     async def _free_stranded(self) -> None:
-        if channels := await self._ask(self._store.free_stranded):
+        """Look at some of the ordering keys, the next round at those after them; go on at once if some are found."""
+        while True:
+            channels, self._walked = await self._ask(partial(self._store.free_stranded, after=self._walked))
+            if not channels:
+                return
             emit(_logger, Event.UNSTRANDED, channels=len(channels))
             self._dispatcher.wake(channels)
 
     async def _rescue(self) -> None:
         # After an outage every lease looks expired. Whoever lives renews it within one lease; so wait for that long.
         while trio.current_time() - self._up_since >= self._lease.length:
-            rescued = await self._ask(partial(self._store.rescue, rescuer=self._lease.worker))
+            try:
+                rescued = await self._ask(partial(self._store.rescue, rescuer=self._lease.worker))
+            except DATABASE_ERRORS:
+                # Perhaps the table of processes is locked: then none could renew its lease, and all look lost after it.
+                self._answered_at = -math.inf
+                raise
             if not rescued:
                 return
             emit(_logger, Event.RESCUED, jobs=rescued)
             self._dispatcher.wake_all()
 
-    async def _prune(self) -> None:
-        for state, keep in self._keep.items():
-            if keep is None:
-                continue
-            operation = partial(self._store.prune, state=state, keep=timedelta(seconds=keep))
-            while pruned := await self._ask(operation):
-                emit(_logger, Event.PRUNED, jobs=pruned, state=state)
+    async def _prune(self, state: JobState, keep: float) -> None:
+        operation = partial(self._store.prune, state=state, keep=timedelta(seconds=keep))
+        while pruned := await self._ask(operation):
+            emit(_logger, Event.PRUNED, jobs=pruned, state=state)
+
+
+def _was_answered(error: Exception) -> bool:
+    """Whether PostgreSQL was there, and refused a statement. Classes 08 and 57P: it was not, or not for long."""
+    answer = error if isinstance(error, psycopg.Error) else error.__cause__
+    return isinstance(answer, psycopg.Error) and not (answer.sqlstate or "08").startswith(("08", "57P"))

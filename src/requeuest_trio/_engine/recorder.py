@@ -2,31 +2,35 @@
 
 An outcome is kept here until PostgreSQL has confirmed it, through outages too. Writing one twice does no harm, since a
 record counts only for the claim that is still current. Only one task at a time may write: `run`, and after its end
-whoever calls `flush`.
+whoever calls `finish`.
+
+An outcome that PostgreSQL refuses, or does not manage to write, is set aside: it is tried again by itself, after a
+pause of its own, so that it does not hold up the others.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import random
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from uuid import UUID
 
 import psycopg
 import trio
+from psycopg import errors
 
 from requeuest_trio._config import Config
-from requeuest_trio._model.errors import DatabaseUnavailable, SchemaMismatch
+from requeuest_trio._model.errors import DatabaseUnavailable
 from requeuest_trio._model.events import Event, emit
 from requeuest_trio._model.outcome import Answer, Outcome
 from requeuest_trio._model.states import JobState
 from requeuest_trio._postgres import Backoff
-from requeuest_trio._store.database import Database
+from requeuest_trio._store.database import DATABASE_ERRORS, Database
 from requeuest_trio._store.rows import Report
-from requeuest_trio._store.store import Store
+from requeuest_trio._store.store import Keys, Store
 
 __all__ = ["Recorder"]
 
@@ -35,9 +39,32 @@ _MAX_ROWS = 500
 _MAX_BYTES = 8 * 1_048_576
 _MAX_BACKLOG_BYTES = 8 * _MAX_BYTES
 _REFUSED_RETRY_SECONDS = 60.0
+_MAX_TIMEOUTS = 3
+_BUSY_KEYS_SECONDS = 0.5
+
+# What PostgreSQL says of an outcome that is too large for it, but may also say for another reason.
+_TOO_MUCH = (errors.QueryCanceled, errors.OutOfMemory, errors.ProgramLimitExceeded)
 
 OnRecorded = Callable[[Sequence[Report], dict[str, float]], None]
 """Told what was recorded, and channels in which ordered jobs became available, with their waits. Both are hints."""
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """An outcome that is not yet confirmed."""
+
+    report: Report
+    logged: str | None
+    """What is wrong, in words that may be logged."""
+    failures: int = 0
+    timeouts: int = 0
+    is_refused: bool = False
+    retry_at: float = -math.inf
+    """Later than now: it is set aside."""
+
+    @property
+    def size(self) -> int:
+        return len(self.report.outcome.answer.body) if self.report.outcome.answer else 0
 
 
 class Recorder:
@@ -49,11 +76,15 @@ class Recorder:
         self._excerpt = config.excerpt
         self._limit = 2 * config.max_running
         self._on_recorded = on_recorded
-        self._backlog: deque[Report] = deque()
+        self._backlog: dict[_Entry, None] = {}
         self._bytes = 0
+        self._busy_keys: Keys = set()
+        self._busy_keys_at = math.inf
+        self._problem: Exception | None = None
         self._wanted = trio.Event()
         self._has_room = trio.Event()
         self._backoff = Backoff(initial=0.1, cap=5.0)
+        self._own_backoff = Backoff(initial=0.2, cap=10.0)
 
     def __repr__(self) -> str:
         return f"<Recorder: {len(self._backlog)} outcomes to be written>"
@@ -66,12 +97,13 @@ class Recorder:
     @property
     def claims(self) -> set[UUID]:
         """The claims of outcomes that are not yet confirmed."""
-        return {report.job.claim for report in self._backlog}
+        return {entry.report.job.claim for entry in self._backlog}
 
-    def submit(self, report: Report) -> None:
+    def submit(self, report: Report, logged: str | None = None) -> None:
         """Take an outcome over. It is this recorder's from here on, whatever happens to the caller."""
-        self._backlog.append(report)
-        self._bytes += _size(report)
+        entry = _Entry(report, logged)
+        self._backlog[entry] = None
+        self._bytes += entry.size
         self._wanted.set()
 
     async def wait_for_room(self) -> None:
@@ -80,81 +112,197 @@ class Recorder:
             await self._has_room.wait()
 
     async def run(self) -> None:
-        """Write outcomes until cancelled; what is then unconfirmed stays for `flush`."""
+        """Write outcomes until cancelled; what is then unconfirmed stays for `finish`."""
         failures = 0
         while True:
-            await self._wanted.wait()
+            with trio.move_on_at(self._next_retry()):
+                await self._wanted.wait()
             try:
-                await self.flush()
+                problem = await self.flush()
                 failures = 0
-            except (DatabaseUnavailable, SchemaMismatch, psycopg.Error) as error:
+                if problem is not None:
+                    pause = max(self._next_retry() - trio.current_time(), 0.0)
+                    emit(_logger, Event.RECORD_FAILED, error=problem, backlog=self.backlog, retry_in=round(pause, 2))
+            except DATABASE_ERRORS as error:
                 failures += 1
                 pause = self._backoff.delay(failures, random.random)
                 emit(_logger, Event.RECORD_FAILED, error=error, backlog=self.backlog, retry_in=round(pause, 2))
                 await trio.sleep(pause)
 
-    async def flush(self) -> None:
+    def _next_retry(self) -> float:
+        """When, after a flush, there is something to do although nothing is submitted."""
+        return min([self._busy_keys_at, *(entry.retry_at for entry in self._backlog)])
+
+    async def flush(self) -> Exception | None:
         """Write what is unconfirmed. Whatever is raised, cancellation too, no outcome is lost by it.
 
-        Raises `DatabaseUnavailable`, or psycopg's error if PostgreSQL refuses an outcome in any form.
+        Returns what the matter is with outcomes that were set aside. Raises `DatabaseUnavailable`.
         """
-        while self._backlog:
-            await self._write(self._next_batch())
+        self._problem = None
+        if self._busy_keys_at <= trio.current_time():
+            await self._unblock_busy_keys()
+        while batch := self._next_batch():
+            if any(entry.failures for entry in self._backlog):
+                # Not to wait for every lock anew.
+                batch = await self._set_locked_aside(batch)
+            if batch:
+                await self._write(batch)
         self._wanted = trio.Event()
+        return self._problem
 
-    def _next_batch(self) -> list[Report]:
-        """The oldest outcomes, each of another job: after a rescue there may be two of one, under different claims."""
-        batch: list[Report] = []
+    async def finish(self) -> Exception | None:
+        """A last `flush`, then one of what was set aside: what still remains will be sent again."""
+        await self.flush()
+        for entry in self._backlog:
+            entry.retry_at = -math.inf
+            if entry.timeouts:
+                # There is no time for another try with it.
+                self._replace(entry, _without_answer(entry.report, errors.QueryCanceled()))
+        if self._busy_keys:
+            self._busy_keys_at = -math.inf
+        return await self.flush()
+
+    def _next_batch(self) -> list[_Entry]:
+        """The oldest outcomes, each of another job: after a rescue there may be two of one, under different claims.
+
+        One that has failed before comes alone.
+        """
+        batch: list[_Entry] = []
         jobs: set[UUID] = set()
-        size = 0
-        for report in self._backlog:
-            if len(batch) == _MAX_ROWS or size > _MAX_BYTES or report.job.id in jobs:
+        size, now = 0, trio.current_time()
+        for entry in self._backlog:
+            if entry.retry_at > now:
+                continue
+            if entry.failures and not batch:
+                return [entry]
+            if entry.failures or len(batch) == _MAX_ROWS or size > _MAX_BYTES or entry.report.job.id in jobs:
                 break
-            batch.append(report)
-            jobs.add(report.job.id)
-            size += _size(report)
+            batch.append(entry)
+            jobs.add(entry.report.job.id)
+            size += entry.size
         return batch
 
-    async def _write(self, batch: Sequence[Report]) -> None:
-        """Write the first outcomes of the backlog, and take them off it."""
+    async def _write(self, batch: Sequence[_Entry]) -> None:
+        """Write outcomes, and take them off the backlog, or set them aside."""
         try:
-            await self._write_together(batch)
-        except psycopg.Error as error:
-            # Not the connection's fault: something in an outcome is refused. Find out which, and let only that one go.
-            if len(batch) > 1:
-                middle = len(batch) // 2
-                await self._write(batch[:middle])
-                await self._write(batch[middle:])
-            else:
-                await self._write_refused(batch[0], error)
+            await self._write_together(batch, [entry.report for entry in batch])
+            return
+        except DATABASE_ERRORS as error:
+            if (refusal := _refusal(error)) is None:
+                raise
+        if isinstance(refusal, errors.LockNotAvailable):
+            free = await self._set_locked_aside(batch)
+            if len(free) == len(batch):
+                # Not their rows: the table, or it is over by now.
+                raise refusal
+            if free:
+                await self._write(free)
+        elif len(batch) > 1:
+            # Something in one of them. Find out in which, and let only that one go.
+            middle = len(batch) // 2
+            await self._write(batch[:middle])
+            await self._write(batch[middle:])
+        else:
+            await self._write_refused(batch[0], refusal)
 
-    async def _write_refused(self, report: Report, error: psycopg.Error) -> None:
-        emit(_logger, Event.OUTCOME_REFUSED, job=report.job.id, error=error)
+    async def _write_refused(self, entry: _Entry, refusal: psycopg.Error) -> None:
+        plain = _without_answer(entry.report, refusal)
+        if isinstance(refusal, _TOO_MUCH):
+            entry.timeouts += 1
+            if entry.timeouts < _MAX_TIMEOUTS:
+                self._set_aside(entry, refusal)
+                return
+            self._replace(entry, plain)
+        if not entry.is_refused:
+            entry.is_refused = True
+            emit(_logger, Event.OUTCOME_REFUSED, job=entry.report.job.id, error=refusal)
         try:
-            await self._write_together([_without_answer(report, error)])
-        except psycopg.Error:
-            # Not even that. It stays, but behind the others.
-            self._backlog.rotate(-1)
-            raise
+            await self._write_together([entry], [plain])
+        except DATABASE_ERRORS as error:
+            if _refusal(error) is None:
+                raise
+            self._set_aside(entry, error)
 
-    async def _write_together(self, batch: Sequence[Report]) -> None:
-        recorded, unblocked = await self._database.run(
-            partial(self._store.record, reports=batch, now=trio.current_time(), excerpt=self._excerpt)
+    async def _write_together(self, batch: Sequence[_Entry], reports: Sequence[Report]) -> None:
+        recorded, unblocked, busy = await self._database.run(
+            partial(self._store.record, reports=reports, now=trio.current_time(), excerpt=self._excerpt)
         )
         # Confirmed only now, and without a checkpoint since: whatever cuts a write short leaves its batch where it was.
-        for _ in batch:
-            self._bytes -= _size(self._backlog.popleft())
+        for entry in batch:
+            del self._backlog[entry]
+            self._bytes -= entry.size
         self._has_room.set()
         self._has_room = trio.Event()
-        stale = [report for report in batch if report.job.id not in recorded]
+        if busy:
+            self._busy_keys |= busy
+            self._busy_keys_at = min(self._busy_keys_at, trio.current_time() + _BUSY_KEYS_SECONDS)
+        stale = [report for report in reports if report.job.id not in recorded]
         if stale:
             emit(_logger, Event.OUTCOMES_STALE, jobs=len(stale))
+        for entry in batch:
+            if entry.report.job.id in recorded and entry.report.outcome.state is JobState.DEAD:
+                _tell_of_death(entry)
         # It may have been recorded before, by a write whose answer was lost, and with it the names of these channels.
-        self._on_recorded(batch, unblocked | {report.job.channel: 0.0 for report in stale})
+        self._on_recorded(reports, unblocked | {report.job.channel: 0.0 for report in stale})
+
+    # --- what is left for later ---------------------------------------------------------------------------------------
+
+    async def _set_locked_aside(self, batch: Sequence[_Entry]) -> list[_Entry]:
+        """Returns the others: those of jobs whose rows no other transaction has locked."""
+        ids = [entry.report.job.id for entry in batch]
+        locked = await self._database.run(partial(self._store.locked_jobs, job_ids=ids))
+        for entry in batch:
+            if entry.report.job.id in locked:
+                self._set_aside(entry, DatabaseUnavailable("another transaction has locked the job's row"))
+        return [entry for entry in batch if entry.report.job.id not in locked]
+
+    def _set_aside(self, entry: _Entry, error: Exception) -> None:
+        entry.failures += 1
+        entry.retry_at = trio.current_time() + self._own_backoff.delay(entry.failures, random.random)
+        self._problem = error
+
+    def _replace(self, entry: _Entry, report: Report) -> None:
+        self._bytes -= entry.size
+        entry.report = report
+        self._bytes += entry.size
+
+    async def _unblock_busy_keys(self) -> None:
+        """Try again to unblock the next jobs of keys that an application's transaction had."""
+        self._busy_keys_at = trio.current_time() + _BUSY_KEYS_SECONDS
+        try:
+            unblocked, self._busy_keys = await self._database.run(
+                partial(self._store.unblock_what_is_free, keys=self._busy_keys)
+            )
+        except DATABASE_ERRORS as error:
+            if _refusal(error) is None:
+                raise
+            self._problem = error
+            return
+        if not self._busy_keys:
+            self._busy_keys_at = math.inf
+        self._on_recorded((), unblocked)
 
 
-def _size(report: Report) -> int:
-    return len(report.outcome.answer.body) if report.outcome.answer else 0
+def _refusal(error: Exception) -> psycopg.Error | None:
+    """What PostgreSQL has against the outcomes themselves, if it was reached."""
+    if isinstance(error, psycopg.Error):
+        return error
+    cause = error.__cause__
+    return cause if isinstance(cause, (errors.LockNotAvailable, *_TOO_MUCH)) else None
+
+
+def _tell_of_death(entry: _Entry) -> None:
+    job, answer = entry.report.job, entry.report.outcome.answer
+    status = answer and answer.status
+    emit(
+        _logger,
+        Event.JOB_DEAD,
+        job=job.id,
+        channel=job.channel,
+        attempts=job.attempt,
+        status=status,
+        error=entry.logged,
+    )
 
 
 def _without_answer(report: Report, error: psycopg.Error) -> Report:

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
-import psycopg
 import trio
 
 from requeuest_trio._config import Config
@@ -18,10 +17,9 @@ from requeuest_trio._engine.maintenance import Maintenance
 from requeuest_trio._engine.recorder import Recorder
 from requeuest_trio._http.sender import Sender
 from requeuest_trio._model.channel import All
-from requeuest_trio._model.errors import DatabaseUnavailable, SchemaMismatch
 from requeuest_trio._model.events import Event, emit
 from requeuest_trio._model.states import FINISHED
-from requeuest_trio._store.database import Database
+from requeuest_trio._store.database import DATABASE_ERRORS, Database
 from requeuest_trio._store.rows import Report
 from requeuest_trio._store.store import Store
 from requeuest_trio._waiters import Waiters
@@ -30,7 +28,6 @@ __all__ = ["Runner"]
 
 _logger = logging.getLogger("requeuest_trio.open")
 FINISH_SECONDS = 5.0
-_DATABASE_ERRORS = (DatabaseUnavailable, SchemaMismatch, psycopg.Error)
 
 
 class Runner:
@@ -109,13 +106,13 @@ class Runner:
         problem: Exception | None = None
         released = 0
         try:
-            await self.recorder.flush()
-        except _DATABASE_ERRORS as error:
+            problem = await self.recorder.finish()
+        except DATABASE_ERRORS as error:
             problem = error
         try:
             released = await self._records.run(partial(self._store.release, worker=worker))
             await self._records.run(partial(self._store.deregister, worker=worker))
-        except _DATABASE_ERRORS as error:
+        except DATABASE_ERRORS as error:
             problem = problem or error
         else:
             emit(_logger, Event.CLOSED, released=released)

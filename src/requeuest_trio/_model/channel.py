@@ -33,7 +33,7 @@ class Channel:
         ordered: keyword-only. True makes the whole channel one sequence: its jobs are sent one at a time, in the order
             of their commits, and the next waits until the one before is finished (delivered or dead), through all
             its retries. The setting is kept in the database and holds for all processes; jobs that were queued
-            before it was made keep their freedom. False takes it back. A plain `str` leaves it as it is.
+            before it was made keep their freedom. False takes it back. None, and a plain `str`, leave it as it is.
 
     Raises:
         InvalidRequest: the name is empty, too long, or no text.
@@ -45,12 +45,12 @@ class Channel:
     """
 
     name: str
-    ordered: bool = field(default=False, kw_only=True)
+    ordered: bool | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         checks.channel_name(self.name)
-        if not isinstance(self.ordered, bool):
-            raise InvalidRequest("ordered", f"must be a bool, not {type(self.ordered).__name__}")
+        if self.ordered is not None and not isinstance(self.ordered, bool):
+            raise InvalidRequest("ordered", f"must be a bool or None, not {type(self.ordered).__name__}")
 
 
 def channels_of(channels: Iterable[str | Channel] | All) -> tuple[frozenset[str] | All, tuple[Channel, ...]]:
@@ -67,7 +67,7 @@ def channels_of(channels: Iterable[str | Channel] | All) -> tuple[frozenset[str]
         raise InvalidRequest("channels", f"must be a collection of names or ALL, not {shown(channels)}") from error
     if any(isinstance(channel, All) for channel in given):
         raise InvalidRequest("channels", "ALL stands alone; write ALL, not [ALL]")
-    settings = tuple(channel for channel in given if isinstance(channel, Channel))
+    settings = tuple(channel for channel in given if isinstance(channel, Channel) and channel.ordered is not None)
     names = [channel.name if isinstance(channel, Channel) else checks.channel_name(channel) for channel in given]
     if len(set(names)) != len(names):
         raise InvalidRequest("channels", "must name each channel once")

@@ -58,8 +58,9 @@ class Event(Enum):
         "An attempt has ended.",
     )  # fmt: skip
     JOB_DEAD = EventSpec(
-        "job_dead", "attempt", logging.WARNING, ("job", "channel", "attempts", "status", "error"), "A job was given up."
-    )
+        "job_dead", "recorder", logging.WARNING, ("job", "channel", "attempts", "status", "error"),
+        "A job was given up, and that is recorded.",
+    )  # fmt: skip
     RECORD_FAILED = EventSpec(
         "record_failed", "recorder", logging.WARNING, ("error", "backlog", "retry_in"),
         "Outcomes could not be written; they are kept and tried again.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Self, TypeVar
 
@@ -12,15 +12,19 @@ import trio
 from psycopg import errors
 
 from requeuest_trio._config import Config
-from requeuest_trio._model.errors import DatabaseUnavailable, SchemaMismatch
+from requeuest_trio._model.errors import DatabaseUnavailable, RequeuestError, SchemaMismatch
 from requeuest_trio._postgres import SETTLE_TIMEOUT, ConnectionPool, TrioConnection
 from requeuest_trio._store.queries import Queries
 
-__all__ = ["Database", "connected", "first_line", "translated"]
+__all__ = ["DATABASE_ERRORS", "Database", "connected", "first_line", "for_callers", "run_once", "translated"]
 
 T = TypeVar("T")
 
-_CONNECT_SECONDS = 10
+DATABASE_ERRORS = (RequeuestError, psycopg.Error)
+"""Whatever an operation may fail of. Tasks that go on for ever survive these, and try again."""
+
+_CONNECT_SECONDS = 10.0
+_GRACE_SECONDS = 5.0
 _NO_LIMITS = {"statement_timeout": "0", "lock_timeout": "0", "idle_timeout": "0"}
 
 _GONE = (errors.OperationalError, errors.InterfaceError, errors.ReadOnlySqlTransaction)
@@ -35,12 +39,22 @@ def translated() -> Iterator[None]:
     except errors.LockNotAvailable as error:
         raise DatabaseUnavailable(
             f"another transaction held a lock for too long ({first_line(error)}); if it is your own, and has used the "
-            "same ordering key, spawn with its connection="
+            "same ordering key or job_id, spawn with its connection="
         ) from error
     except _GONE as error:
         raise DatabaseUnavailable(f"PostgreSQL is not available: {first_line(error)}") from error
     except _NO_TABLES as error:
         raise SchemaMismatch(f"the tables are not what this library expects: {first_line(error)}") from error
+
+
+@contextmanager
+def for_callers() -> Iterator[None]:
+    """Turn every error of psycopg into one of this library's: callers of its functions need to know no others."""
+    try:
+        with translated():
+            yield
+    except psycopg.Error as error:
+        raise RequeuestError(f"PostgreSQL refuses: {first_line(error)}") from error
 
 
 def first_line(error: BaseException) -> str:
@@ -49,27 +63,54 @@ def first_line(error: BaseException) -> str:
 
 
 @asynccontextmanager
-async def connected(dsn: str, queries: Queries) -> AsyncIterator[TrioConnection]:
-    """A connection of one's own, in autocommit mode and without limits, for a short errand."""
-    async with await TrioConnection.connect(dsn, autocommit=True, connect_timeout=_CONNECT_SECONDS) as connection:
-        await connection.execute(queries["configure_session"], _NO_LIMITS)
+async def connected(
+    dsn: str, queries: Queries, limits: Mapping[str, str] = _NO_LIMITS, connect_timeout: float = _CONNECT_SECONDS
+) -> AsyncIterator[TrioConnection]:
+    """A connection of one's own, in autocommit mode: by default without limits, because migrations may take long."""
+    connection = None
+    with trio.move_on_after(connect_timeout):
+        connection = await TrioConnection.connect(dsn, autocommit=True)
+    if connection is None:
+        raise errors.ConnectionTimeout(f"no connection within {connect_timeout:g} s")
+    async with connection:
+        await connection.execute(queries["configure_session"], limits)
         yield connection
+
+
+async def run_once(
+    dsn: str, queries: Queries, config: Config, operation: Callable[[TrioConnection], Awaitable[T]]
+) -> T:
+    """Run an operation on a connection made for it, within the limits of `config`.
+
+    In contrast to `Database.run` the first failure to connect is told at once, with its reason.
+    """
+    patience = config.statement_timeout + _GRACE_SECONDS
+    with trio.move_on_after(config.connect_timeout + patience), for_callers():
+        async with connected(dsn, queries, _limits(config.statement_timeout), config.connect_timeout) as connection:
+            return await operation(connection)
+    raise DatabaseUnavailable(f"PostgreSQL did not answer within {patience:g} s")
 
 
 class Database:
     """Connections for one purpose: one for a task of the runner, or a few for callers."""
 
-    def __init__(self, dsn: str, queries: Queries, config: Config, *, size: int, lease: float = math.inf) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        queries: Queries,
+        config: Config,
+        *,
+        size: int,
+        lease: float = math.inf,
+        lock_timeout: float = math.inf,
+    ) -> None:
         statement = min(config.statement_timeout, lease / 3)
-        self._limits = {
-            "statement_timeout": _milliseconds(statement),
-            "lock_timeout": _milliseconds(statement / 2),
-            "idle_timeout": _milliseconds(statement * 3),
-        }
+        self.size = size
+        self._limits = _limits(statement, lock_timeout)
         self._queries = queries
         # Longer than the server's own limit, so that this one is met only if the server does not answer at all.
-        self._answer_timeout = statement + 5.0
-        self._statement_timeout = statement
+        self._answer_timeout = statement + _GRACE_SECONDS
+        self.statement_timeout = statement
         self._acquire_timeout = config.connect_timeout
         self._running: set[trio.CancelScope] = set()
         self._has_ended = trio.Event()
@@ -130,13 +171,18 @@ class Database:
                 with translated():
                     raise
 
+    async def ask(self, operation: Callable[[TrioConnection], Awaitable[T]]) -> T:
+        """`run` for callers of the library: every error of psycopg's is translated."""
+        with for_callers():
+            return await self.run(operation)
+
     async def run(self, operation: Callable[[TrioConnection], Awaitable[T]], *, pieces: int = 1) -> T:
         """Run one operation of a few statements, or of several pieces, within the time that PostgreSQL may take for it.
 
         Raises `DatabaseUnavailable` also if the server does not answer at all, as behind a cut cable; the connection
         is closed then. Cancelled: the operation was done or undone, and which of both is unknown.
         """
-        limit = self._answer_timeout + (pieces - 1) * self._statement_timeout
+        limit = self._answer_timeout + (pieces - 1) * self.statement_timeout
         with trio.move_on_after(self._acquire_timeout + limit) as scope:
             self._running.add(scope)
             try:
@@ -150,6 +196,14 @@ class Database:
         if self._is_closed:
             raise trio.ClosedResourceError("the block of open_requeuest has ended")
         raise DatabaseUnavailable(f"PostgreSQL did not answer within {limit:g} s")
+
+
+def _limits(statement: float, lock: float = math.inf) -> dict[str, str]:
+    return {
+        "statement_timeout": _milliseconds(statement),
+        "lock_timeout": _milliseconds(min(statement / 2, lock)),
+        "idle_timeout": _milliseconds(statement * 3),
+    }
 
 
 def _milliseconds(seconds: float) -> str:

@@ -20,7 +20,7 @@ from psycopg.pq import Conninfo
 
 from requeuest_trio._model.errors import InvalidRequest, SchemaMismatch
 from requeuest_trio._postgres import TrioConnection
-from requeuest_trio._store.database import connected, translated
+from requeuest_trio._store.database import connected, for_callers
 from requeuest_trio._store.queries import Queries
 
 __all__ = ["Migration", "apply_migrations", "check_schema", "migrations"]
@@ -68,7 +68,7 @@ async def apply_migrations(dsn: str, *, schema: str = "requeuest", target: int |
     if isinstance(goal, bool) or not isinstance(goal, int) or not 0 <= goal <= newest:
         raise InvalidRequest("target", f"must be a version from 0 to {newest}, not {target!r}")
     applied: list[str] = []
-    with translated():
+    with for_callers():
         async with connected(dsn, queries) as connection:
             while (step := await _step(connection, queries, schema, steps, goal)) is not None:
                 applied.append(step)

@@ -239,8 +239,9 @@ FROM step WHERE due_at <= now() + %(horizon)s * interval '1 second' GROUP BY cha
 
 
 -- name: claim
--- Take due jobs for the free places of each channel: highest priority first, then the longest due. Nothing is taken
--- by a process that is not registered (any more).
+-- Take due jobs for the free places of each channel: highest priority first, then the longest due; from all channels
+-- in turn, until their bodies come to `budget` bytes, but always one. Tells with each whether that has left some. Nothing
+-- is taken by a process that is not registered (any more).
 WITH RECURSIVE place AS MATERIALIZED (
     SELECT channel, places FROM unnest(%(channels)s::text[], %(places)s::integer[]) AS p (channel, places)
     WHERE EXISTS (SELECT FROM {schema}.worker WHERE id = %(worker)s)
@@ -254,23 +255,26 @@ WITH RECURSIVE place AS MATERIALIZED (
                      WHERE job.channel = rank.channel AND state = 'available' AND -priority > rank.rank
                      ORDER BY -priority LIMIT 1)
     FROM rank WHERE rank.rank IS NOT NULL
-), picked AS MATERIALIZED (
-    SELECT due.id
-    FROM place CROSS JOIN LATERAL (
-        SELECT of_rank.id
+), due AS MATERIALIZED (
+    SELECT numbered.id, numbered.size, numbered.turn, place.channel
+    FROM place CROSS JOIN LATERAL (SELECT id, size, row_number() OVER () AS turn FROM (
+        SELECT of_rank.id, of_rank.size
         FROM (SELECT rank FROM rank WHERE rank.channel = place.channel AND rank IS NOT NULL ORDER BY rank) AS ranks
         CROSS JOIN LATERAL (
-            SELECT id FROM {schema}.job
+            SELECT id, octet_length(body) AS size FROM {schema}.job
             WHERE job.channel = place.channel AND state = 'available' AND -priority = ranks.rank AND due_at <= now()
             ORDER BY due_at, id LIMIT place.places FOR UPDATE SKIP LOCKED) AS of_rank
-        LIMIT place.places) AS due
+        LIMIT place.places) AS first) AS numbered
+), picked AS MATERIALIZED (
+    SELECT id FROM (SELECT id, size, sum(size) OVER (ORDER BY turn, channel) AS total FROM due) AS summed
+    WHERE total <= %(budget)s OR total = size
 )
 UPDATE {schema}.job
 SET state = 'running', worker = %(worker)s, claim = %(claim)s, claimed_at = now(),
     attempts = least(attempts, 2147483646) + 1
 WHERE id = ANY (ARRAY(SELECT id FROM picked))
 RETURNING id, channel, ordering_key, attempts, method, url, headers::text, body, accept::text, timeout,
-          follow_redirects, retry::text;
+          follow_redirects, retry::text, (SELECT count(*) FROM due) > (SELECT count(*) FROM picked);
 
 
 -- name: record
@@ -341,23 +345,37 @@ WITH next AS MATERIALIZED (
 SELECT channel, wait FROM channels WHERE (SELECT count(*) FROM announced) = 1;
 
 
+-- name: locked_jobs
+-- Those of the jobs whose rows another transaction has locked.
+WITH free AS MATERIALIZED (
+    SELECT id FROM {schema}.job WHERE id = ANY (%(ids)s::uuid[]) ORDER BY id FOR UPDATE SKIP LOCKED
+)
+SELECT id FROM {schema}.job WHERE id = ANY (%(ids)s::uuid[]) AND NOT EXISTS (SELECT FROM free WHERE free.id = job.id);
+
+
 -- name: stranded_keys
--- Ordering keys whose jobs wait behind nobody: possible only if another program removed or changed rows.
+-- Ordering keys whose jobs wait behind nobody: possible only if another program removed or changed rows. Looks at the
+-- 1,000 keys after the one given, however many there are; the last of these comes too, as where to go on.
 WITH RECURSIVE step AS (
-    (SELECT channel, ordering_key FROM {schema}.job
-     WHERE state = 'blocked' ORDER BY channel, ordering_key LIMIT 1)
+    (SELECT channel, ordering_key, 1 AS number FROM {schema}.job
+     WHERE state = 'blocked' AND (channel, ordering_key) > (%(channel)s, %(key)s)
+     ORDER BY channel, ordering_key LIMIT 1)
     UNION ALL
-    SELECT next.channel, next.ordering_key
+    SELECT next.channel, next.ordering_key, step.number + 1
     FROM step CROSS JOIN LATERAL (
         SELECT channel, ordering_key FROM {schema}.job
         WHERE state = 'blocked' AND (channel, ordering_key) > (step.channel, step.ordering_key)
         ORDER BY channel, ordering_key LIMIT 1) AS next
+    WHERE step.number < 1000
+), seen AS (
+    SELECT channel, ordering_key, number = 1000 AS is_last,
+           NOT EXISTS (SELECT FROM {schema}.job AS head
+                       WHERE head.channel = step.channel AND head.ordering_key = step.ordering_key
+                         AND head.ordering_key IS NOT NULL
+                         AND head.state IN ('held', 'available', 'running')) AS is_stranded
+    FROM step
 )
-SELECT channel, ordering_key FROM step
-WHERE NOT EXISTS (SELECT FROM {schema}.job AS head
-                  WHERE head.channel = step.channel AND head.ordering_key = step.ordering_key
-                    AND head.ordering_key IS NOT NULL AND head.state IN ('held', 'available', 'running'))
-LIMIT 500;
+SELECT channel, ordering_key, is_stranded, is_last FROM seen WHERE is_stranded OR is_last;
 
 
 -- name: held_claims
@@ -526,7 +544,8 @@ SELECT id FROM {schema}.job WHERE id = ANY (%(ids)s::uuid[]) AND finished_at IS 
 
 -- name: job
 -- One job, whole.
-SELECT id, channel, state::text, priority, ordering_key, attempts, due_at, created_at, finished_at, status, error,
+SELECT id, channel, state::text, priority, ordering_key, attempts,
+       {schema}.readable(due_at), {schema}.readable(created_at), {schema}.readable(finished_at), status, error,
        method, url, headers::text, body, accept::text, timeout, follow_redirects,
        response_headers::text, response_body, response_truncated
 FROM {schema}.job WHERE id = %(id)s;
@@ -534,7 +553,8 @@ FROM {schema}.job WHERE id = %(id)s;
 
 -- name: jobs
 -- Jobs in the order of their ids, a page at a time.
-SELECT id, channel, state::text, priority, ordering_key, attempts, due_at, created_at, finished_at, status, error,
+SELECT id, channel, state::text, priority, ordering_key, attempts,
+       {schema}.readable(due_at), {schema}.readable(created_at), {schema}.readable(finished_at), status, error,
        method, url, headers::text, body, accept::text, timeout, follow_redirects,
        response_headers::text, response_body, response_truncated
 FROM {schema}.job
@@ -547,7 +567,7 @@ ORDER BY id LIMIT %(limit)s;
 
 -- name: attempts
 -- Every attempt of a job that has ended.
-SELECT number, started_at, duration, reached, status, error, excerpt, retry_at
+SELECT number, {schema}.readable(started_at), duration, reached, status, error, excerpt, {schema}.readable(retry_at)
 FROM {schema}.attempt WHERE job_id = %(id)s ORDER BY number;
 
 

@@ -22,12 +22,12 @@ class Reader:
 
     async def await_job(self, job_id: UUID) -> bool:
         """See `Store.await_job`."""
-        return await self._database.run(partial(self._store.await_job, job_id=job_id))
+        return await self._database.ask(partial(self._store.await_job, job_id=job_id))
 
     async def job(self, job_id: UUID) -> Job | None:
         """See `Store.job`."""
-        return await self._database.run(partial(self._store.job, job_id=job_id))
+        return await self._database.ask(partial(self._store.job, job_id=job_id))
 
     async def still_unfinished(self, job_ids: Iterable[UUID]) -> set[UUID]:
         """See `Store.still_unfinished`."""
-        return await self._database.run(partial(self._store.still_unfinished, job_ids=job_ids))
+        return await self._database.ask(partial(self._store.still_unfinished, job_ids=job_ids))

@@ -5,6 +5,7 @@ Nobody waits on a timer: an idle spawner flushes at once, a busy one in batches 
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
@@ -12,17 +13,22 @@ from uuid import UUID
 
 import psycopg
 import trio
+from psycopg.errors import LockNotAvailable
 
-from requeuest_trio._model.errors import DatabaseUnavailable, InvalidRequest, SchemaMismatch
-from requeuest_trio._postgres import PoolTimeout
+from requeuest_trio._model.errors import DatabaseUnavailable, InvalidRequest, RequeuestError, SchemaMismatch
+from requeuest_trio._postgres import Backoff, PoolTimeout
 from requeuest_trio._store.database import Database, first_line
 from requeuest_trio._store.rows import NewJob, chunks
 from requeuest_trio._store.store import Store
 
-__all__ = ["Spawner"]
+__all__ = ["FLUSH_LOCK_SECONDS", "Spawner"]
 
 _MAX_ROWS = 1_000
 _MAX_BYTES = 16 * 1_048_576
+_NOTHING_STORED = (PoolTimeout, LockNotAvailable)
+_BUSY_KEYS = Backoff(initial=0.005, cap=0.1)
+FLUSH_LOCK_SECONDS = 0.5
+"""How long a flush, which all callers share, waits for a lock that one of its jobs needs."""
 
 
 class _Waiting:
@@ -35,19 +41,21 @@ class _Waiting:
         self.done = trio.Event()
         self.error: Exception | None = None
         self.is_left = False
-        """The flush has passed it over, because another transaction is busy with its ordering key."""
+        """The flush has passed it over: another transaction is busy with its ordering key, or with its id."""
 
 
 class Spawner:
     """Stores jobs for all callers of a client. `run` has to be running.
 
     Flushes have a connection of their own, so that callers who hold the others can't hold them up. Nor can an
-    application's transaction that has an ordering key: a job of a busy key is left to its caller, who waits alone.
+    application's transaction that has an ordering key, or has stored the same id: what it is in the way of is left to
+    its caller, who waits alone, for a key without a connection, and never with the last one of the others'.
     """
 
     def __init__(self, flushes: Database, calls: Database, store: Store) -> None:
         self._flushes = flushes
         self._calls = calls
+        self._calling = trio.Semaphore(calls.size - 1)
         self._store = store
         self._waiting: deque[_Waiting] = deque()
         self._wanted = trio.Event()
@@ -58,8 +66,7 @@ class Spawner:
 
         Cancelled while it waits for its turn, nothing is stored; cancelled later, it may be.
         """
-        if self._closed:
-            raise trio.ClosedResourceError
+        self._require_open()
         waiting = _Waiting(job)
         self._waiting.append(waiting)
         self._wanted.set()
@@ -77,12 +84,31 @@ class Spawner:
 
     async def spawn_many(self, jobs: Sequence[NewJob]) -> None:
         """Store jobs in one transaction, apart from the group: all are committed when this returns, or none is."""
+        self._require_open()
+        deadline = trio.current_time() + self._calls.statement_timeout
+        tries = 0
+        while await self._try_alone(jobs):
+            tries += 1
+            if trio.current_time() >= deadline:
+                raise DatabaseUnavailable(
+                    "another transaction held a lock for too long, that of the ordering key; if it is your own, spawn "
+                    "with its connection=",
+                    job_ids=tuple(job.id for job in jobs),
+                )
+            await trio.sleep(_BUSY_KEYS.delay(tries, random.random))
+            self._require_open()
+
+    async def _try_alone(self, jobs: Sequence[NewJob]) -> list[NewJob]:
+        """Store all of the jobs, or none, which are then returned: they have one channel and ordering key together."""
+        async with self._calling:
+            try:
+                return await self._store_repeatedly(self._calls, jobs)
+            except psycopg.Error as refused:
+                raise _for_caller(refused, jobs[0]) from refused
+
+    def _require_open(self) -> None:
         if self._closed:
-            raise trio.ClosedResourceError
-        try:
-            await self._store_repeatedly(self._calls, jobs, wait_for_keys=True)
-        except psycopg.Error as refused:
-            raise _for_caller(refused, jobs[0]) from refused
+            raise trio.ClosedResourceError("the client was closed before the job was stored")
 
     def close(self) -> None:
         """Refuse new jobs, and those that no flush has taken yet."""
@@ -113,10 +139,13 @@ class Spawner:
         left: set[UUID] = set()
         try:
             jobs = [waiting.job for waiting in batch]
-            left = {job.id for job in await self._store_repeatedly(self._flushes, jobs, wait_for_keys=False)}
+            left = {job.id for job in await self._store_repeatedly(self._flushes, jobs)}
             error = None
-        except (DatabaseUnavailable, SchemaMismatch) as unavailable:
-            error = unavailable
+        except RequeuestError as problem:
+            error = problem
+            if isinstance(problem.__cause__, LockNotAvailable):
+                # Some transaction is in the way of one of them; of which, each finds out for itself.
+                left, error = {job.id for job in jobs}, None
         except psycopg.Error as refused:
             if len(batch) > 1:
                 # One row is at fault: let it fail alone.
@@ -131,18 +160,19 @@ class Spawner:
                     waiting.is_left = waiting.job.id in left
                     waiting.done.set()
 
-    async def _store_repeatedly(
-        self, database: Database, jobs: Sequence[NewJob], *, wait_for_keys: bool
-    ) -> list[NewJob]:
-        """Store jobs, once more if the first answer is lost: ids are made before, so that nothing is stored twice."""
-        store = partial(self._store.spawn, jobs=jobs, wait_for_keys=wait_for_keys)
+    async def _store_repeatedly(self, database: Database, jobs: Sequence[NewJob]) -> list[NewJob]:
+        """Store jobs, once more if the first answer is lost: ids are made before, so that nothing is stored twice.
+
+        Returns those that were not stored, because another transaction is busy with their ordering keys.
+        """
+        store = partial(self._store.spawn, jobs=jobs, wait_for_keys=False)
         pieces = sum(1 for _ in chunks(jobs))
         ids = tuple(job.id for job in jobs)
         try:
             return await database.run(store, pieces=pieces)
         except DatabaseUnavailable as error:
-            if isinstance(error.__cause__, PoolTimeout):
-                raise DatabaseUnavailable(str(error), job_ids=ids) from error
+            if isinstance(error.__cause__, _NOTHING_STORED):
+                raise DatabaseUnavailable(str(error), job_ids=ids) from error.__cause__
         try:
             return await database.run(store, pieces=pieces)
         except DatabaseUnavailable as error:
@@ -160,6 +190,8 @@ def _for_caller(error: Exception, job: NewJob) -> Exception:
         own = InvalidRequest("request", f"PostgreSQL refuses to store it: {first_line(error)}")
     elif isinstance(error, SchemaMismatch | trio.ClosedResourceError):
         own = type(error)(str(error))
+    elif isinstance(error, psycopg.Error):
+        own = RequeuestError(f"PostgreSQL refuses: {first_line(error)}")
     else:
         return error
     own.__cause__ = error

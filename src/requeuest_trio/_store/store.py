@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from psycopg import AsyncCursor, errors
@@ -37,10 +37,29 @@ from requeuest_trio._store.rows import (
 
 __all__ = ["Store"]
 
-Keys = set[tuple[str, str]]
-"""Ordering keys, each with its channel."""
+Key = tuple[str, str]
+"""An ordering key, after its channel."""
+Keys = set[Key]
+
+FIRST_KEY: Key = ("", "")
+"""Where a walk over all ordering keys begins: before the first of them."""
 
 _LOST = "the process that made this attempt was lost before it could record the outcome"
+
+
+# A claim's answer has to be had within a third of a lease, over a slow network too.
+_MAX_CLAIM_BYTES = 4 * 1_048_576
+
+
+class Recorded(NamedTuple):
+    """What became of outcomes that were to be written."""
+
+    ids: set[UUID]
+    """Jobs that were still held under the claim."""
+    unblocked: dict[str, float]
+    """Channels of jobs that became available, with their waits."""
+    busy: Keys
+    """Ordering keys whose next jobs are still to be unblocked, because an application's transaction has them."""
 
 
 class Store:
@@ -74,31 +93,33 @@ class Store:
         """
         if len(pieces := list(chunks(jobs))) == 1:
             return await self._spawn_chunk(connection, pieces[0], wait_for_keys)
+        left: list[NewJob] = []
         async with _transaction(connection):
-            return [job for piece in pieces for job in await self._spawn_chunk(connection, piece, wait_for_keys)]
+            for piece in pieces:
+                # What comes after jobs that were left may belong behind them.
+                left += piece if left else await self._spawn_chunk(connection, piece, wait_for_keys)
+        return left
 
     async def _spawn_chunk(
         self, connection: TrioConnection, jobs: Sequence[NewJob], wait_for_keys: bool
     ) -> list[NewJob]:
-        free = [job for job in jobs if job.ordering_key is None]
+        if free := [job for job in jobs if job.ordering_key is None]:
+            await self._spawn_free(connection, free)
         # A job that is in the batch twice must not block itself.
         ordered = list({job.id: job for job in jobs if job.ordering_key is not None}.values())
-        if free:
-            ordered += await self._spawn_free(connection, free)
         if not ordered:
             return []
         async with _transaction(connection):
             return await self._spawn_ordered(connection, ordered, wait_for_keys)
 
-    async def _spawn_free(self, connection: TrioConnection, jobs: Sequence[NewJob]) -> list[NewJob]:
-        """Returns those that were not stored, because it turned out that their channels are ordered."""
+    async def _spawn_free(self, connection: TrioConnection, jobs: Sequence[NewJob]) -> None:
+        """Those that are not stored, because it turns out that their channels are ordered, get a key."""
         rows, bodies = spawn_rows(jobs)
         cursor = await self._execute(connection, "spawn", rows=rows, bodies=bodies, topic=self._due)
         [(ordered_channels, _)] = await cursor.fetchall()
-        left = {job.id: job for job in jobs if job.channel in ordered_channels}
-        for job in left.values():
-            job.ordering_key = WHOLE_CHANNEL
-        return list(left.values())
+        for job in jobs:
+            if job.channel in ordered_channels:
+                job.ordering_key = WHOLE_CHANNEL
 
     async def _spawn_ordered(
         self, connection: TrioConnection, jobs: Sequence[NewJob], wait_for_keys: bool
@@ -166,19 +187,23 @@ class Store:
 
     async def claim(
         self, connection: TrioConnection, worker: UUID, claim: UUID, places: dict[str, int]
-    ) -> list[Claimed]:
-        """Take due jobs for the free places of channels, under one new claim."""
-        columns = {"channels": list(places), "places": list(places.values())}
+    ) -> tuple[list[Claimed], bool]:
+        """Take due jobs for the free places of channels, under one new claim.
+
+        Returns also whether some were left for the next claim, because the bodies of all would have been too large.
+        """
+        columns = {"channels": list(places), "places": list(places.values()), "budget": _MAX_CLAIM_BYTES}
         cursor = await self._execute(connection, "claim", worker=worker, claim=claim, **columns)
-        return [Claimed(claim, *row) for row in await cursor.fetchall()]
+        rows = await cursor.fetchall()
+        return [Claimed(claim, *row[:-1]) for row in rows], any(row[-1] for row in rows[:1])
 
     async def record(
         self, connection: TrioConnection, reports: Sequence[Report], *, now: float, excerpt: int
-    ) -> tuple[set[UUID], dict[str, float]]:
-        """Write outcomes. Returns the ids that were still this claim's, and channels of jobs that became available.
+    ) -> Recorded:
+        """Write outcomes.
 
         If an application's transaction holds an ordering key for long, its outcome does not wait for that, nor do the
-        others in the batch: then only the key's next job waits, until `free_stranded` finds it.
+        others in the batch: then only the key's next job waits, for `unblock_what_is_free` or `free_stranded`.
         """
         keys = {
             (report.job.channel, report.job.ordering_key)
@@ -186,16 +211,16 @@ class Store:
             if report.job.ordering_key is not None and report.outcome.state in FINISHED
         }
         if not keys:
-            return await self._record(connection, reports, now, excerpt), {}
+            return Recorded(await self._record(connection, reports, now, excerpt), {}, set())
         try:
             async with connection.transaction():
                 await self._execute(connection, "wait_for_keys_briefly")
                 await self._lock_keys(connection, keys)
                 recorded = await self._record(connection, reports, now, excerpt)
-                return recorded, await self._unblock(connection, keys)
+                return Recorded(recorded, await self._unblock(connection, keys), set())
         except errors.LockNotAvailable:
             recorded = await self._record(connection, reports, now, excerpt)
-            return recorded, await self._unblock_what_is_free(connection, keys)
+            return Recorded(recorded, *await self.unblock_what_is_free(connection, keys))
 
     async def _record(
         self, connection: TrioConnection, reports: Sequence[Report], now: float, excerpt: int
@@ -209,11 +234,19 @@ class Store:
         cursor = await self._execute(connection, "unblock", **_key_columns(keys), topic=topic)
         return dict(await cursor.fetchall())
 
-    async def _unblock_what_is_free(
-        self, connection: TrioConnection, keys: Keys, topic: str | None = None
-    ) -> dict[str, float]:
+    async def unblock_what_is_free(self, connection: TrioConnection, keys: Keys) -> tuple[dict[str, float], Keys]:
+        """Make the next jobs of ordering keys available, and tell, but for keys that another transaction has.
+
+        Returns channels of jobs that became available, with their waits, and the keys that were left.
+        """
         async with connection.transaction():
-            return await self._unblock(connection, await self._try_keys(connection, keys), topic)
+            free = await self._try_keys(connection, keys)
+            return await self._unblock(connection, free, self._due), keys - free
+
+    async def locked_jobs(self, connection: TrioConnection, job_ids: Iterable[UUID]) -> set[UUID]:
+        """Those of the jobs whose rows another transaction has locked."""
+        cursor = await self._execute(connection, "locked_jobs", ids=list(job_ids))
+        return {job_id for (job_id,) in await cursor.fetchall()}
 
     async def held_claims(self, connection: TrioConnection, worker: UUID) -> set[UUID]:
         """The claims under which a process holds jobs."""
@@ -237,11 +270,19 @@ class Store:
             await self._execute(connection, "forget_workers")
         return int(rescued)
 
-    async def free_stranded(self, connection: TrioConnection) -> dict[str, float]:
-        """Make the first of jobs that wait behind nobody available, and tell. Returns their channels, with waits."""
-        cursor = await self._execute(connection, "stranded_keys")
-        keys = set(await cursor.fetchall())
-        return await self._unblock_what_is_free(connection, keys, self._due) if keys else {}
+    async def free_stranded(self, connection: TrioConnection, after: Key = FIRST_KEY) -> tuple[dict[str, float], Key]:
+        """Make the first of jobs that wait behind nobody available, and tell: of some of the keys after the given one.
+
+        Returns their channels, with waits, and the key after which to go on.
+        """
+        channel, key = after
+        rows = await (await self._execute(connection, "stranded_keys", channel=channel, key=key)).fetchall()
+        last = next(((channel, key) for channel, key, _, is_last in rows if is_last), FIRST_KEY)
+        stranded = {(channel, key) for channel, key, is_stranded, _ in rows if is_stranded}
+        if not stranded:
+            return {}, last
+        unblocked, _ = await self.unblock_what_is_free(connection, stranded)
+        return unblocked, last
 
     async def prune(self, connection: TrioConnection, state: JobState, keep: timedelta) -> int:
         """Remove finished jobs that are old enough. Returns how many; call it until that is 0."""

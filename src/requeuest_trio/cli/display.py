@@ -102,8 +102,8 @@ def print_table(
         columns: the headings.
         rows: a value for each column.
         right: the columns to align at the right.
-        shortened: the column whose values are cut if it does not fit. All others are shown whole, and
-        below: those that then go on a line of their own under each row, cut to fit.
+        shortened: the column whose values are cut if it does not fit. All others are shown whole.
+        below: the columns that then go on a line of their own under each row, cut to fit.
     """
     table = [list(columns), *([one_line(str(value)) for value in row] for row in rows)]
     widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
