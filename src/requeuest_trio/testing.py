@@ -166,9 +166,13 @@ class Receiver:
         self._changed = trio.Event()
         return arrival
 
-    async def _listen(self, listener: trio.SocketListener) -> None:
+    async def _listen(
+        self,
+        listener: trio.SocketListener,
+        task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
         try:
-            await trio.serve_listeners(self._serve, [listener])
+            await trio.serve_listeners(self._serve, [listener], task_status=task_status)
         except BaseExceptionGroup as group:
             raise_bare(group)
 
@@ -249,7 +253,7 @@ async def open_receiver(*, backlog: int = 1_024) -> AsyncIterator[Receiver]:
     receiver = Receiver(f"http://127.0.0.1:{listener.socket.getsockname()[1]}")
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(receiver._listen, listener)  # noqa: SLF001 - its own module
+            await nursery.start(receiver._listen, listener)  # noqa: SLF001 - its own module
             try:
                 yield receiver
             finally:
