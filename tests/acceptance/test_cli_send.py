@@ -193,7 +193,7 @@ async def test_an_error_of_postgresql_itself_is_one_line(migrated_dsn: str) -> N
         )
     ended = await requeuest("send", "-", dsn=migrated_dsn, stdin='{"method": "GET", "url": "http://localhost/"}')
     assert (ended.status, ended.out) == (2, "")
-    assert "requeuest: not today" in ended.err
+    assert ended.err == "requeuest: PostgreSQL refuses: not today\n"
     assert "Traceback" not in ended.err
 
 

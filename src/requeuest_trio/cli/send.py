@@ -130,16 +130,20 @@ async def _send(
 ) -> int:
     out, err = make_console(sys.stdout), make_console(sys.stderr)
     tally, seen = None, 0
+
+    def count() -> None:
+        nonlocal seen
+        seen = 0 if tally is None else tally.overall.delivered
+
     async with stopping_on_signals(partial(say, err)) as stop:
         # The attempts are watched until the queue is closed: some end while it drains.
         with logging_to(err, logging.WARNING, without=["job_dead"]), ExitStack() as watching:
             async with open_queue() as client:
                 tally = Tally(await store(client, entries, retry=retry))
                 watching.enter_context(tally.watching_attempts())
-                with stop.gracefully(_FAREWELL):
+                with stop.gracefully(_FAREWELL, at_signal=count):
                     async with showing_progress(tally, err):
                         await follow(client, tally)
-                seen = tally.overall.delivered
     if tally is None:
         say(err, "stopped while the requests were being stored: either all of them are in the queue, or none")
         return stop.exit_status

@@ -19,6 +19,7 @@ class Stop:
         self._say = say
         self._graceful: trio.CancelScope | None = None
         self._farewell = ""
+        self._at_signal: Callable[[], None] = lambda: None
         self.received: signal.Signals | None = None
         """The last signal that came."""
         self.signals = 0
@@ -30,14 +31,15 @@ class Stop:
         return 0 if self.received is None else 128 + self.received
 
     @contextmanager
-    def gracefully(self, farewell: str) -> Iterator[None]:
+    def gracefully(self, farewell: str, at_signal: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Let the first signal end this block and no more. Without such a block it ends everything.
 
         Args:
             farewell: what to say then.
+            at_signal: what to do then, at once.
         """
         with trio.CancelScope() as scope:
-            self._graceful, self._farewell = scope, farewell
+            self._graceful, self._farewell, self._at_signal = scope, farewell, at_signal
             try:
                 yield
             finally:
@@ -49,6 +51,7 @@ class Stop:
             self.received = signal.Signals(number)
             self.signals += 1
             if self._graceful is not None and not self._graceful.cancel_called:
+                self._at_signal()
                 self._say(f"{self.received.name}: {self._farewell}; once more to stop at once")
                 self._graceful.cancel()
             else:
