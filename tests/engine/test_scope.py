@@ -303,7 +303,7 @@ async def test_a_call_in_the_middle_of_a_statement_is_told(eye: Eye, name: str) 
         async def alone() -> bool:
             return not await eye.sessions()
 
-        await until(alone, patience=20)
+        await until(alone)
 
 
 async def test_two_clients_in_one_process(eye: Eye, receiver: Receiver) -> None:
