@@ -8,6 +8,7 @@ of end each of them came to.
 import contextlib
 import importlib.util
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -550,6 +551,37 @@ async def test_an_initdb_that_fails_says_why_and_leaves_nothing(
     with pytest.raises(RequeuestError, match=r"(?s)initdb could not make"):
         await _visit(new_home.path)
     assert not list(new_home.path.glob("data*"))
+
+
+MAKE_ACCOUNT = """
+import sys
+from requeuest_trio._embedded import account
+
+account.ACCOUNT = sys.argv[1]
+print("ready", flush=True)
+sys.stdin.read()  # until all are ready
+print(account.server_account().pw_uid)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes accounts")
+def test_processes_that_make_the_account_at_once_agree_on_it() -> None:
+    name = f"requeuest_{os.getpid()}"
+    command = [sys.executable, "-c", MAKE_ACCOUNT, name]
+    with contextlib.ExitStack() as leaving:
+        leaving.callback(subprocess.run, ["userdel", name], check=False, capture_output=True)
+        processes = [
+            leaving.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+            for _ in range(6)
+        ]
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.close()
+        seen = {process.stdout.read().strip() for process in processes if process.stdout is not None}
+        assert seen == {str(pwd.getpwnam(name).pw_uid)}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another account")

@@ -7,12 +7,14 @@ through the directories above them.
 """
 
 import contextlib
+import fcntl
 import logging
 import os
 import pwd
 import stat
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from requeuest_trio._model.errors import RequeuestError
@@ -33,18 +35,36 @@ def server_account() -> pwd.struct_passwd | None:
         return None
     problem: object = None
     for _ in range(20):
-        with contextlib.suppress(KeyError):
-            return pwd.getpwnam(ACCOUNT)
-        try:
-            _make_account()
-        except (OSError, subprocess.CalledProcessError) as error:
-            # Also if another process is making it at this moment: `useradd` locks the password file and gives up.
-            problem = getattr(error, "stderr", None) or error
-            time.sleep(0.1)
+        with _alone():
+            with contextlib.suppress(KeyError):
+                return pwd.getpwnam(ACCOUNT)
+            try:
+                _make_account()
+                continue
+            except (OSError, subprocess.CalledProcessError) as error:
+                # Also if somebody makes another account at this moment: `useradd` finds the file locked and gives up.
+                problem = getattr(error, "stderr", None) or error
+        time.sleep(0.1)
     raise RequeuestError(
         f"PostgreSQL refuses to run as root, and the account {ACCOUNT!r} could not be made: {problem}. "
         f"Run `useradd --system {ACCOUNT}`, or do not run as root"
     )
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """
+    Let one process of this library at a time look for the account and make it.
+
+    `useradd` looks for the name before it takes its own lock. Of two at once, the second would give the account that
+    the first has just made another number, and whoever has seen the first number runs a server as nobody.
+    """
+    descriptor = os.open("/etc", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _make_account() -> None:
