@@ -59,6 +59,8 @@ class Eye:
 
     async def sessions(self) -> dict[int, str]:
         """The server's processes for other connections to this database, each with its last statement."""
+        # Inside a transaction PostgreSQL shows what it saw first, again and again.
+        await self.rows("select pg_stat_clear_snapshot()")
         return dict(
             await self.rows(
                 "select pid, query from pg_stat_activity where datname = current_database() "

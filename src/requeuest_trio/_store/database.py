@@ -182,6 +182,7 @@ class Database:
         Raises `DatabaseUnavailable` also if the server does not answer at all, as behind a cut cable; the connection
         is closed then. Cancelled: the operation was done or undone, and which of both is unknown.
         """
+        self._require_open()
         limit = self._answer_timeout + (pieces - 1) * self.statement_timeout
         with trio.move_on_after(self._acquire_timeout + limit) as scope:
             self._running.add(scope)
@@ -193,9 +194,12 @@ class Database:
                 self._running.remove(scope)
                 self._has_ended.set()
                 self._has_ended = trio.Event()
+        self._require_open()
+        raise DatabaseUnavailable(f"PostgreSQL did not answer within {limit:g} s")
+
+    def _require_open(self) -> None:
         if self._is_closed:
             raise trio.ClosedResourceError("the block of open_requeuest has ended")
-        raise DatabaseUnavailable(f"PostgreSQL did not answer within {limit:g} s")
 
 
 def _limits(statement: float, lock: float = math.inf) -> dict[str, str]:
