@@ -15,9 +15,15 @@ from pathlib import Path
 import psycopg
 import pytest
 import trio
+from hypothesis import HealthCheck, settings
 from psycopg import sql
 
 from tests.servers import TestServer, running_server, wait_for
+
+# How fast examples come says more about the machine than about a test: the first one in a new checkout waits for the
+# table of Unicode's characters to be made.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 _numbers = itertools.count(1)
 
