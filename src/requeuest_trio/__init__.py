@@ -16,6 +16,7 @@ The layers, each importing only those below it, and the way of one request throu
 
 from requeuest_trio._client import Client
 from requeuest_trio._config import Config
+from requeuest_trio._http.transport import TrioTransport
 from requeuest_trio._model.channel import ALL, All, Channel
 from requeuest_trio._model.errors import (
     DatabaseUnavailable,
@@ -56,6 +57,7 @@ __all__ = [
     "Stats",
     "StatusClass",
     "TrioConnection",
+    "TrioTransport",
     "migrate",
     "open_requeuest",
 ]

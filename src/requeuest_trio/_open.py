@@ -154,7 +154,7 @@ async def open_requeuest(
                 poll_interval=poll_seconds,
             )
         client = Client(calls, store, spawner, waiters, config, settings, runner.load if runner else None)
-        services = [spawner.run, waiters.run]
+        services = [spawner.run, waiters.run, sender.run]
         if config.notifications:
             services.append(_listener(await connect(1), store, waiters, runner).run)
         async with _running(client, runner, services, grace_seconds):

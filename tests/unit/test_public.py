@@ -15,7 +15,7 @@ import requeuest_trio.testing
 CONTRACT = {
     "ALL", "All", "Attempt", "Channel", "Client", "Config", "DatabaseUnavailable", "InvalidRequest", "Job",
     "JobCancelled", "JobDead", "JobNotFound", "JobState", "Reached", "Request", "RequeuestError", "RetryPolicy",
-    "SchemaMismatch", "Stats", "StatusClass", "TrioConnection", "migrate", "open_requeuest",
+    "SchemaMismatch", "Stats", "StatusClass", "TrioConnection", "TrioTransport", "migrate", "open_requeuest",
 }  # fmt: skip
 FACES = [requeuest_trio, requeuest_trio.testing]
 PUBLIC = [(face, name) for face in FACES for name in face.__all__]

@@ -4,19 +4,49 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from httpx2 import URL, AsyncBaseTransport, AsyncClient, InvalidURL, Response
+from httpx2 import (
+    URL,
+    AsyncBaseTransport,
+    AsyncByteStream,
+    AsyncClient,
+    ConnectError,
+    ConnectTimeout,
+    InvalidURL,
+    LocalProtocolError,
+    PoolTimeout,
+    ReadError,
+    ReadTimeout,
+    RemoteProtocolError,
+    Response,
+    TransportError,
+    UnsupportedProtocol,
+    WriteError,
+    WriteTimeout,
+)
 from httpx2 import Headers as ResponseHeaders
 from httpx2 import Request as SentRequest
 
 __all__ = [
     "URL",
     "AsyncBaseTransport",
+    "AsyncByteStream",
     "AsyncClient",
+    "ConnectError",
+    "ConnectTimeout",
     "ForeignClient",
     "InvalidURL",
+    "LocalProtocolError",
+    "PoolTimeout",
+    "ReadError",
+    "ReadTimeout",
+    "RemoteProtocolError",
     "Response",
     "ResponseHeaders",
     "SentRequest",
+    "TransportError",
+    "UnsupportedProtocol",
+    "WriteError",
+    "WriteTimeout",
 ]
 
 

@@ -1,0 +1,158 @@
+"""The ways to send one message: with the library's own transport, another one, or a client of the caller's."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Any, Final, Protocol
+
+import httpx2
+
+from requeuest_trio._http.connection import Connection
+from requeuest_trio._http.message import Message, head_of, target_of
+from requeuest_trio._http.progress import Progress
+from requeuest_trio._http.reading import read_body
+from requeuest_trio._http.redirects import Hop
+from requeuest_trio._http.transport import TrioTransport
+from requeuest_trio._model.errors import InvalidRequest
+from requeuest_trio._model.headers import Headers, find, is_secret
+
+__all__ = ["Exchange", "Incoming", "exchange_through"]
+
+_DEFAULT_HEADERS: Final[Headers] = (("User-Agent", "requeuest-trio"), ("Accept-Encoding", "identity"))
+_METHODS_WITH_BODY: Final = frozenset(
+    {"POST", "PUT", "PATCH"}
+)  # they say so even if it is empty (RFC 9110 section 8.6)
+
+
+class Incoming(Protocol):
+    """An answer whose body is still to be read."""
+
+    status: int
+    headers: Headers
+    decoded: bytes | None
+    """The body, if somebody has read and decoded it already."""
+
+    async def read(self, keep: Callable[[bytes], bool]) -> bool:
+        """Give `keep` the pieces of the body until it returns False or raises. Returns whether the body has ended."""
+        ...
+
+    async def close(self) -> None:
+        """Leave the rest."""
+        ...
+
+
+Exchange = Callable[[Hop, Progress], Awaitable[Incoming]]
+"""Sends one message, without following redirects."""
+
+
+def exchange_through(http: Any) -> Exchange:
+    """The way to send through what was given as `http=`.
+
+    Raises `InvalidRequest` if that is neither an `httpx2.AsyncBaseTransport` nor an `AsyncClient` of httpx or httpx2.
+    """
+    if isinstance(http, TrioTransport):
+        return partial(_by_own_transport, http)
+    if isinstance(http, httpx2.AsyncBaseTransport):
+        return partial(_by_transport, http)
+    if callable(getattr(http, "build_request", None)) and hasattr(http, "aclose"):
+        return partial(_by_client, http)
+    kind = type(http)
+    raise InvalidRequest(
+        "http", f"must be an httpx2.AsyncBaseTransport or an AsyncClient, not {kind.__module__}.{kind.__qualname__}"
+    )
+
+
+# --- with the library's own transport ---------------------------------------------------------------------------------
+
+
+class _Own:
+    decoded: bytes | None = None
+
+    def __init__(self, transport: TrioTransport, connection: Connection) -> None:
+        self._transport = transport
+        self._connection = connection
+        self.status = connection.answer.status
+        self.headers = _text(connection.answer.headers)
+
+    async def read(self, keep: Callable[[bytes], bool]) -> bool:
+        while piece := await self._connection.receive_piece():
+            if not keep(piece):
+                return False
+        return True
+
+    async def close(self) -> None:
+        self._transport.release(self._connection)
+
+
+async def _by_own_transport(transport: TrioTransport, hop: Hop, progress: Progress) -> Incoming:
+    # Past httpx2's objects, which take longer to make than all that is done with them here.
+    target = target_of(hop.url)
+    fields = _fields(hop.headers)
+    if hop.body or hop.method in _METHODS_WITH_BODY:
+        fields += b"Content-Length: %d\r\n" % len(hop.body)
+    message = Message(target.origin, hop.method, head_of(hop.method, target.path, target.host, fields), hop.body)
+    return _Own(transport, await transport.exchange(message, progress.step))
+
+
+def _fields(headers: Headers) -> bytes:
+    return "".join([f"{name}: {value}\r\n" for name, value in _with_defaults(headers)]).encode("latin-1")
+
+
+def _with_defaults(headers: Headers) -> Headers:
+    return headers + tuple(pair for pair in _DEFAULT_HEADERS if find(headers, pair[0]) is None)
+
+
+# --- with others of httpx's kind --------------------------------------------------------------------------------------
+
+
+class _Foreign:
+    def __init__(self, response: Any) -> None:
+        self._response = response
+        self.status = int(response.status_code)
+        self.headers = _text(response.headers.raw)
+        # A transport without a network, or a hook of the caller's client, may have done so.
+        self.decoded = response.content if response.is_stream_consumed else None
+
+    async def read(self, keep: Callable[[bytes], bool]) -> bool:
+        return await read_body(self._response, keep)
+
+    async def close(self) -> None:
+        await self._response.aclose()
+
+
+async def _by_transport(transport: httpx2.AsyncBaseTransport, hop: Hop, progress: Progress) -> Incoming:
+    # Not through an httpx2.AsyncClient: that would log each URL, secrets included, at INFO.
+    headers = _raw(_with_defaults(hop.headers))
+    extensions = {"trace": progress.trace}
+    return _Foreign(
+        await transport.handle_async_request(
+            httpx2.Request(hop.method, hop.url, headers=headers, content=hop.body, extensions=extensions)
+        )
+    )
+
+
+async def _by_client(client: Any, hop: Hop, progress: Progress) -> Incoming:
+    request = client.build_request(
+        hop.method,
+        hop.url,
+        headers=_raw(hop.headers),
+        content=hop.body,
+        timeout=None,
+        extensions={"trace": progress.trace},
+    )
+    if not hop.is_foreign:
+        return _Foreign(await client.send(request, stream=True, follow_redirects=False))
+    # The client adds credentials of its own; they too are for the request's origin only.
+    for name, value in list(request.headers.multi_items()):
+        if is_secret(name, value):
+            request.headers.pop(name, None)
+    return _Foreign(await client.send(request, stream=True, follow_redirects=False, auth=None))
+
+
+def _raw(headers: Headers) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+
+
+def _text(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
+    return tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw])

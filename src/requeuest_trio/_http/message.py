@@ -1,0 +1,144 @@
+"""A request as it goes over the wire: HTTP/1.1 by RFC 9112. No I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, AsyncIterable
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from requeuest_trio._model.ecosystem import URL, AsyncByteStream, LocalProtocolError, SentRequest, UnsupportedProtocol
+
+__all__ = ["Message", "Origin", "Target", "head_of", "message_of", "target_of"]
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+_PORTS: Final = {"http": 80, "https": 443}
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2
+_VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")  # RFC 9110 section 5.5
+_LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
+class Origin(NamedTuple):
+    """Whom to connect to (RFC 6454)."""
+
+    scheme: str
+    host: str
+    port: int
+
+
+class Target(NamedTuple):
+    """What a URL says: whom to ask, how to name them, and for what."""
+
+    origin: Origin
+    host: bytes
+    """The value of the `Host` field: with the port, unless it is the scheme's own."""
+    path: bytes
+    """Path and query."""
+
+
+class Message(NamedTuple):
+    """One request, ready to be sent."""
+
+    origin: Origin
+    method: str
+    head: bytes
+    """Request line and fields, with the empty line."""
+    body: bytes | AsyncGenerator[bytes]
+    """In pieces it can be sent only once, and is framed already."""
+    is_last: bool = False
+    """Whether the request itself says that the connection is to be closed after it."""
+
+
+def head_of(method: str, path: bytes, host: bytes, fields: bytes) -> bytes:
+    """Request line and fields; `fields` are as they go over the wire, but without `Host`, which comes first."""
+    return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (method.encode("ascii"), path, host, fields)
+
+
+@lru_cache(maxsize=1_024)
+def target_of(url: str) -> Target:
+    """Take a URL apart that has been checked."""
+    return _target(URL(url))
+
+
+def _target(url: URL) -> Target:
+    if url.scheme not in _PORTS or not url.host:
+        raise UnsupportedProtocol(f"the URL must be absolute and http or https, not {url.scheme!r}")
+    host = url.raw_host.decode("ascii").strip("[]")
+    return Target(Origin(url.scheme, host, url.port or _PORTS[url.scheme]), url.netloc, url.raw_path)
+
+
+def message_of(request: SentRequest) -> Message:
+    """What httpx2 wants to have sent. Raises `LocalProtocolError` for what can't be sent as it stands.
+
+    The fields are sent as they are given and in their order, but for `Host`, which comes first. `Content-Length` and
+    `Transfer-Encoding` are httpx2's to set, and have to fit the body.
+    """
+    target = _target(request.url)
+    host, length, is_chunked, is_last = target.host, 0, False, False
+    lines = []
+    for name, value in request.headers.raw:
+        if not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
+            raise LocalProtocolError(f"the header {name!r} can't be sent as it stands")
+        match name.lower():
+            case b"host":
+                host = value
+                continue
+            case b"content-length":
+                length = _declared(value)
+            case b"transfer-encoding":
+                is_chunked = _is_chunked(value)
+            case b"connection":
+                is_last = b"close" in value.lower()
+        lines.append(b"%b: %b\r\n" % (name, value))
+    method = request.method.encode("ascii", "replace")
+    if not _TOKEN.fullmatch(method) or method == b"CONNECT":
+        raise LocalProtocolError(f"the method {request.method!r} can't be sent")
+    head = head_of(request.method, target.path, host, b"".join(lines))
+    return Message(target.origin, request.method, head, _body_of(request, length, is_chunked), is_last)
+
+
+def _declared(value: bytes) -> int:
+    if not value.isdigit():
+        raise LocalProtocolError(f"Content-Length must be a number, not {value!r}")
+    return int(value)
+
+
+def _is_chunked(value: bytes) -> bool:
+    if value.lower() != b"chunked":
+        raise LocalProtocolError(f"Transfer-Encoding must be chunked, not {value!r}")
+    return True
+
+
+def _body_of(request: SentRequest, length: int, is_chunked: bool) -> bytes | AsyncGenerator[bytes]:
+    try:
+        body = request.content
+    except Exception:  # httpx2.RequestNotRead: it comes in pieces
+        pieces = request.stream
+        if not isinstance(pieces, AsyncByteStream):
+            raise LocalProtocolError("the body must be bytes or an asynchronous stream") from None
+        return _in_chunks(pieces) if is_chunked else _of_length(pieces, length)
+    if is_chunked:
+        return (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + _LAST_CHUNK
+    if len(body) != length:
+        raise LocalProtocolError(f"Content-Length is {length}, and the body has {len(body)} bytes")
+    return body
+
+
+async def _in_chunks(pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
+    """A body of unknown length (RFC 9112 section 7.1)."""
+    async for piece in pieces:
+        if piece:
+            yield b"%x\r\n%b\r\n" % (len(piece), piece)
+    yield _LAST_CHUNK
+
+
+async def _of_length(pieces: AsyncIterable[bytes], length: int) -> AsyncGenerator[bytes]:
+    left = length
+    async for piece in pieces:
+        left -= len(piece)
+        if left < 0:
+            break
+        yield piece
+    if left:
+        raise LocalProtocolError(f"Content-Length is {length}, and the body has {'more' if left < 0 else 'less'}")

@@ -1,0 +1,267 @@
+"""Connections kept for the next request: so many for each origin and in all, shared out in turn.
+
+Nothing here is searched: taking a connection and giving it back cost the same with one or ten thousand of them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from requeuest_trio._http.connection import Connection
+from requeuest_trio._http.message import Origin
+
+__all__ = ["ConnectionStatistics", "Connections"]
+
+_PROMISED = re.compile(rb"timeout=(\d{1,6})")
+_SAFETY_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionStatistics:
+    """A snapshot of a transport's connections."""
+
+    open: int
+    """Being used, being opened, or idle."""
+    idle: int
+    waiting: int
+    """Requests that wait because a limit is reached."""
+
+
+class _Waiter:
+    """A request that waits for a place."""
+
+    __slots__ = ("connection", "has_place", "woken")
+
+    def __init__(self) -> None:
+        self.woken = trio.Event()
+        self.has_place = False
+        self.connection: Connection | None = None
+        """Comes with the place if one is free to be used again."""
+
+
+@dataclass(slots=True)
+class _OfOrigin:
+    """The connections of one origin. Forgotten when there are none."""
+
+    open: int = 0
+    idle: deque[Connection] = field(default_factory=deque)
+    """The last used at the right, which is where they are taken from: so the others get to expire."""
+    waiting: OrderedDict[_Waiter, None] = field(default_factory=OrderedDict)
+
+
+class Connections:
+    """The places for connections, and the idle ones."""
+
+    def __init__(self, *, most: int, most_per_origin: int, keepalive: float) -> None:
+        self._most = most
+        self._most_per_origin = most_per_origin
+        self.keepalive = keepalive
+        self._origins: dict[Origin, _OfOrigin] = {}
+        self._idle: OrderedDict[Connection, None] = OrderedDict()
+        """All that are idle, the longest at the left."""
+        self._hungry: OrderedDict[Origin, None] = OrderedDict()
+        """Origins with requests that wait only because there are `most` connections in all: they take turns."""
+        self._open = 0
+        self._in_use: set[Connection] = set()
+        self._look_at = 0.0
+        self._is_closed = False
+
+    def statistics(self) -> ConnectionStatistics:
+        """A snapshot."""
+        waiting = sum(len(of_origin.waiting) for of_origin in self._origins.values())
+        return ConnectionStatistics(open=self._open, idle=len(self._idle), waiting=waiting)
+
+    async def take(self, origin: Origin, *, fresh: bool = False) -> Connection | None:
+        """Wait for a place, and return the connection that is there, or None if one has to be opened.
+
+        What was taken is put back by `give_back`, by `opened` and then `give_back`, or by `give_up`. With `fresh` it is
+        always None. Raises `trio.ClosedResourceError`. Cancelled: nothing was taken.
+        """
+        self._require_open()
+        self._close_expired_now_and_then()
+        of_origin = self._origins.get(origin)
+        if of_origin is None:
+            of_origin = self._origins[origin] = _OfOrigin()
+        if not of_origin.waiting:
+            if not fresh and (connection := self._find_idle(of_origin)) is not None:
+                return connection
+            if of_origin.open < self._most_per_origin and self._make_room():
+                self._occupy(origin, of_origin)
+                return None
+        return await self._wait_for_place(origin, of_origin, fresh)
+
+    def opened(self, connection: Connection) -> None:
+        """The place that was taken has a connection now."""
+        self._in_use.add(connection)
+
+    def give_back(self, connection: Connection) -> None:
+        """Put a connection back, which is closed unless it can be used again."""
+        self._in_use.discard(connection)
+        if self._is_closed or not connection.is_reusable:
+            self._drop(connection)
+            return
+        of_origin = self._origins[connection.origin]
+        connection.has_served = True
+        connection.expires_at = trio.current_time() + min(self.keepalive, _promised_seconds(connection))
+        if not of_origin.waiting and not self._hungry:
+            of_origin.idle.append(connection)
+            self._idle[connection] = None
+        elif self._hungry:
+            # Others wait for any place at all, and this connection is of no use to them.
+            self._drop(connection)
+        else:
+            self._hand_over(of_origin, connection)
+
+    def give_up(self, origin: Origin) -> None:
+        """Put a place back for which no connection could be opened."""
+        self._vacate(origin)
+        self._serve(origin)
+
+    def close(self) -> None:
+        """Close all connections, also those in use, whose tasks are told, and turn away who waits for a place."""
+        self._is_closed = True
+        for connection in (*self._idle, *self._in_use):
+            connection.close()
+        self._idle.clear()
+        for of_origin in self._origins.values():
+            of_origin.idle.clear()
+            for waiter in of_origin.waiting:
+                waiter.woken.set()
+
+    def close_expired(self) -> None:
+        """Close what was idle for too long, or was closed by the other side meanwhile."""
+        now = trio.current_time()
+        for connection in [idle for idle in self._idle if idle.expires_at <= now or not idle.is_alive()]:
+            self._origins[connection.origin].idle.remove(connection)
+            del self._idle[connection]
+            self._drop(connection)
+
+    # --- parts --------------------------------------------------------------------------------------------------------
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise trio.ClosedResourceError("the transport is closed")
+
+    def _close_expired_now_and_then(self) -> None:
+        now = trio.current_time()
+        if now >= self._look_at:
+            self._look_at = now + self.keepalive
+            self.close_expired()
+
+    def _find_idle(self, of_origin: _OfOrigin) -> Connection | None:
+        """The idle connection that was used last, if it still works."""
+        while of_origin.idle:
+            connection = of_origin.idle.pop()
+            del self._idle[connection]
+            if connection.expires_at > trio.current_time() and connection.is_alive():
+                self._in_use.add(connection)
+                return connection
+            connection.close()
+            of_origin.open -= 1
+            self._open -= 1
+        return None
+
+    def _make_room(self) -> bool:
+        """Whether there is a place within the limit for all; made, if need be, by closing what was idle longest."""
+        if self._open < self._most:
+            return True
+        if not self._idle:
+            return False
+        connection, _ = self._idle.popitem(last=False)
+        self._origins[connection.origin].idle.popleft()
+        connection.close()
+        self._vacate(connection.origin)
+        return True
+
+    async def _wait_for_place(self, origin: Origin, of_origin: _OfOrigin, fresh: bool) -> Connection | None:
+        waiter = _Waiter()
+        of_origin.waiting[waiter] = None
+        self._mark_if_hungry(origin, of_origin)
+        try:
+            await waiter.woken.wait()
+        except trio.Cancelled:
+            if waiter.has_place:
+                # It came in the same moment.
+                self._put_back(origin, waiter.connection)
+            else:
+                self._stop_waiting(origin, of_origin, waiter)
+            raise
+        if not waiter.has_place:
+            self._require_open()
+        if fresh and waiter.connection is not None:
+            # The place is kept, for a new one.
+            self._in_use.discard(waiter.connection)
+            waiter.connection.close()
+            return None
+        return waiter.connection
+
+    def _put_back(self, origin: Origin, connection: Connection | None) -> None:
+        if connection is None:
+            self.give_up(origin)
+        else:
+            self.give_back(connection)
+
+    def _stop_waiting(self, origin: Origin, of_origin: _OfOrigin, waiter: _Waiter) -> None:
+        del of_origin.waiting[waiter]
+        if not of_origin.waiting:
+            self._hungry.pop(origin, None)
+            self._forget_if_empty(origin, of_origin)
+
+    def _hand_over(self, of_origin: _OfOrigin, connection: Connection | None) -> None:
+        waiter, _ = of_origin.waiting.popitem(last=False)
+        waiter.has_place = True
+        waiter.connection = connection
+        if connection is not None:
+            self._in_use.add(connection)
+        waiter.woken.set()
+
+    def _drop(self, connection: Connection) -> None:
+        connection.close()
+        self.give_up(connection.origin)
+
+    def _occupy(self, origin: Origin, of_origin: _OfOrigin) -> None:
+        # Making room may just have closed its last connection, and forgotten it.
+        self._origins[origin] = of_origin
+        of_origin.open += 1
+        self._open += 1
+
+    def _vacate(self, origin: Origin) -> None:
+        of_origin = self._origins[origin]
+        of_origin.open -= 1
+        self._open -= 1
+        self._forget_if_empty(origin, of_origin)
+
+    def _forget_if_empty(self, origin: Origin, of_origin: _OfOrigin) -> None:
+        if not of_origin.open and not of_origin.waiting:
+            self._origins.pop(origin, None)
+
+    def _serve(self, origin: Origin) -> None:
+        """Give the place that has just been put back to somebody who waits."""
+        of_origin = self._origins.get(origin)
+        if of_origin is not None:
+            self._mark_if_hungry(origin, of_origin)
+        if self._hungry and self._open < self._most:
+            origin, _ = self._hungry.popitem(last=False)
+            of_origin = self._origins[origin]
+            self._occupy(origin, of_origin)
+            self._hand_over(of_origin, None)
+            self._mark_if_hungry(origin, of_origin)
+
+    def _mark_if_hungry(self, origin: Origin, of_origin: _OfOrigin) -> None:
+        """Put an origin at the end of the line if only the limit for all is in its way."""
+        if of_origin.waiting and of_origin.open < self._most_per_origin:
+            self._hungry[origin] = None
+
+
+def _promised_seconds(connection: Connection) -> float:
+    """How long the other side keeps an idle connection open, if it tells (RFC 2068 section 19.7.1), less some."""
+    for name, value in connection.answer.headers:
+        if len(name) == 10 and name.lower() == b"keep-alive" and (found := _PROMISED.search(value.lower())):
+            return float(found[1]) - _SAFETY_SECONDS
+    return math.inf

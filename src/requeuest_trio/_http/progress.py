@@ -1,0 +1,124 @@
+"""How far one attempt has come, and what it has brought so far."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from typing import Any, Final
+
+from requeuest_trio._http.describing import causes, described
+from requeuest_trio._model.headers import Headers
+from requeuest_trio._model.job import Reached
+from requeuest_trio._model.outcome import Answer, Delivery
+
+__all__ = ["Progress"]
+
+# What httpcore calls the steps of a request, and how far a request has come when one begins.
+_STEPS: Final[Mapping[str, Reached]] = {
+    "connect_tcp.started": Reached.CONNECT,
+    "connect_unix_socket.started": Reached.CONNECT,
+    "start_tls.started": Reached.TLS,
+    "send_request_headers.started": Reached.SENT,
+    "receive_response_headers.complete": Reached.RESPONSE,
+}
+_ORDER: Final = {
+    reached: place
+    for place, reached in enumerate((Reached.RESOLVE, Reached.CONNECT, Reached.TLS, Reached.SENT, Reached.RESPONSE))
+}
+
+
+class Progress:
+    """How far one attempt has come. Read after the attempt was cut short, wherever that was."""
+
+    def __init__(self, sent: Headers) -> None:
+        self.body = bytearray()
+        self.headers: Headers = ()
+        self.is_decoded = False
+        self._sent = sent
+        self._status: int | None = None
+        self._reached = Reached.RESOLVE
+        self._is_traced = False
+        self._is_truncated = False
+        self._is_complete = False
+
+    async def step(self, reached: Reached) -> None:
+        """The library's own transport begins a step."""
+        self._is_traced = True
+        # Forward only: a second hop, or a second connection, does not unsend the first.
+        if _ORDER[reached] > _ORDER[self._reached]:
+            self._reached = reached
+
+    async def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        """Another transport does, and calls it `<part>.<step>.<started or complete>`, as httpcore does."""
+        await self.step(_STEPS.get(event.partition(".")[2], Reached.RESOLVE))
+
+    def answered(self, status: int, headers: Headers) -> None:
+        """Keep status and headers."""
+        self._reached = Reached.RESPONSE
+        self._status = status
+        self.headers = headers
+
+    def room(self, limit: int) -> int:
+        """How many more bytes of the body are wanted."""
+        return limit - len(self.body)
+
+    def take(self, piece: bytes, limit: int) -> bool:
+        """Keep a part of the body, as far as there is room. False: there was not enough."""
+        room = self.room(limit)
+        self.body += piece[:room]
+        self._is_truncated = len(piece) > room
+        return not self._is_truncated
+
+    def starts_over(self) -> None:
+        """Forget the answer that led elsewhere; what was sent stays sent."""
+        self._status = None
+        self._reached = Reached.SENT
+
+    def complete(self) -> Delivery:
+        """The answer, read to its end or to the limit."""
+        self._is_complete = True
+        return self._ended(Delivery(self._reached), cut_off=None)
+
+    def failed(self, error: Exception) -> Delivery:
+        """What an exception leaves behind."""
+        if self._is_complete:
+            # Only closing went wrong.
+            return self.complete()
+        text = described(error, self._sent)
+        reached = self._reached
+        if not self._is_traced and reached is Reached.RESOLVE:
+            # A transport that does not report its steps: assume the worst unless the error says better.
+            reached = _reached_by_kind(error)
+        elif reached is Reached.CONNECT and any(isinstance(cause, socket.gaierror) for cause in causes(error)):
+            reached = Reached.RESOLVE
+        return self._ended(Delivery(reached, error=text), cut_off=text)
+
+    def timed_out(self, timeout: float) -> Delivery:
+        """What the deadline leaves behind."""
+        if self._is_complete:
+            return self.complete()
+        text = f"timed out after {timeout:g} s"
+        reached = self._reached if self._is_traced else Reached.SENT
+        return self._ended(Delivery(reached, error=text), cut_off=text)
+
+    def _ended(self, without_answer: Delivery, cut_off: str | None) -> Delivery:
+        if self._status is None:
+            return without_answer
+        is_truncated = self._is_truncated or cut_off is not None
+        return Delivery(
+            Reached.RESPONSE, Answer(self._status, self._kept_headers(), bytes(self.body), is_truncated, cut_off)
+        )
+
+    def _kept_headers(self) -> Headers:
+        if not self.is_decoded:
+            return self.headers
+        # They are about the body as it came, and the body is kept decoded.
+        return tuple(pair for pair in self.headers if pair[0].lower() not in {"content-encoding", "content-length"})
+
+
+def _reached_by_kind(error: Exception) -> Reached:
+    # By name, because httpx and httpx2 have equal but separate classes.
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if kinds & {"ConnectError", "ConnectTimeout", "UnsupportedProtocol", "LocalProtocolError", "PoolTimeout"}:
+        return Reached.CONNECT
+    return Reached.SENT

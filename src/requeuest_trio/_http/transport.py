@@ -1,0 +1,255 @@
+"""`TrioTransport`: HTTP/1.1 on Trio, for any httpx2 client and for this library's own sender."""
+
+from __future__ import annotations
+
+import math
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Any, Final
+
+import httpx2
+import trio
+
+from requeuest_trio._http.connecting import Connector, OnStep, default_context
+from requeuest_trio._http.connection import Connection, Disconnected
+from requeuest_trio._http.message import Message, Origin, message_of
+from requeuest_trio._http.pool import Connections, ConnectionStatistics
+from requeuest_trio._http.timeouts import NO_TIMEOUTS, Timeouts
+from requeuest_trio._model.job import Reached
+
+__all__ = ["TrioTransport"]
+
+
+class TrioTransport(httpx2.AsyncBaseTransport):
+    """Sends HTTP/1.1 requests over Trio, with connections kept for the next request. `open_requeuest` uses one.
+
+    It also serves any `httpx2.AsyncClient(transport=TrioTransport())`, whose timeouts (connect, read, write, pool) it
+    keeps. HTTP/2, proxies and Unix sockets are httpx2's own transport's.
+
+    Args:
+        ssl_context: for https; None is TLS 1.2 or newer with the operating system's trusted certificates. For client
+            certificates, load them into a context of your own. ALPN is set by you, too: this speaks `http/1.1` only.
+        max_connections: open at once, in all; 1 or more. Further requests wait, and origins take turns.
+        max_connections_per_origin: the same, for one scheme, host and port; first come, first served.
+        keepalive: seconds for which an idle connection is kept for the next request; less, if the server says so
+            (`Keep-Alive: timeout=`). The default is below the idle times of common servers.
+        deadline: seconds for a whole request, from the wait for a connection to the last byte of the body. None: none.
+        max_body: bytes of a response's body; the rest is not read, the connection is closed, and
+            `response.extensions["truncated"]` is True. None: no limit.
+
+    A request over a connection that had been used before, and that ends before any byte of an answer has come, is sent
+    once more over a new one: most likely the server had closed the connection for being idle, at the same moment (RFC
+    9112 section 9.3.1). So a request that the server has carried out without a word may be carried out twice; for a
+    queue, which sends again whatever had no answer, that is nothing new. A body that is a stream is not sent again.
+
+    Raises `httpx2.ConnectError`, `ReadError`, `WriteError`, `RemoteProtocolError`, and the timeouts of httpx2.
+
+    Cancellation: the request's connection is closed; nothing is left behind.
+
+    Example::
+
+        async with httpx2.AsyncClient(transport=TrioTransport()) as client:
+            response = await client.get("https://api.example.com/charges/7")
+    """
+
+    def __init__(
+        self,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        max_connections: int = 1_000,
+        max_connections_per_origin: int = 100,
+        keepalive: float = 4.0,
+        deadline: float | None = None,
+        max_body: int | None = None,
+    ) -> None:
+        for name, value in {
+            "max_connections": max_connections,
+            "max_connections_per_origin": max_connections_per_origin,
+        }.items():
+            if value < 1:
+                raise ValueError(f"{name} must be 1 or more, not {value}")
+        self._connector = Connector(default_context() if ssl_context is None else ssl_context)
+        self._connections = Connections(
+            most=max_connections, most_per_origin=max_connections_per_origin, keepalive=keepalive
+        )
+        self._deadline = math.inf if deadline is None else deadline
+        self._max_body = max_body
+
+    def __repr__(self) -> str:
+        return f"<TrioTransport: {self._connections.statistics()}>"
+
+    def statistics(self) -> ConnectionStatistics:
+        """A snapshot of the connections."""
+        return self._connections.statistics()
+
+    async def run(self) -> None:
+        """Close idle connections when their time is over, until cancelled.
+
+        Without it that happens too, but not before the next request.
+        """
+        while True:
+            await trio.sleep(self._connections.keepalive)
+            self._connections.close_expired()
+
+    def close(self) -> None:
+        """Close all connections at once. Requests under way end with `httpx2.ReadError` or `WriteError`."""
+        self._connections.close()
+
+    async def aclose(self) -> None:
+        """Do what `close` does."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    # --- one request --------------------------------------------------------------------------------------------------
+
+    async def exchange(self, message: Message, on_step: OnStep, timeouts: Timeouts = NO_TIMEOUTS) -> Connection:
+        """Send a request, and return the connection with status and fields of the answer; its body is still to be read.
+
+        Whoever calls gives the connection back with `release`, however far the body was read. Raises httpx2's errors.
+        Cancelled: nothing is left behind.
+        """
+        connection = await self._take(message.origin, on_step, timeouts)
+        try:
+            return await self._exchange_over(connection, message, on_step)
+        except Disconnected:
+            if not connection.has_served or not isinstance(message.body, bytes):
+                raise
+        connection = await self._take(message.origin, on_step, timeouts, fresh=True)
+        return await self._exchange_over(connection, message, on_step)
+
+    def release(self, connection: Connection) -> None:
+        """Keep the connection for the next request, or close it, if its answer was not read to the end."""
+        self._connections.give_back(connection)
+
+    async def _take(self, origin: Origin, on_step: OnStep, timeouts: Timeouts, *, fresh: bool = False) -> Connection:
+        with timeouts.waiting_for_place():
+            connection = await self._connections.take(origin, fresh=fresh)
+        if connection is None:
+            connection = await self._connect(origin, on_step, timeouts)
+        connection.read_timeout, connection.write_timeout = timeouts.read, timeouts.write
+        return connection
+
+    async def _connect(self, origin: Origin, on_step: OnStep, timeouts: Timeouts) -> Connection:
+        try:
+            with timeouts.connecting():
+                connection = Connection(origin, await self._connector.connect(origin, on_step))
+        except BaseException:
+            self._connections.give_up(origin)
+            raise
+        self._connections.opened(connection)
+        return connection
+
+    async def _exchange_over(self, connection: Connection, message: Message, on_step: OnStep) -> Connection:
+        try:
+            await on_step(Reached.SENT)
+            await connection.send(message)
+            await connection.receive_head()
+            await on_step(Reached.RESPONSE)
+        except BaseException:
+            connection.close()
+            self._connections.give_back(connection)
+            raise
+        return connection
+
+    # --- for httpx2 ---------------------------------------------------------------------------------------------------
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send a request of httpx2's. The response's body is read when it is asked for."""
+        message = message_of(request)
+        ends_at = trio.current_time() + self._deadline
+        with _until(ends_at, self._deadline):
+            connection = await self.exchange(
+                message, _reporting(request.extensions.get("trace")), Timeouts.of(request.extensions.get("timeout"))
+            )
+        extensions: dict[str, Any] = {
+            "http_version": connection.answer.http_version,
+            "reason_phrase": connection.answer.reason,
+            "truncated": False,
+        }
+        return httpx2.Response(
+            connection.answer.status,
+            headers=connection.answer.headers,
+            stream=_Body(self, connection, extensions, partial(_until, ends_at, self._deadline), self._max_body),
+            extensions=extensions,
+        )
+
+
+class _Body(httpx2.AsyncByteStream):
+    """The body of a response of httpx2's: read from its connection, which is then given back."""
+
+    def __init__(
+        self,
+        transport: TrioTransport,
+        connection: Connection,
+        extensions: dict[str, Any],
+        within_deadline: Callable[[], AbstractContextManager[None]],
+        limit: int | None,
+    ) -> None:
+        self._transport = transport
+        self._connection: Connection | None = connection
+        self._extensions = extensions
+        self._within_deadline = within_deadline
+        self._room = math.inf if limit is None else limit
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            while piece := await self._next_piece():
+                yield piece
+        finally:
+            self._release()
+
+    async def _next_piece(self) -> bytes:
+        if self._connection is None:
+            return b""
+        with self._within_deadline():
+            piece = await self._connection.receive_piece()
+        if len(piece) > self._room:
+            self._extensions["truncated"] = True
+            piece = piece[: int(self._room)]
+            self._release()
+        self._room -= len(piece)
+        return piece
+
+    async def aclose(self) -> None:
+        """Give the connection back."""
+        self._release()
+        await trio.lowlevel.checkpoint()
+
+    def _release(self) -> None:
+        if self._connection is not None:
+            self._transport.release(self._connection)
+            self._connection = None
+
+
+@contextmanager
+def _until(ends_at: float, deadline: float) -> Iterator[None]:
+    with trio.move_on_at(ends_at) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise httpx2.ReadTimeout(f"the request took longer than {deadline:g} s")
+
+
+# What httpcore calls these steps, to those who follow a request with its extension `trace`.
+_EVENTS: Final[Mapping[Reached, str]] = {
+    Reached.RESOLVE: "connection.resolve.started",
+    Reached.CONNECT: "connection.connect_tcp.started",
+    Reached.TLS: "connection.start_tls.started",
+    Reached.SENT: "http11.send_request_headers.started",
+    Reached.RESPONSE: "http11.receive_response_headers.complete",
+}
+
+
+def _reporting(trace: Callable[[str, Mapping[str, Any]], Awaitable[None]] | None) -> OnStep:
+    if trace is None:
+        return _report_to_nobody
+
+    async def report(reached: Reached) -> None:
+        await trace(_EVENTS[reached], {})
+
+    return report
+
+
+async def _report_to_nobody(_: Reached) -> None:
+    pass
