@@ -108,7 +108,7 @@ async def send(
     """Send a request as an attempt does. Fails if that takes longer than it may."""
     request = Request(method, url, **options)  # type: ignore[arg-type]
     with trio.fail_after(timeout + 0.5):
-        return await sender.send(request, request.headers, timeout=timeout)
+        return await sender.send(request, timeout=timeout)
 
 
 SMALL = Config(max_response_body=100_000, max_redirects=3)

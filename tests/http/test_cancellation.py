@@ -122,5 +122,5 @@ async def test_cancelling_a_transport_with_a_nursery() -> None:
     async with open_sender(Nested(), SMALL) as sender:
         with trio.move_on_after(0.05) as scope:
             request = Request.get("http://h/")
-            await sender.send(request, (), timeout=PATIENT)
+            await sender.send(request, timeout=PATIENT)
     assert scope.cancelled_caught

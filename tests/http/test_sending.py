@@ -28,7 +28,7 @@ async def seen(sender: Sender, request: Request) -> bytes:
 
     async with raw_server(handle) as server:
         request = Request(request.method, server.url + "/p", headers=request.headers, body=request.body)
-        delivery = await sender.send(request, request.headers, timeout=PATIENT)
+        delivery = await sender.send(request, timeout=PATIENT)
     assert delivery.answer is not None
     return bytes(received)
 
@@ -105,7 +105,7 @@ async def test_fuzzed_requests_arrive_byte_exact(sender: Sender, receiver: Recei
     collect()
     assert len(sent) > 50
     for request in sent:
-        delivery = await sender.send(request, request.headers, timeout=PATIENT)
+        delivery = await sender.send(request, timeout=PATIENT)
         assert delivery.error is None
         arrival = receiver.arrivals[-1]
         assert arrival.target == URL(request.url).raw_path.decode("ascii")

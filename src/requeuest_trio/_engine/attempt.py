@@ -61,28 +61,37 @@ class Deliverer:
         if not self.lease.is_valid:
             return _interrupted(Reached.RESOLVE, "not sent: this process had lost its lease")
         timeout = self.config.attempt_timeout if request.timeout is None else request.timeout
-        with self.lease.attempt():
-            delivery = await self.sender.send(request, _outgoing_headers(job, request), timeout=timeout)
-            now = datetime.now(UTC)
-            return judge(delivery, request, policy, attempt=job.attempt, now=now, random=random.random)
-        # Reached only if the lease lapsed.
-        return _interrupted(Reached.SENT, "cut short: this process could not renew its lease")
+        scope = self.lease.attempt(timeout)
+        try:
+            delivery = await self.sender.send(request, _added_headers(job, request), timeout=timeout, scope=scope)
+        finally:
+            was_cut_short = self.lease.ended(scope)
+        if was_cut_short:
+            return _interrupted(Reached.SENT, "cut short: this process could not renew its lease")
+        now = datetime.now(UTC)
+        return judge(delivery, request, policy, attempt=job.attempt, now=now, random=random.random)
+
+    def give_up(self, job: Claimed) -> None:
+        """Report that a claimed job was not sent, because its lease was lost while it waited for its turn."""
+        outcome = _interrupted(Reached.RESOLVE, "not sent: this process had lost its lease")
+        self._report(job, outcome, trio.current_time())
 
     def _report(self, job: Claimed, outcome: Outcome, started: float, *, logged: str | None = None) -> None:
         duration = trio.current_time() - started
         error = logged or outcome.error
         self.recorder.submit(Report(job, outcome, started, duration), error)
-        emit(
-            _logger,
-            Event.ATTEMPT,
-            job=job.id,
-            number=job.attempt,
-            state=outcome.state,
-            status=outcome.answer and outcome.answer.status,
-            reached=outcome.reached,
-            duration=round(duration, 4),
-            error=error,
-        )
+        if _logger.isEnabledFor(Event.ATTEMPT.value.level):
+            emit(
+                _logger,
+                Event.ATTEMPT,
+                job=job.id,
+                number=job.attempt,
+                state=outcome.state,
+                status=outcome.answer and outcome.answer.status,
+                reached=outcome.reached,
+                duration=round(duration, 4),
+                error=error,
+            )
 
 
 def _interrupted(reached: Reached, error: str) -> Outcome:
@@ -90,8 +99,8 @@ def _interrupted(reached: Reached, error: str) -> Outcome:
     return Outcome(JobState.AVAILABLE, reached, retry_in=0.0, error=error)
 
 
-def _outgoing_headers(job: Claimed, request: Request) -> Headers:
-    """The request's headers and, unless it has one of its own, a key that is the same in every attempt of the job."""
+def _added_headers(job: Claimed, request: Request) -> Headers:
+    """Unless the request has one of its own, a key that is the same in every attempt of the job."""
     if find(request.headers, "idempotency-key") is not None:
-        return request.headers
-    return (*request.headers, ("Idempotency-Key", str(job.id)))
+        return ()
+    return (("Idempotency-Key", str(job.id)),)

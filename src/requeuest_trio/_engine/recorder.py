@@ -14,7 +14,7 @@ import logging
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
 
@@ -315,4 +315,4 @@ def _without_answer(report: Report, error: psycopg.Error) -> Report:
         answer=answer and Answer(answer.status, (), b"", truncated=True),
         error=f"the outcome could not be recorded as it was: {type(error).__name__}",
     )
-    return replace(report, outcome=plain)
+    return report._replace(outcome=plain)

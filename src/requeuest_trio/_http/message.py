@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterable
-from functools import lru_cache
 from typing import Final, NamedTuple
 
 from requeuest_trio._model.ecosystem import URL, AsyncByteStream, LocalProtocolError, SentRequest, UnsupportedProtocol
+from requeuest_trio._model.urls import normal_form
 
 __all__ = ["Message", "Origin", "Target", "head_of", "message_of", "target_of"]
 
@@ -55,10 +55,15 @@ def head_of(method: str, path: bytes, host: bytes, fields: bytes) -> bytes:
     return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (method.encode("ascii"), path, host, fields)
 
 
-@lru_cache(maxsize=1_024)
 def target_of(url: str) -> Target:
     """Take a URL apart that has been checked."""
-    return _target(URL(url))
+    parts = normal_form(url)
+    if parts is None:
+        return _target(URL(url))
+    scheme, authority, host, port, target = parts.groups()
+    return Target(
+        Origin(scheme, host, int(port) if port else _PORTS[scheme]), authority.encode("ascii"), target.encode("ascii")
+    )
 
 
 def _target(url: URL) -> Target:

@@ -55,15 +55,24 @@ class Sender:
         self.run = run
         """Closes what has been idle for too long, until cancelled."""
 
-    async def send(self, request: Request, headers: Headers, *, timeout: float) -> Delivery:  # noqa: ASYNC109 - the total
-        """Send a request with these headers, and read the answer.
+    async def send(
+        self,
+        request: Request,
+        added: Headers = (),
+        *,
+        timeout: float,  # noqa: ASYNC109 - the total
+        scope: trio.CancelScope | None = None,
+    ) -> Delivery:
+        """Send a request, with some headers added to its own, and read the answer.
 
-        Ends after `timeout` seconds at the latest. Cancelled: the connection is closed, and how far it came is lost.
+        Ends after `timeout` seconds at the latest; if there is a scope, that one has the deadline, and is entered here.
+        Cancelled from outside: the connection is closed, and how far it came is lost.
         """
-        progress = Progress(headers)
+        progress = Progress(request.headers)
+        deadline = trio.CancelScope(deadline=trio.current_time() + timeout) if scope is None else scope
         try:
-            with trio.move_on_after(timeout) as deadline:
-                return await self._exchange(request, headers, progress)
+            with deadline:
+                return await self._exchange(request, added, progress)
         except Exception as error:
             # Transports raise what they like; none of it may end the runner. Caught out here, because a transport
             # with a nursery of its own may answer the deadline with a group, which loses its `Cancelled` only now.
@@ -74,8 +83,8 @@ class Sender:
             raise (group.split(Exception)[1] or group) from None
         return progress.timed_out(timeout)
 
-    async def _exchange(self, request: Request, headers: Headers, progress: Progress) -> Delivery:
-        hop = Hop(request.method, request.url, headers, request.body)
+    async def _exchange(self, request: Request, added: Headers, progress: Progress) -> Delivery:
+        hop = Hop(request.method, request.url, request.headers, request.body, added)
         for _ in range(self._max_redirects + 1):
             answer = await self._exchange_once(hop, progress)
             try:

@@ -143,10 +143,11 @@ class TrioTransport(httpx2.AsyncBaseTransport):
 
     async def _exchange_over(self, connection: Connection, message: Message, on_step: OnStep) -> Connection:
         try:
+            # Sending need not wait for anything, and what has no more time must not be sent.
+            await trio.lowlevel.checkpoint_if_cancelled()
             await on_step(Reached.SENT)
             await connection.send(message)
             await connection.receive_head()
-            await on_step(Reached.RESPONSE)
         except BaseException:
             connection.close()
             self._connections.give_back(connection)
@@ -160,9 +161,13 @@ class TrioTransport(httpx2.AsyncBaseTransport):
         message = message_of(request)
         ends_at = trio.current_time() + self._deadline
         with _until(ends_at, self._deadline):
-            connection = await self.exchange(
-                message, _reporting(request.extensions.get("trace")), Timeouts.of(request.extensions.get("timeout"))
-            )
+            on_step = _reporting(request.extensions.get("trace"))
+            connection = await self.exchange(message, on_step, Timeouts.of(request.extensions.get("timeout")))
+            try:
+                await on_step(Reached.RESPONSE)
+            except BaseException:
+                self.release(connection)
+                raise
         extensions: dict[str, Any] = {
             "http_version": connection.answer.http_version,
             "reason_phrase": connection.answer.reason,

@@ -384,12 +384,13 @@ SELECT DISTINCT claim FROM {schema}.job WHERE worker = %(worker)s AND state = 'r
 
 
 -- name: release
--- Give back jobs of a process, by their claims (or all of them, if no claims are named): their attempt is not
+-- Give back jobs of a process, by their claims or ids (or all of them, if none are named): their attempt is not
 -- counted, and other processes are told.
 WITH held AS MATERIALIZED (
     SELECT id FROM {schema}.job
     WHERE worker = %(worker)s AND state = 'running'
       AND (%(claims)s::uuid[] IS NULL OR claim = ANY (%(claims)s::uuid[]))
+      AND (%(ids)s::uuid[] IS NULL OR id = ANY (%(ids)s::uuid[]))
     ORDER BY id FOR UPDATE
 ), released AS (
     UPDATE {schema}.job

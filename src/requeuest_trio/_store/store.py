@@ -253,10 +253,19 @@ class Store:
         cursor = await self._execute(connection, "held_claims", worker=worker)
         return {claim for (claim,) in await cursor.fetchall()}
 
-    async def release(self, connection: TrioConnection, worker: UUID, claims: Iterable[UUID] | None = None) -> int:
-        """Give back what a process holds, or only what it holds under some claims, their attempts not counted."""
-        named = None if claims is None else list(claims)
-        cursor = await self._execute(connection, "release", worker=worker, claims=named, topic=self._due)
+    async def release(
+        self,
+        connection: TrioConnection,
+        worker: UUID,
+        claims: Iterable[UUID] | None = None,
+        job_ids: Iterable[UUID] | None = None,
+    ) -> int:
+        """Give back what a process holds, or only some claims or jobs of it, their attempts not counted."""
+        columns = {
+            "claims": None if claims is None else list(claims),
+            "ids": None if job_ids is None else list(job_ids),
+        }
+        cursor = await self._execute(connection, "release", worker=worker, **columns, topic=self._due)
         [(released, _)] = await cursor.fetchall()
         return int(released)
 
