@@ -6,6 +6,7 @@ import logging
 import random
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import trio
 
@@ -101,6 +102,9 @@ def _interrupted(reached: Reached, error: str) -> Outcome:
 
 def _added_headers(job: Claimed, request: Request) -> Headers:
     """Unless the request has one of its own, a key that is the same in every attempt of the job."""
-    if find(request.headers, "idempotency-key") is not None:
-        return ()
-    return (("Idempotency-Key", str(job.id)),)
+    return () if _has_key(request.headers) else (("Idempotency-Key", str(job.id)),)
+
+
+@lru_cache(maxsize=256)
+def _has_key(headers: Headers) -> bool:
+    return find(headers, "idempotency-key") is not None

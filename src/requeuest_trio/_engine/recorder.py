@@ -40,6 +40,8 @@ _MAX_BYTES = 8 * 1_048_576
 _MAX_BACKLOG_BYTES = 8 * _MAX_BYTES
 _REFUSED_RETRY_SECONDS = 60.0
 _MAX_TIMEOUTS = 3
+_BUSY_ROWS = 8
+_BUSY_PAUSE = 0.01
 _BUSY_KEYS_SECONDS = 0.5
 
 # What PostgreSQL says of an outcome that is too large for it, but may also say for another reason.
@@ -142,11 +144,15 @@ class Recorder:
         if self._busy_keys_at <= trio.current_time():
             await self._unblock_busy_keys()
         while batch := self._next_batch():
+            began, is_busy = trio.current_time(), len(batch) >= _BUSY_ROWS
             if any(entry.failures for entry in self._backlog):
                 # Not to wait for every lock anew.
                 batch = await self._set_locked_aside(batch)
             if batch:
                 await self._write(batch)
+            if is_busy:
+                # A lone outcome is written at once; where many come, they are given a moment to gather.
+                await trio.sleep_until(began + _BUSY_PAUSE)
         self._wanted = trio.Event()
         return self._problem
 
@@ -224,7 +230,7 @@ class Recorder:
             self._set_aside(entry, error)
 
     async def _write_together(self, batch: Sequence[_Entry], reports: Sequence[Report]) -> None:
-        recorded, unblocked, busy = await self._database.run(
+        ids, unblocked, busy = await self._database.run(
             partial(self._store.record, reports=reports, now=trio.current_time(), excerpt=self._excerpt)
         )
         # Confirmed only now, and without a checkpoint since: whatever cuts a write short leaves its batch where it was.
@@ -236,11 +242,11 @@ class Recorder:
         if busy:
             self._busy_keys |= busy
             self._busy_keys_at = min(self._busy_keys_at, trio.current_time() + _BUSY_KEYS_SECONDS)
-        stale = [report for report in reports if report.job.id not in recorded]
+        stale = [report for report in reports if report.job.id in ids] if ids else []
         if stale:
             emit(_logger, Event.OUTCOMES_STALE, jobs=len(stale))
         for entry in batch:
-            if entry.report.job.id in recorded and entry.report.outcome.state is JobState.DEAD:
+            if entry.report.outcome.state is JobState.DEAD and entry.report.job.id not in ids:
                 _tell_of_death(entry)
         # It may have been recorded before, by a write whose answer was lost, and with it the names of these channels.
         self._on_recorded(reports, unblocked | {report.job.channel: 0.0 for report in stale})

@@ -18,7 +18,6 @@ from requeuest_trio._engine.recorder import Recorder
 from requeuest_trio._http.sender import Sender
 from requeuest_trio._model.channel import All
 from requeuest_trio._model.events import Event, emit
-from requeuest_trio._model.states import FINISHED
 from requeuest_trio._store.database import DATABASE_ERRORS, Database
 from requeuest_trio._store.rows import Claimed, Report
 from requeuest_trio._store.store import Store
@@ -134,7 +133,7 @@ class Runner:
 
     def _on_recorded(self, reports: Sequence[Report], unblocked: dict[str, float]) -> None:
         """Short cuts for this process: others hear of it by notification, or poll."""
-        self._waiters.wake(report.job.id for report in reports if report.outcome.state in FINISHED)
+        self._waiters.wake(report.job.id for report in reports if report.outcome.retry_in is None)
         self.dispatcher.wake(unblocked)
         for report in reports:
             if report.outcome.retry_in is not None:

@@ -279,7 +279,7 @@ RETURNING id, channel, ordering_key, attempts, method, url, headers::text, body,
 
 -- name: record
 -- Write the outcomes of attempts. One counts only if its job is still running under the same claim; what else comes
--- is left out, and so can be repeated. Returns what was recorded; tells waiting processes.
+-- is left out, and so can be repeated. Returns what was left out; tells waiting processes.
 WITH input AS MATERIALIZED (
     SELECT * FROM ROWS FROM (
         json_to_recordset(%(rows)s::json) AS (
@@ -314,7 +314,7 @@ WITH input AS MATERIALIZED (
 ), awaited AS (
     SELECT string_agg(id::text, ',') AS ids FROM recorded WHERE awaited AND state <> 'available'
 )
-SELECT ARRAY(SELECT id FROM recorded) AS recorded,
+SELECT ARRAY(SELECT id FROM input EXCEPT SELECT id FROM recorded) AS stale,
        (SELECT {schema}.announce(%(topic)s, ids)::text FROM awaited) AS announced;
 
 

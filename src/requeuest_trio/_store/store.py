@@ -54,8 +54,8 @@ _MAX_CLAIM_BYTES = 4 * 1_048_576
 class Recorded(NamedTuple):
     """What became of outcomes that were to be written."""
 
-    ids: set[UUID]
-    """Jobs that were still held under the claim."""
+    stale: set[UUID]
+    """Jobs that were not held under the claim any more, whose outcomes were left out."""
     unblocked: dict[str, float]
     """Channels of jobs that became available, with their waits."""
     busy: Keys
@@ -216,19 +216,19 @@ class Store:
             async with connection.transaction():
                 await self._execute(connection, "wait_for_keys_briefly")
                 await self._lock_keys(connection, keys)
-                recorded = await self._record(connection, reports, now, excerpt)
-                return Recorded(recorded, await self._unblock(connection, keys), set())
+                stale = await self._record(connection, reports, now, excerpt)
+                return Recorded(stale, await self._unblock(connection, keys), set())
         except errors.LockNotAvailable:
-            recorded = await self._record(connection, reports, now, excerpt)
-            return Recorded(recorded, *await self.unblock_what_is_free(connection, keys))
+            stale = await self._record(connection, reports, now, excerpt)
+            return Recorded(stale, *await self.unblock_what_is_free(connection, keys))
 
     async def _record(
         self, connection: TrioConnection, reports: Sequence[Report], now: float, excerpt: int
     ) -> set[UUID]:
         rows, bodies = outcome_rows(reports, now, excerpt)
         cursor = await self._execute(connection, "record", rows=rows, bodies=bodies, excerpt=excerpt, topic=self._done)
-        [(recorded, _)] = await cursor.fetchall()
-        return set(recorded)
+        [(stale, _)] = await cursor.fetchall()
+        return set(stale)
 
     async def _unblock(self, connection: TrioConnection, keys: Keys, topic: str | None = None) -> dict[str, float]:
         cursor = await self._execute(connection, "unblock", **_key_columns(keys), topic=topic)
