@@ -102,8 +102,8 @@ async def test_after_a_standstill_nothing_more_is_sent(nursery: trio.Nursery, lo
     lease.renewed(trio.current_time())
 
     async def attempt(number: int) -> None:
-        scope = lease.attempt(10)
-        with scope:
+        with trio.CancelScope() as scope:
+            lease.begin(scope, trio.current_time() + 10)
             await trio.sleep(0.2)
             await trio.lowlevel.checkpoint_if_cancelled()  # as a socket does before it sends
             sent.append(number)
@@ -125,7 +125,8 @@ async def test_after_a_standstill_nothing_more_is_sent(nursery: trio.Nursery, lo
 async def test_what_is_renewed_goes_on(autojump_clock: trio.testing.MockClock) -> None:
     lease = Lease(1.0)
     lease.renewed(trio.current_time())
-    with (scope := lease.attempt(10)):
+    with trio.CancelScope() as scope:
+        lease.begin(scope, trio.current_time() + 10)
         for _ in range(5):
             await trio.sleep(0.7)
             lease.renewed(trio.current_time())
@@ -140,7 +141,8 @@ async def test_what_is_renewed_goes_on(autojump_clock: trio.testing.MockClock) -
 async def test_an_attempt_ends_with_its_own_time_too(autojump_clock: trio.testing.MockClock) -> None:
     lease = Lease(10.0)
     lease.renewed(trio.current_time())
-    with (scope := lease.attempt(1)):
+    with trio.CancelScope() as scope:
+        lease.begin(scope, trio.current_time() + 1)
         lease.renewed(trio.current_time())
         await trio.sleep(2)
     assert scope.cancelled_caught

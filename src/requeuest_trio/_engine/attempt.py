@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,12 +14,13 @@ import trio
 from requeuest_trio._config import Config
 from requeuest_trio._engine.lease import Lease
 from requeuest_trio._engine.recorder import Recorder
+from requeuest_trio._http.progress import Progress
 from requeuest_trio._http.sender import Sender
 from requeuest_trio._model.errors import InvalidRequest
 from requeuest_trio._model.events import Event, emit
 from requeuest_trio._model.headers import Headers, find
 from requeuest_trio._model.job import Reached
-from requeuest_trio._model.outcome import Outcome, damaged, judge
+from requeuest_trio._model.outcome import Delivery, Outcome, damaged, judge
 from requeuest_trio._model.request import Request
 from requeuest_trio._model.retry import RetryPolicy
 from requeuest_trio._model.states import JobState
@@ -31,6 +33,9 @@ _logger = logging.getLogger("requeuest_trio.attempt")
 # What reading a row raises that another program has changed. RecursionError: JSON that is nested too deep.
 _DAMAGE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
 
+_NOT_SENT = "not sent: this process had lost its lease"
+_CUT_SHORT = "cut short: this process could not renew its lease"
+
 
 @dataclass(frozen=True, slots=True)
 class Deliverer:
@@ -41,10 +46,15 @@ class Deliverer:
     lease: Lease
     config: Config
 
-    async def attempt(self, job: Claimed) -> None:
+    async def attempt(self, job: Claimed, scope: trio.CancelScope) -> None:
         """Deliver a claimed job once, and hand the outcome to the recorder.
 
-        Cancelled: nothing is reported, and the job is given back when the runner ends.
+        Args:
+            job: what to deliver.
+            scope: in which this runs. It gets a deadline here. If that is met, this ends with `Cancelled` once the
+                outcome is handed over, and the scope serves for no other attempt.
+
+        Cancelled from outside: nothing is reported, and the job is given back when the runner ends.
         """
         started = trio.current_time()
         try:
@@ -55,26 +65,34 @@ class Deliverer:
             outcome = damaged(str(error) or type(error).__name__)
             self._report(job, outcome, started, logged=f"the stored job is damaged: {what}")
         else:
-            self._report(job, await self._deliver(job, request, policy), started)
-        await self.recorder.wait_for_room()
+            if self.lease.is_valid:
+                await self._deliver(job, request, policy, scope, started)
+            else:
+                self.give_up(job)
+        if not self.recorder.has_room:
+            scope.deadline = math.inf
+            await self.recorder.wait_for_room()
 
-    async def _deliver(self, job: Claimed, request: Request, policy: RetryPolicy) -> Outcome:
-        if not self.lease.is_valid:
-            return _interrupted(Reached.RESOLVE, "not sent: this process had lost its lease")
+    async def _deliver(
+        self, job: Claimed, request: Request, policy: RetryPolicy, scope: trio.CancelScope, started: float
+    ) -> None:
         timeout = self.config.attempt_timeout if request.timeout is None else request.timeout
-        scope = self.lease.attempt(timeout)
+        progress = Progress(request.headers)
+        self.lease.begin(scope, started + timeout)
         try:
-            delivery = await self.sender.send(request, _added_headers(job, request), timeout=timeout, scope=scope)
-        finally:
-            was_cut_short = self.lease.ended(scope)
-        if was_cut_short:
-            return _interrupted(Reached.SENT, "cut short: this process could not renew its lease")
-        now = datetime.now(UTC)
-        return judge(delivery, request, policy, attempt=job.attempt, now=now, random=random.random)
+            delivery = await self.sender.send(request, progress, _added_headers(job, request))
+        except BaseException:
+            if self.lease.ended(scope):
+                self._report(job, _interrupted(Reached.SENT, _CUT_SHORT), started)
+            elif scope.cancel_called:
+                self._report(job, _judged(progress.timed_out(timeout), job, request, policy), started)
+            raise
+        self.lease.ended(scope)
+        self._report(job, _judged(delivery, job, request, policy), started)
 
     def give_up(self, job: Claimed) -> None:
         """Report that a claimed job was not sent, because its lease was lost while it waited for its turn."""
-        outcome = _interrupted(Reached.RESOLVE, "not sent: this process had lost its lease")
+        outcome = _interrupted(Reached.RESOLVE, _NOT_SENT)
         self._report(job, outcome, trio.current_time())
 
     def _report(self, job: Claimed, outcome: Outcome, started: float, *, logged: str | None = None) -> None:
@@ -93,6 +111,11 @@ class Deliverer:
                 duration=round(duration, 4),
                 error=error,
             )
+
+
+def _judged(delivery: Delivery, job: Claimed, request: Request, policy: RetryPolicy) -> Outcome:
+    now = datetime.now(UTC)
+    return judge(delivery, request, policy, attempt=job.attempt, now=now, random=random.random)
 
 
 def _interrupted(reached: Reached, error: str) -> Outcome:

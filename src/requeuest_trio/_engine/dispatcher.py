@@ -35,6 +35,7 @@ __all__ = ["Dispatcher"]
 _logger = logging.getLogger("requeuest_trio.dispatcher")
 _CHANNELS_PER_CLAIM = 100
 _LOST_LEASE_PAUSE = 0.2
+_SOON_SECONDS = 0.05
 
 
 class Dispatcher:
@@ -230,8 +231,9 @@ class Dispatcher:
         if channels:
             self._timed -= channels
             waits = await self._ask_when_due(channels)
-            # What is due already is in another process's hands: to try it again and again would help nobody.
-            self.wake({channel: wait for channel, wait in waits.items() if wait > 0})
+            # What is due already either has become so since the claim, or another transaction holds it: a moment later
+            # the first is to be had, and for the second nothing is lost by trying.
+            self.wake({channel: max(wait, _SOON_SECONDS) for channel, wait in waits.items()})
 
     async def give_back_lost_claims(self) -> None:
         """Give back what this process holds without knowing it, because the answer to a claim was lost.

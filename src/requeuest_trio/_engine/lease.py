@@ -67,23 +67,22 @@ class Lease:
         """Become another process in the eyes of the others, after they have struck this one off."""
         self.worker = uuid4()
 
-    def attempt(self, timeout: float) -> trio.CancelScope:
-        """A scope for one attempt, which ends after so many seconds, or when the lease lapses. To be told to `ended`.
+    def begin(self, scope: trio.CancelScope, ends_at: float) -> None:
+        """An attempt begins in a scope: it ends at a time of its own, or when the lease lapses.
 
-        By its deadline, because Trio looks at deadlines before it runs any task: also after the process stood still.
+        By the scope's deadline, because Trio looks at deadlines before it runs any task: also after the process stood
+        still.
         """
-        ends_at = trio.current_time() + timeout
-        scope = trio.CancelScope(deadline=min(ends_at, self._trusted_until))
         self._attempts[scope] = ends_at
-        return scope
+        scope.deadline = min(ends_at, self._trusted_until)
 
     def ended(self, scope: trio.CancelScope) -> bool:
-        """An attempt has ended. Returns whether the lease has cut it short, and not its own time."""
+        """The attempt has ended. Returns whether the lease has cut it short, and not its own time."""
         ends_at = self._attempts.pop(scope, None)
         if ends_at is None:
             # `lapse` has counted it.
-            return scope.cancelled_caught
-        if not scope.cancelled_caught or trio.current_time() >= ends_at:
+            return True
+        if not scope.cancel_called or trio.current_time() >= ends_at:
             return False
         # `lapse` will count it, when it comes to that.
         self._cut_short += 1

@@ -108,9 +108,14 @@ class Recorder:
         self._bytes += entry.size
         self._wanted.set()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether there is not yet too much that is unconfirmed."""
+        return len(self._backlog) <= self._limit and self._bytes <= _MAX_BACKLOG_BYTES
+
     async def wait_for_room(self) -> None:
-        """Back-pressure: hold the caller, and with it a place of its channel, while too much is unconfirmed."""
-        while len(self._backlog) > self._limit or self._bytes > _MAX_BACKLOG_BYTES:
+        """Back-pressure: hold the caller, and with it a place of its channel, while there is none."""
+        while not self.has_room:
             await self._has_room.wait()
 
     async def run(self) -> None:

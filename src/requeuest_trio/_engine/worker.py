@@ -33,8 +33,8 @@ class Worker:
         self._deliverer = deliverer
         self._on_place = on_place
         self._buffer: deque[Claimed] = deque()
-        # By claim and id: an attempt that is being cut short and its successor are of the same job.
-        self._running: set[tuple[UUID, UUID]] = set()
+        # By identity: an attempt that is being cut short and its successor are of the same job.
+        self._running: dict[int, Claimed] = {}
         self._nursery: trio.Nursery
         self._ahead = 0
         self._ended = 0
@@ -59,7 +59,7 @@ class Worker:
     @property
     def claims(self) -> set[UUID]:
         """The claims of the jobs in hand."""
-        return {claim for claim, _ in self._running} | {job.claim for job in self._buffer}
+        return {job.claim for job in (*self._running.values(), *self._buffer)}
 
     def hand_over(self, jobs: list[Claimed]) -> None:
         """Give it jobs to deliver."""
@@ -93,25 +93,30 @@ class Worker:
 
     def _fill_places(self) -> None:
         while self._buffer and len(self._running) < self._limit:
-            job = self._buffer.popleft()
-            self._running.add((job.claim, job.id))
-            self._nursery.start_soon(self._occupy_place, job)
+            self._nursery.start_soon(self._occupy_place, self._begin())
 
     async def _occupy_place(self, job: Claimed | None) -> None:
-        """Deliver a job, and then whatever waits: to start a task for each would cost more than what it does."""
-        while job is not None:
-            try:
-                await self._deliverer.attempt(job)
-            finally:
-                self._running.remove((job.claim, job.id))
-                self._ended += 1
-                if self.places:
-                    self._on_place()
-            job = self._next()
+        """Deliver a job, and then whatever waits.
 
-    def _next(self) -> Claimed | None:
-        if not self._buffer:
-            return None
+        A task and a scope for each would cost more than everything else that is done for it.
+        """
+        while job is not None:
+            with trio.CancelScope() as scope:  # noqa: ASYNC912 - every attempt waits for something
+                while job is not None and not scope.cancel_called:
+                    begun, job = job, None
+                    try:
+                        await self._deliverer.attempt(begun, scope)
+                    finally:
+                        del self._running[id(begun)]
+                        self._ended += 1
+                        if self.places:
+                            self._on_place()
+                    job = self._begin() if self._buffer else None
+            if job is None and self._buffer:
+                # The last attempt's time was over, and with it the scope's.
+                job = self._begin()
+
+    def _begin(self) -> Claimed:
         job = self._buffer.popleft()
-        self._running.add((job.claim, job.id))
+        self._running[id(job)] = job
         return job

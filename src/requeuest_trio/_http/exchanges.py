@@ -37,7 +37,7 @@ class Incoming(Protocol):
         """Give `keep` the pieces of the body until it returns False or raises. Returns whether the body has ended."""
         ...
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Leave the rest."""
         ...
 
@@ -81,7 +81,7 @@ class _Own:
                 return False
         return True
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         self._transport.release(self._connection)
 
 
@@ -123,7 +123,7 @@ class _Foreign:
     async def read(self, keep: Callable[[bytes], bool]) -> bool:
         return await read_body(self._response, keep)
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         await self._response.aclose()
 
 

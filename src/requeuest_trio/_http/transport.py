@@ -128,7 +128,7 @@ class TrioTransport(httpx2.AsyncBaseTransport):
             connection = await self._connections.take(origin, fresh=fresh)
         if connection is None:
             connection = await self._connect(origin, on_step, timeouts)
-        connection.read_timeout, connection.write_timeout = timeouts.read, timeouts.write
+        connection.timeouts = timeouts
         return connection
 
     async def _connect(self, origin: Origin, on_step: OnStep, timeouts: Timeouts) -> Connection:
@@ -198,10 +198,10 @@ class _Body(httpx2.AsyncByteStream):
         self._within_deadline = within_deadline
         self._room = math.inf if limit is None else limit
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    async def __aiter__(self) -> AsyncIterator[bytes]:  # noqa: ASYNC911 - to read what is there already needs no waiting
         try:
             while piece := await self._next_piece():
-                yield piece
+                yield piece  # noqa: ASYNC911
         finally:
             self._release()
 

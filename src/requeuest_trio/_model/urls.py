@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from requeuest_trio._model.ecosystem import URL, InvalidURL
@@ -29,6 +30,7 @@ _NORMAL_FORM = re.compile(
 )
 
 
+@lru_cache(maxsize=1_024)
 def normal_form(url: str) -> re.Match[str] | None:
     """The parts `scheme`, `authority`, `host`, `port` and `target` of a URL that is plainly in normal form."""
     return _NORMAL_FORM.fullmatch(url)

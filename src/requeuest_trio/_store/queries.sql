@@ -288,8 +288,9 @@ WITH input AS MATERIALIZED (
         unnest(%(bodies)b::bytea[])
     ) AS r (id, claim, state, retry_in, reached, status, error, headers, truncated, ago, duration, body)
 ), current AS MATERIALIZED (
+    -- As text, because otherwise PostgreSQL may look through all that is running, of all processes.
     SELECT job.id FROM {schema}.job JOIN input ON job.id = input.id AND job.claim = input.claim
-    WHERE job.state = 'running' ORDER BY job.id FOR UPDATE OF job
+    WHERE job.state::text = 'running' ORDER BY job.id FOR UPDATE OF job
 ), recorded AS (
     UPDATE {schema}.job
     SET state = input.state::{schema}.job_state,
