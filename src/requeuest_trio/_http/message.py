@@ -130,7 +130,7 @@ def _body_of(request: SentRequest, length: int, is_chunked: bool) -> bytes | Asy
     return body
 
 
-async def _in_chunks(pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:  # noqa: ASYNC911 - sending waits
+async def _in_chunks(pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
     """A body of unknown length (RFC 9112 section 7.1)."""
     async for piece in pieces:
         if piece:

@@ -198,10 +198,10 @@ class _Body(httpx2.AsyncByteStream):
         self._within_deadline = within_deadline
         self._room = math.inf if limit is None else limit
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:  # noqa: ASYNC911 - to read what is there already needs no waiting
+    async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
             while piece := await self._next_piece():
-                yield piece  # noqa: ASYNC911
+                yield piece
         finally:
             self._release()
 
