@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.cases import Case, all_cases, selected
-from benchmarks.conductor import RESULTS, Run, save
+from benchmarks.conductor import RESULTS, File, Run
 from benchmarks.contestants import load
 from benchmarks.report import report
 from benchmarks.setting import open_setting
@@ -27,10 +27,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends us, everything is to end
     with open_setting(sizes) as setting:
         run = Run(cases, setting, repetitions=arguments.repetitions, is_quick=arguments.quick)
-        run.measure(lambda line: print(line, file=sys.stderr, flush=True))
-        results = run.results()
-    path = save(results, arguments.results)
-    print(f"{report(results)}\n\nWritten to {path}")
+        file = File(arguments.results, is_quick=arguments.quick)
+        for line in run.measure():
+            file.write(run.results())
+            print(line, file=sys.stderr, flush=True)
+        file.complete()
+        print(f"{report(run.results())}\n\nWritten to {file.path}")
 
 
 def _arguments() -> argparse.Namespace:

@@ -1,11 +1,12 @@
 """How fast a queue is drained when a million jobs stand in it."""
 
+import json
 from dataclasses import dataclass
 
 from benchmarks.drains import Drain
 from benchmarks.server import Database
 from benchmarks.setting import Figures, Setting
-from benchmarks.workload import SMALL_BODY, body, channel_name
+from benchmarks.workload import HEADERS, SMALL_BODY, body, channel_name
 
 CONTESTANT = "requeuest"
 CONCURRENCY = 32
@@ -14,7 +15,7 @@ CONCURRENCY = 32
 INSERT = """
 INSERT INTO requeuest.job (id, channel, priority, method, url, headers, body)
 SELECT {new_id}(), '{channel}', {priority}, 'POST', '{url}/' || number,
-       '[["Content-Type", "application/json"], ["X-Tenant", "benchmark"]]', '{body}'
+       '{headers}', '{body}'
 FROM generate_series(1, {jobs}) AS number
 """
 
@@ -47,6 +48,7 @@ class Backlog:
                 channel=channel_name(0),
                 priority=priority,
                 url=url,
+                headers=json.dumps(list(HEADERS.items())),
                 body=body(SMALL_BODY).decode(),
                 jobs=self.backlog,
             )

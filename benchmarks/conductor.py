@@ -3,7 +3,7 @@
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,9 +34,9 @@ class Run:
         self._clock = time.monotonic()
         self._machine = machine()
 
-    def measure(self, show: Callable[[str], None]) -> None:
+    def measure(self) -> Iterator[str]:
         """
-        Measure everything, repetition by repetition.
+        Measure everything, repetition by repetition; yields a line for each case, which is in the results by then.
 
         Every second one goes through the cases backwards, so that a machine which gets slower, or faster, is for and
         against everybody in turn.
@@ -46,7 +46,7 @@ class Run:
                 figures = case.measure(self._setting)
                 self._measured[case.name].append(figures)
                 name = next(name for name in HEADLINES if name in figures)
-                show(f"[{repetition + 1}/{self._repetitions}] {case.title}: {figures[name]:,.2f} {name}")
+                yield f"[{repetition + 1}/{self._repetitions}] {case.title}: {figures[name]:,.2f} {name}"
 
     def results(self) -> dict[str, Any]:
         """Everything, as it goes into the file."""
@@ -63,14 +63,14 @@ class Run:
             "versions": versions(packages),
             "postgresql": self._setting.server.settings(),
             "receiver": self._setting.receiver.kind,
-            "settings": {"http clients": {"of floors and peers": SETTINGS}}
-            | {name: dict(contestant.settings) for name, contestant in described.items()},
-            "cases": [self._result(case) for case in self._cases],
+            "settings": {"HTTP clients of floors and peers": {"limits": SETTINGS}}
+            | {name: dict(contestant.settings) for name, contestant in described.items() if contestant.settings},
+            "cases": [self._result(case) for case in self._cases if case.name in self._measured],
         }
 
     def _result(self, case: Case) -> dict[str, Any]:
         mine = self._measured[case.name]
-        others = [name for name in (*case.against, *case.beside) if name in self._measured]
+        others = [name for name in (*case.against, *case.beside) if self._measured.get(name)]
         return {
             "name": case.name,
             "table": case.table,
@@ -81,12 +81,19 @@ class Run:
         }
 
 
-def save(results: dict[str, Any], directory: Path) -> Path:
-    """Write results into a file of their own, whole or not at all."""
-    directory.mkdir(parents=True, exist_ok=True)
-    started = datetime.fromisoformat(results["started"])
-    kind = "quick" if results["quick"] else "full"
-    path = directory / f"{started:%Y-%m-%dT%H%M%S}-{kind}.json"
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
-    return unfinished.rename(path)
+class File:
+    """The file of one run: under a name that git ignores until the run is complete."""
+
+    def __init__(self, directory: Path, *, is_quick: bool) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        kind = "quick" if is_quick else "full"
+        self._complete = directory / f"{datetime.now(UTC):%Y-%m-%dT%H%M%S}-{kind}.json"
+        self.path = self._complete.with_suffix(".tmp")
+
+    def write(self, results: dict[str, Any]) -> None:
+        """Write down what there is so far, so that a run which fails near its end was not for nothing."""
+        self.path.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+
+    def complete(self) -> None:
+        """Give it its name."""
+        self.path = self.path.rename(self._complete)

@@ -29,5 +29,8 @@ def headline(repetition: dict[str, float]) -> float:
 
 
 def ratio(these: Sequence[dict[str, float]], those: Sequence[dict[str, float]]) -> Spread:
-    """How one case compares with another, repetition by repetition: what happened at the same time compares best."""
-    return spread([headline(this) / headline(that) for this, that in zip(these, those, strict=True)])
+    """How one case compares with another, repetition by repetition: what happened at the same time compares best.
+
+    In the middle of a run one of them may be a repetition ahead, which does not count.
+    """
+    return spread([headline(this) / headline(that) for this, that in zip(these, those, strict=False)])

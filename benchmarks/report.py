@@ -106,7 +106,7 @@ def about(results: dict[str, Any]) -> str:
         "",
         f"- machine: {machine['cores']} cores of {machine['processor']}, {memory}, {machine['system']}",
         f"- disk: {disk}",
-        f"- load before it began: {machine['load_at_start']}",
+        f"- before it began: load {machine['load_at_start']}, a million additions in Python in {machine['loop_ms']} ms",
         f"- receiver: {results['receiver']}, on the same machine",
         f"- PostgreSQL, on the same machine, by a unix socket: {shown}",
         f"- {machine['python']}, {versions}",

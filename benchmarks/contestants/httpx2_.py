@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
-from benchmarks.clients import SETTINGS, open_client
+from benchmarks.clients import open_client
 from benchmarks.contestants import Contestant, WorkerOptions
 from benchmarks.workload import HEADERS, Message
 
@@ -44,7 +44,7 @@ async def work(_options: WorkerOptions) -> NoReturn:
 CONTESTANT = Contestant(
     backend="trio",
     packages=("httpx2", "httpcore2", "trio"),
-    settings={"client": SETTINGS},
+    settings={},
     install=install,
     finished="SELECT %(jobs)s",
     work=work,
