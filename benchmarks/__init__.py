@@ -6,10 +6,12 @@ In reading order:
 - `cases` lists what is measured, and what each figure is divided by; `sizes` says how much of it.
 - `conductor` runs the cases in turn, repeats them, and writes down what came of it; `figures` has the arithmetic.
 - `drains`, `enqueues`, `latencies`, `backlogs` and `floors` each measure one kind of case.
-- `setting` is what all of them share: the `server`, the `receiver`, the `workload`, and `process` to start programs.
+- `setting` is what all of them share: the `server` with its `database`, the `receiver`, the `workload`, and `process`,
+  which starts programs.
 - `programs` run as processes of their own, so that nobody's Python slows down anybody else's; `contestants` are the
   queues that they run.
 - `machine` and `report` say where it was measured, and print it.
 
-Only the public interface of requeuest-trio is used, as an application would.
+What is measured of requeuest-trio is its public interface, as an application would use it. Only the server is started in
+a way that applications have no use for.
 """

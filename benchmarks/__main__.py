@@ -1,6 +1,7 @@
 """The command: `make bench`, or `python -m benchmarks`."""
 
 import argparse
+import importlib
 import signal
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from benchmarks.cases import Case, all_cases, selected
 from benchmarks.conductor import RESULTS, File, Run
 from benchmarks.contestants import load
+from benchmarks.process import ProgramFailedError
 from benchmarks.report import report
 from benchmarks.setting import open_setting
 from benchmarks.sizes import FULL, QUICK
@@ -22,8 +24,11 @@ def main() -> None:
         sys.stdout.writelines(f"{case.name:32} {case.title}\n" for case in cases)
         return
     if arguments.names:
-        cases = selected(cases, arguments.names, alone=arguments.alone)
-    _require_contestants(cases)
+        try:
+            cases = selected(cases, arguments.names, alone=arguments.alone)
+        except ValueError as error:
+            sys.exit(str(error))
+    _require_packages(cases)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends us, everything is to end
     with open_setting(sizes) as setting:
         run = Run(cases, setting, repetitions=arguments.repetitions, is_quick=arguments.quick)
@@ -51,13 +56,15 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-def _require_contestants(cases: list[Case]) -> None:
-    """Find out now, not after an hour, that somebody is not there."""
-    for name in {case.contestant for case in cases if case.contestant}:
-        try:
-            load(name)
-        except ImportError as error:
-            sys.exit(f"{name} cannot be measured: {error}. make bench installs it; or name what to measure")
+def _require_packages(cases: list[Case]) -> None:
+    """Find out now, not after an hour, that something is not there."""
+    try:
+        for contestant in {case.contestant for case in cases if case.contestant}:
+            load(contestant)
+        for module in {module for case in cases for module in case.modules}:
+            importlib.import_module(module)
+    except ImportError as error:
+        sys.exit(f"{error}. `make bench` installs everything; or name what to measure, --alone")
 
 
 if __name__ == "__main__":
@@ -65,5 +72,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit(130)
-    except ValueError as error:
-        sys.exit(str(error))
+    except (ProgramFailedError, TimeoutError) as error:
+        sys.exit(f"{error}. What had been measured is in a .tmp file beside the results")

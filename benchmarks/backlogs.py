@@ -3,8 +3,8 @@
 import json
 from dataclasses import dataclass
 
+from benchmarks.database import Database
 from benchmarks.drains import Drain
-from benchmarks.server import Database
 from benchmarks.setting import Figures, Setting
 from benchmarks.workload import HEADERS, SMALL_BODY, body, channel_name
 

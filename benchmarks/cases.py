@@ -43,6 +43,8 @@ class Case:
     beside: tuple[str, ...] = ()
     """Names of the cases that it is compared with, if they are measured too."""
     contestant: str | None = None
+    modules: tuple[str, ...] = ()
+    """What else it imports."""
 
 
 def all_cases(sizes: Sizes) -> list[Case]:
@@ -89,7 +91,14 @@ def _http(name: str, client: str, requests: int, at_once: int, body_bytes: int |
 
 def _sql(name: str, kind: str, title: str, rows: int) -> Case:
     measure = SqlFloor(kind=kind, rows=rows)
-    return Case(name=name, table=SQL, title=f"{title}, {rows:,} rows", short=title, measure=measure)
+    return Case(
+        name=name,
+        table=SQL,
+        title=f"{title}, {rows:,} rows",
+        short=title,
+        measure=measure,
+        modules=("asyncpg", "uvloop"),
+    )
 
 
 def _drain(

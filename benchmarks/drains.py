@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from benchmarks.contestants import WorkerOptions, load
+from benchmarks.database import Database
 from benchmarks.process import Program, program
 from benchmarks.receiver import Receiver
-from benchmarks.server import Database
 from benchmarks.setting import Figures, Setting
 from benchmarks.workload import SMALL_BODY, Workload
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from benchmarks.contestants import WorkerOptions
+from benchmarks.database import Database
 from benchmarks.process import program
 from benchmarks.receiver import Receiver, stamping_receiver
-from benchmarks.server import Database
 from benchmarks.setting import Figures, Setting
 from benchmarks.workload import Workload
 

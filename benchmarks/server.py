@@ -13,12 +13,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import psycopg
 from psycopg import sql
 
+from benchmarks.database import Database
 from requeuest_trio._embedded.account import let_in, let_run, server_account
 from requeuest_trio._embedded.files import EXCLUSIVE, SHARED, Home, is_locked, running_postmaster, try_lock, unlock
 from requeuest_trio._embedded.keeper import start_keeper
@@ -36,80 +36,6 @@ SETTINGS = {
 SHOWN = (*SETTINGS, "server_version", "wal_sync_method", "wal_level", "commit_delay", "max_connections", "autovacuum")
 IN_MEMORY = {"tmpfs", "ramfs"}
 PATIENCE = 60.0
-# PostgreSQL counts a flush of the log where it counts all other I/O, since version 18.
-FLUSHES = {
-    True: "SELECT sum(fsyncs) FROM pg_stat_io WHERE object = 'wal'",
-    False: "SELECT wal_sync FROM pg_stat_wal",
-}
-TRANSACTIONS = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()"
-OTHERS = """
-SELECT count(*) FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid()
-  AND backend_type IN ('client backend', 'autovacuum worker')
-"""
-
-
-class Database:
-    """One database, and what happens in it."""
-
-    def __init__(self, dsn: str) -> None:
-        self.dsn = dsn
-        self._connection = psycopg.connect(dsn, autocommit=True, prepare_threshold=None)
-        self._statements = 0
-
-    def value(self, query: str, **parameters: Any) -> int:
-        """The one number that a query gives."""
-        self._statements += 1
-        row = self._connection.execute(query.encode(), parameters or None).fetchone()
-        assert row is not None
-        return int(row[0])
-
-    def execute(self, statement: str) -> None:
-        """Run a statement."""
-        self._statements += 1
-        self._connection.execute(statement.encode())
-
-    def settle(self) -> None:
-        """Have done with what came before: tables are analysed and vacuumed, and everything is on disk."""
-        self._wait_until_alone()
-        self.execute("VACUUM ANALYZE")
-        self.execute("CHECKPOINT")
-
-    def counters(self) -> "Counters":
-        """What was counted so far, once all others have left, which is when their counts are complete."""
-        self._wait_until_alone()
-        self.execute("SELECT pg_stat_force_next_flush()")  # of our own counts, so that they are all there to subtract
-        own = self._statements
-        return Counters(
-            transactions=self.value(TRANSACTIONS) - own,
-            flushes=self.value(FLUSHES[self._connection.info.server_version >= 180_000]),
-        )
-
-    def _wait_until_alone(self) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while self.value(OTHERS):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"somebody is still connected after {PATIENCE:g} s")
-            time.sleep(0.02)
-
-    def close(self) -> None:
-        """Disconnect."""
-        self._connection.close()
-
-
-class Counters:
-    """Flushes of the write-ahead log, and transactions that were not the benchmark's own."""
-
-    def __init__(self, *, flushes: int, transactions: int) -> None:
-        self.flushes = flushes
-        self.transactions = transactions
-
-    def per_job(self, since: "Counters", jobs: int) -> dict[str, float]:
-        """The figures for what was done since."""
-        return {
-            "flushes_per_job": (self.flushes - since.flushes) / jobs,
-            "transactions_per_job": (self.transactions - since.transactions) / jobs,
-        }
 
 
 class Server:
@@ -119,7 +45,7 @@ class Server:
         self.filesystem = filesystem
         self._host = quote(str(socket_directory), safe="")
         self._numbers = itertools.count(1)
-        self._templates: dict[str, str] = {}
+        self._templates: set[str] = set()
         self._admin = psycopg.connect(self.dsn("postgres"), autocommit=True)
 
     def dsn(self, database: str) -> str:
@@ -138,7 +64,7 @@ class Server:
         """A new database with what `install` makes in one; that is called once for each name of a template."""
         if template not in self._templates:
             install(self.dsn(self._create(template, "template1")))
-            self._templates[template] = template
+            self._templates.add(template)
         name = self._create(f"bench_{next(self._numbers)}", template)
         opened = Database(self.dsn(name))
         try:

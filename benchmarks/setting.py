@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 import anyio
 
 from benchmarks.contestants import Contestant, load
+from benchmarks.database import Database
 from benchmarks.process import program
 from benchmarks.receiver import Receiver, fastest_receiver
-from benchmarks.server import Database, Server, running_server
+from benchmarks.server import Server, running_server
 from benchmarks.sizes import Sizes
 from benchmarks.workload import Workload
 
