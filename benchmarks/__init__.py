@@ -12,6 +12,6 @@ In reading order:
   queues that they run.
 - `machine` and `report` say where it was measured, and print it.
 
-What is measured of requeuest-trio is its public interface, as an application would use it. Only the server is started in
-a way that applications have no use for.
+Of requeuest-trio its public interface is measured, as an application uses it. Only the server is started in a way that
+applications have no use for.
 """

@@ -17,6 +17,9 @@ RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "performance.md"
 _PART = re.compile(r"(<!-- results: )(\S+)( [^>]*-->\n).*?(<!-- end -->)", re.DOTALL)
 
+ENOUGH = 3
+"""Repetitions."""
+
 Format = Callable[[float], str]
 
 
@@ -99,10 +102,11 @@ def about(results: dict[str, Any]) -> str:
     shown = ", ".join(f"{name}={value}" for name, value in postgresql.items())
     minutes = f"{results['seconds'] / 60:.0f} minutes"
     quick = ", in the short form that only shows that everything works" if results["quick"] else ""
+    few = " That is too few to compare anything by." if results["repetitions"] < ENOUGH else ""
     disk = f"{machine['filesystem']}, {machine['flushes_per_second']:,} flushes a second"
     memory = f"{machine['memory_gb']} GB"
     lines = [
-        f"Measured {results['started'][:10]} in {minutes}{quick}. Median of {results['repetitions']} [least - most].",
+        f"Measured {results['started'][:10]} in {minutes}{quick}. Median of {results['repetitions']} [least - most].{few}",
         "",
         f"- machine: {machine['cores']} cores of {machine['processor']}, {memory}, {machine['system']}",
         f"- disk: {disk}",

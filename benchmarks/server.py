@@ -35,6 +35,7 @@ SETTINGS = {
 }
 SHOWN = (*SETTINGS, "server_version", "wal_sync_method", "wal_level", "commit_delay", "max_connections", "autovacuum")
 IN_MEMORY = {"tmpfs", "ramfs"}
+PREFIX = "requeuest-bench-"
 PATIENCE = 60.0
 
 
@@ -137,13 +138,24 @@ def _directory() -> Iterator[tuple[Path, str]]:
             break
     else:
         raise RuntimeError("there is no disk to measure on: set TMPDIR to a directory that is not in memory")
-    path = Path(tempfile.mkdtemp(prefix="requeuest-bench-", dir=parent)).resolve()
+    _remove_orphans(parent)
+    path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent)).resolve()
     if os.geteuid() == 0:
         path.chmod(0o711)
     try:
         yield path, filesystem
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove_orphans(parent: str) -> None:
+    """Remove what benchmarks left that were killed: directories of ours, not new, in which nobody holds a lock."""
+    for path in Path(parent).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # another one may remove it at the same time
+            status, home = path.stat(), Home(path)
+            is_old = status.st_uid == os.geteuid() and time.time() - status.st_mtime > PATIENCE
+            if is_old and not is_locked(home.users_lock, EXCLUSIVE) and not is_locked(home.keeper_lock, EXCLUSIVE):
+                shutil.rmtree(path)
 
 
 def _filesystem(path: Path) -> str:
