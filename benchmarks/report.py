@@ -105,8 +105,9 @@ def about(results: dict[str, Any]) -> str:
     few = " That is too few to compare anything by." if results["repetitions"] < ENOUGH else ""
     disk = f"{machine['filesystem']}, {machine['flushes_per_second']:,} flushes a second"
     memory = f"{machine['memory_gb']} GB"
+    median = f"Median of {results['repetitions']} [least - most].{few}"
     lines = [
-        f"Measured {results['started'][:10]} in {minutes}{quick}. Median of {results['repetitions']} [least - most].{few}",
+        f"Measured {results['started'][:10]} in {minutes}{quick}. {median}",
         "",
         f"- machine: {machine['cores']} cores of {machine['processor']}, {memory}, {machine['system']}",
         f"- disk: {disk}",
