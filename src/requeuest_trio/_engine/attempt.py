@@ -65,7 +65,7 @@ class Deliverer:
             outcome = damaged(str(error) or type(error).__name__)
             self._report(job, outcome, started, logged=f"the stored job is damaged: {what}")
         else:
-            if self.lease.is_valid:
+            if self.lease.is_valid_at(started):
                 await self._deliver(job, request, policy, scope, started)
             else:
                 self.give_up(job)

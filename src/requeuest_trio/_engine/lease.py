@@ -42,6 +42,10 @@ class Lease:
         """Whether claims may be trusted now."""
         return self.left > 0
 
+    def is_valid_at(self, now: float) -> bool:
+        """The same, for whoever has just looked at the clock."""
+        return self._trusted_until > now
+
     def renewed(self, asked_at: float) -> None:
         """Trust for another term, counted from when the renewal was asked for."""
         self._trusted_until = max(self._trusted_until, asked_at + self.length * _TRUSTED_PART)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterable
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from requeuest_trio._model.ecosystem import URL, AsyncByteStream, LocalProtocolError, SentRequest, UnsupportedProtocol
@@ -55,6 +56,7 @@ def head_of(method: str, path: bytes, host: bytes, fields: bytes) -> bytes:
     return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (method.encode("ascii"), path, host, fields)
 
 
+@lru_cache(maxsize=1_024)
 def target_of(url: str) -> Target:
     """Take a URL apart that has been checked."""
     parts = normal_form(url)
