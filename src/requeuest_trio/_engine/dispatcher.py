@@ -36,6 +36,7 @@ _logger = logging.getLogger("requeuest_trio.dispatcher")
 _CHANNELS_PER_CLAIM = 100
 _LOST_LEASE_PAUSE = 0.2
 _SOON_SECONDS = 0.05
+_STALLED_SECONDS = 1.0
 
 
 class Dispatcher:
@@ -68,6 +69,7 @@ class Dispatcher:
         self._timed: set[str] = set()
         self._look_around = True
         self._woken = trio.Event()
+        self._look_for_stalled_at = math.inf
         self._claim_was_lost = False
         self._backoff = Backoff(initial=0.1, cap=5.0)
         self._claiming = trio.CancelScope()
@@ -138,6 +140,7 @@ class Dispatcher:
                 # One claim at a time, so that a backlog can't keep this loop from what has become due meanwhile.
                 if self._claim_was_lost:
                     await self.give_back_lost_claims()
+                await self._give_back_stalled()
                 if self._look_around or trio.current_time() >= next_poll:
                     next_poll = trio.current_time() + self._poll_interval
                     await self._find_due_channels()
@@ -157,7 +160,7 @@ class Dispatcher:
                 await trio.sleep(pause)
 
     async def _sleep_until_needed(self, next_poll: float) -> None:
-        wake_at = min(next_poll, self._timers[0][0]) if self._timers else next_poll
+        wake_at = min(next_poll, self._look_for_stalled_at, self._timers[0][0] if self._timers else math.inf)
         with trio.move_on_at(wake_at):
             await self._woken.wait()
         self._woken = trio.Event()
@@ -235,6 +238,16 @@ class Dispatcher:
             # the first is to be had, and for the second nothing is lost by trying.
             self.wake({channel: max(wait, _SOON_SECONDS) for channel, wait in waits.items()})
 
+    async def _give_back_stalled(self) -> None:
+        """Give back what waits behind attempts that have become slow: others may be able to send it sooner."""
+        now = trio.current_time()
+        if now < self._look_for_stalled_at:
+            return
+        self._look_for_stalled_at = now + _STALLED_SECONDS if self._workers else math.inf
+        if jobs := [job for worker in self._workers.values() for job in worker.take_stalled()]:
+            ids = [job.id for job in jobs]
+            await self._database.run(partial(self._store.release, worker=self._lease.worker, job_ids=ids))
+
     async def give_back_lost_claims(self) -> None:
         """Give back what this process holds without knowing it, because the answer to a claim was lost.
 
@@ -279,6 +292,7 @@ class Dispatcher:
         worker = Worker(channel, self._concurrency, self._deliverer, self._place_freed)
         worker.hand_over(jobs)
         self._workers[channel] = worker
+        self._look_for_stalled_at = min(self._look_for_stalled_at, trio.current_time() + _STALLED_SECONDS)
         nursery.start_soon(self._run_worker, worker)
 
     async def _run_worker(self, worker: Worker) -> None:
