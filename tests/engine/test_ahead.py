@@ -18,6 +18,7 @@ from requeuest_trio.testing import Receiver, Reply, Stall
 from tests.engine.support import Eye, nothing_left
 
 PLACES = 4
+QUICK = 300
 
 
 def new_job() -> Claimed:
@@ -61,26 +62,28 @@ async def test_quick_attempts_never_wait_for_a_claim(autojump_clock: trio.testin
 
 
 async def test_what_waits_behind_attempts_that_have_become_slow_goes_back(eye: Eye, receiver: Receiver) -> None:
-    receiver.decide = lambda _: Reply() if len(receiver.arrivals) < 150 else Stall()
+    receiver.decide = lambda _: Reply() if len(receiver.arrivals) <= QUICK else Stall()
     async with nothing_left(eye):
         async with open_requeuest(eye.dsn, concurrency=PLACES, poll_interval=600, grace=0) as client:
-            await client.spawn_many("a", [Request.get(receiver.url)] * 400)
-            await receiver.wait_for(150 + PLACES - 1)
+            await client.spawn_many("a", [Request.get(receiver.url)] * 2 * QUICK)
+            await receiver.wait_for(QUICK + PLACES)
+            await eye.until_true("select count(*) > %s from requeuest.job where state = 'running'", PLACES)
             await eye.until_true("select count(*) = %s from requeuest.job where state = 'running'", PLACES)
             assert await eye.value("select max(attempts) from requeuest.job where state = 'available'") == 0
-        assert (await eye.states())["available"] > 200
+        assert (await eye.states())["available"] > QUICK - 50
 
 
 async def test_what_is_not_begun_goes_back_before_the_grace_is_over(eye: Eye, receiver: Receiver) -> None:
-    receiver.decide = lambda _: Reply() if len(receiver.arrivals) < 150 else Reply(delay=3)
+    receiver.decide = lambda _: Reply() if len(receiver.arrivals) <= QUICK else Reply(delay=3)
     async with (
         nothing_left(eye),
         trio.open_nursery() as nursery,
         open_requeuest(eye.dsn, (), config=Config(pool_size=2)) as other,
     ):
         async with open_requeuest(eye.dsn, concurrency=PLACES, poll_interval=600) as client:
-            await client.spawn_many("a", [Request.get(receiver.url)] * 400)
-            await receiver.wait_for(150 + PLACES - 1)
+            await client.spawn_many("a", [Request.get(receiver.url)] * 2 * QUICK)
+            await receiver.wait_for(QUICK + PLACES)
+            await eye.until_true("select count(*) > %s from requeuest.job where state = 'running'", PLACES)
 
             async def see_them_go_back() -> None:
                 with trio.fail_after(2):
