@@ -15,14 +15,14 @@ from requeuest_trio._store.rows import Claimed
 
 __all__ = ["Worker"]
 
-_AHEAD_SECONDS: Final = 0.05
-_AHEAD_MOST: Final = 4
+_AHEAD_SECONDS: Final = 0.1
+_AHEAD_MOST: Final = 8
 
 
 class Worker:
     """Delivers what it is handed, up to `limit` jobs at once. Its task lives while it has work.
 
-    Under load it is handed more than that: as many jobs as it will take up within a twentieth of a second, by the
+    Under load it is handed more than that: as many jobs as it will take up within a tenth of a second, by the
     measure of the last ones. So no place waits for a claim, and claims are large; and with slow receivers, or little
     to do, nothing is kept from other processes.
     """
