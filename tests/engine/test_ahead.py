@@ -10,15 +10,15 @@ from uuid import uuid4
 
 import trio
 
-from requeuest_trio import Config, Request, open_requeuest
+from requeuest_trio import Client, Request, open_requeuest
 from requeuest_trio._engine.attempt import Deliverer
 from requeuest_trio._engine.worker import Worker
 from requeuest_trio._store.rows import Claimed
-from requeuest_trio.testing import Receiver, Reply, Stall
+from requeuest_trio.testing import Action, Arrival, Receiver, Reply, Stall
 from tests.engine.support import Eye, nothing_left
 
 PLACES = 4
-QUICK = 300
+JOBS = 2_000
 
 
 def new_job() -> Claimed:
@@ -61,35 +61,44 @@ async def test_quick_attempts_never_wait_for_a_claim(autojump_clock: trio.testin
     assert PLACES < await _most_in_hand(0.004, 2_000) <= 9 * PLACES
 
 
+class Slowing:
+    """What a receiver does: it answers quickly until there are jobs ahead of their places, and from then on slowly."""
+
+    def __init__(self, slow: Action) -> None:
+        self._slow = slow
+        self.client: Client | None = None
+        self.has_slowed = trio.Event()
+
+    def __call__(self, _: Arrival) -> Action:
+        load = None if self.client is None else self.client._load
+        if load is not None and load()[0] > 2 * PLACES:
+            self.has_slowed.set()
+        return self._slow if self.has_slowed.is_set() else Reply()
+
+
 async def test_what_waits_behind_attempts_that_have_become_slow_goes_back(eye: Eye, receiver: Receiver) -> None:
-    receiver.decide = lambda _: Reply() if len(receiver.arrivals) <= QUICK else Stall()
-    async with nothing_left(eye):
-        async with open_requeuest(eye.dsn, concurrency=PLACES, poll_interval=600, grace=0) as client:
-            await client.spawn_many("a", [Request.get(receiver.url)] * 2 * QUICK)
-            await receiver.wait_for(QUICK + PLACES)
-            await eye.until_true("select count(*) > %s from requeuest.job where state = 'running'", PLACES)
-            await eye.until_true("select count(*) = %s from requeuest.job where state = 'running'", PLACES)
-            assert await eye.value("select max(attempts) from requeuest.job where state = 'available'") == 0
-        assert (await eye.states())["available"] > QUICK - 50
+    receiver.decide = slowing = Slowing(Stall())
+    async with nothing_left(eye), open_requeuest(eye.dsn, concurrency=PLACES, poll_interval=600, grace=0) as client:
+        slowing.client = client
+        await client.spawn_many("a", [Request.get(receiver.url)] * JOBS)
+        await slowing.has_slowed.wait()
+        await eye.until_true("select count(*) = %s from requeuest.job where state = 'running'", PLACES)
+        assert await eye.value("select max(attempts) from requeuest.job where state = 'available'") == 0
 
 
 async def test_what_is_not_begun_goes_back_before_the_grace_is_over(eye: Eye, receiver: Receiver) -> None:
-    receiver.decide = lambda _: Reply() if len(receiver.arrivals) <= QUICK else Reply(delay=3)
-    async with (
-        nothing_left(eye),
-        trio.open_nursery() as nursery,
-        open_requeuest(eye.dsn, (), config=Config(pool_size=2)) as other,
-    ):
+    receiver.decide = slowing = Slowing(Reply(delay=3))
+    has_gone_back = trio.Event()
+
+    async def see_it_go_back() -> None:
+        with trio.fail_after(2):
+            await eye.until_true("select count(*) <= %s from requeuest.job where state = 'running'", PLACES)
+        has_gone_back.set()
+
+    async with nothing_left(eye), trio.open_nursery() as nursery:
         async with open_requeuest(eye.dsn, concurrency=PLACES, poll_interval=600) as client:
-            await client.spawn_many("a", [Request.get(receiver.url)] * 2 * QUICK)
-            await receiver.wait_for(QUICK + PLACES)
-            await eye.until_true("select count(*) > %s from requeuest.job where state = 'running'", PLACES)
-
-            async def see_them_go_back() -> None:
-                with trio.fail_after(2):
-                    await eye.until_true("select count(*) <= %s from requeuest.job where state = 'running'", PLACES)
-                seen.append((await other.stats()).channels["a"])
-
-            seen: list[object] = []
-            nursery.start_soon(see_them_go_back)
-        assert seen
+            slowing.client = client
+            await client.spawn_many("a", [Request.get(receiver.url)] * JOBS)
+            await slowing.has_slowed.wait()
+            nursery.start_soon(see_it_go_back)
+        assert has_gone_back.is_set()
