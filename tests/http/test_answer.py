@@ -63,7 +63,7 @@ WHOLE = {
     "until the end": (OK + b"\r\nok", b"ok", False),
     "nothing until the end": (OK + b"\r\n", b"", False),
     "chunked": (CHUNKED + b"2\r\nok\r\n3\r\n, o\r\n1\r\nk\r\n0\r\n\r\n", b"ok, ok", True),
-    "chunked, upper case": (OK + b"TRANSFER-ENCODING: Chunked\r\n\r\nA\r\n" + b"x" * 10 + b"\r\n0\r\n\r\n", b"x" * 10, True),
+    "chunked, any case": (OK + b"TRANSFER-ENCODING: Chunked\r\n\r\nA\r\n0123456789\r\n0\r\n\r\n", b"0123456789", True),
     "chunked, leading zeros": (CHUNKED + b"0002\r\nok\r\n000\r\n\r\n", b"ok", True),
     "chunked, empty": (CHUNKED + b"0\r\n\r\n", b"", True),
     "chunk extensions (7.1.1)": (CHUNKED + b'2;a=b;c;d="e;f"\r\nok\r\n0;last\r\n\r\n', b"ok", True),
