@@ -90,8 +90,8 @@ class Connections:
         if of_origin is None:
             of_origin = self._origins[origin] = _OfOrigin()
         if not of_origin.waiting:
-            if not fresh and (connection := self._find_idle(of_origin)) is not None:
-                return connection
+            if (connection := self._find_idle(of_origin)) is not None:
+                return self._unless(fresh, connection)
             if of_origin.open < self._most_per_origin and self._make_room():
                 self._occupy(origin, of_origin)
                 return None
@@ -206,12 +206,15 @@ class Connections:
             if waiter.has_place:
                 self._put_back(origin, waiter.connection)
             self._require_open()
-        if fresh and waiter.connection is not None:
-            # The place is kept, for a new one.
-            self._in_use.discard(waiter.connection)
-            waiter.connection.close()
-            return None
-        return waiter.connection
+        return self._unless(fresh, waiter.connection)
+
+    def _unless(self, fresh: bool, connection: Connection | None) -> Connection | None:
+        """The connection; or, if it has to be a fresh one, its place."""
+        if connection is None or not fresh:
+            return connection
+        self._in_use.discard(connection)
+        connection.close()
+        return None
 
     def _put_back(self, origin: Origin, connection: Connection | None) -> None:
         if connection is None:
