@@ -21,6 +21,8 @@ from requeuest_trio._model.job import Reached
 
 __all__ = ["TrioTransport"]
 
+_LEAST_PAUSE: Final = 0.1
+
 
 class TrioTransport(httpx2.AsyncBaseTransport):
     """Sends HTTP/1.1 requests over Trio, with connections kept for the next request. `open_requeuest` uses one.
@@ -34,7 +36,7 @@ class TrioTransport(httpx2.AsyncBaseTransport):
         max_connections: open at once, in all; 1 or more. Further requests wait, and origins take turns.
         max_connections_per_origin: the same, for one scheme, host and port; first come, first served.
         keepalive: seconds for which an idle connection is kept for the next request; less, if the server says so
-            (`Keep-Alive: timeout=`). The default is below the idle times of common servers.
+            (`Keep-Alive: timeout=`). The default is below the idle times of common servers. 0: none is kept.
         deadline: seconds for a whole request, from the wait for a connection to the last byte of the body. None: none.
         max_body: bytes of a response's body; the rest is not read, the connection is closed, and
             `response.extensions["truncated"]` is True. None: no limit.
@@ -44,7 +46,8 @@ class TrioTransport(httpx2.AsyncBaseTransport):
     9112 section 9.3.1). So a request that the server has carried out without a word may be carried out twice; for a
     queue, which sends again whatever had no answer, that is nothing new. A body that is a stream is not sent again.
 
-    Raises `httpx2.ConnectError`, `ReadError`, `WriteError`, `RemoteProtocolError`, and the timeouts of httpx2.
+    Raises `httpx2.ConnectError`, `ReadError`, `WriteError`, `RemoteProtocolError`, `LocalProtocolError` for a request
+    that can't be sent as it stands, `UnsupportedProtocol`, and the timeouts of httpx2.
 
     Cancellation: the request's connection is closed; nothing is left behind.
 
@@ -64,12 +67,15 @@ class TrioTransport(httpx2.AsyncBaseTransport):
         deadline: float | None = None,
         max_body: int | None = None,
     ) -> None:
-        for name, value in {
-            "max_connections": max_connections,
-            "max_connections_per_origin": max_connections_per_origin,
-        }.items():
-            if value < 1:
-                raise ValueError(f"{name} must be 1 or more, not {value}")
+        for name, value, least in (
+            ("max_connections", max_connections, 1),
+            ("max_connections_per_origin", max_connections_per_origin, 1),
+            ("keepalive", keepalive, 0),
+            ("deadline", deadline, 0),
+            ("max_body", max_body, 0),
+        ):
+            if value is not None and not value >= least:  # NaN is not either
+                raise ValueError(f"{name} must be {least} or more, not {value}")
         self._connector = Connector(default_context() if ssl_context is None else ssl_context)
         self._connections = Connections(
             most=max_connections, most_per_origin=max_connections_per_origin, keepalive=keepalive
@@ -90,7 +96,7 @@ class TrioTransport(httpx2.AsyncBaseTransport):
         Without it that happens too, but not before the next request.
         """
         while True:
-            await trio.sleep(self._connections.keepalive)
+            await trio.sleep(max(self._connections.keepalive, _LEAST_PAUSE))
             self._connections.close_expired()
 
     def close(self) -> None:
