@@ -13,9 +13,15 @@ from tests.http.recording import OK, Recorder, recorder
 Call = Callable[[httpx2.AsyncClient, str], Awaitable[httpx2.Response]]
 
 
-async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
-    for part in parts:
-        yield part
+class Pieces(httpx2.AsyncByteStream):
+    """A body that comes in pieces."""
+
+    def __init__(self, *parts: bytes) -> None:
+        self._parts = parts
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for part in self._parts:
+            yield part
 
 
 def call(method: str, path: str = "/p", **options: Any) -> Call:
@@ -57,10 +63,10 @@ CALLS: dict[str, Call] = {
     "POST a large body": call("POST", content=b"x" * 1_000_000),
     "GET with a body": call("GET", content=b"body"),
     "DELETE with a body": call("DELETE", content=b"body"),
-    "chunks": call("POST", content=lambda: pieces(b"one", b"", b"three" * 10)),
-    "no chunks": call("POST", content=pieces),
+    "chunks": call("POST", content=lambda: Pieces(b"one", b"", b"three" * 10)),
+    "no chunks": call("POST", content=Pieces),
     "a stream of known length": call(
-        "POST", headers={"Content-Length": "8"}, content=lambda: pieces(b"one", b"", b"three")
+        "POST", headers={"Content-Length": "8"}, content=lambda: Pieces(b"one", b"", b"three")
     ),
     "user and password": call("GET", auth=("user", "pass")),
     "cookies": call("GET", headers={"Cookie": "a=b; c=d"}),
@@ -124,16 +130,16 @@ async def test_refused(name: str) -> None:
     [
         # RFC 9112 section 6.2; httpx2 sends it.
         (
-            {"headers": {"Content-Length": "4", "Transfer-Encoding": "chunked"}, "content": lambda: pieces(b"body")},
+            {"headers": {"Content-Length": "4", "Transfer-Encoding": "chunked"}, "content": lambda: Pieces(b"body")},
             httpx2.LocalProtocolError,
         ),
         # From httpx2, h11's own exception comes out.
         ({"headers": {"Content-Length": "5"}, "content": b"body"}, httpx2.LocalProtocolError),
         ({"headers": {"Content-Length": "3"}, "content": b"body"}, httpx2.LocalProtocolError),
-        ({"headers": {"Content-Length": "5"}, "content": lambda: pieces(b"body")}, httpx2.LocalProtocolError),
-        ({"headers": {"Content-Length": "3"}, "content": lambda: pieces(b"body")}, httpx2.LocalProtocolError),
+        ({"headers": {"Content-Length": "5"}, "content": lambda: Pieces(b"body")}, httpx2.LocalProtocolError),
+        ({"headers": {"Content-Length": "3"}, "content": lambda: Pieces(b"body")}, httpx2.LocalProtocolError),
         ({"extensions": {"sni_hostname": "other.example"}}, httpx2.UnsupportedProtocol),
-        ({"headers": {"Content-Length": "9" * 5_000}, "content": lambda: pieces(b"body")}, httpx2.LocalProtocolError),
+        ({"headers": {"Content-Length": "9" * 5_000}, "content": lambda: Pieces(b"body")}, httpx2.LocalProtocolError),
     ],
 )
 async def test_refused_by_us_alone(options: dict[str, Any], error: type[Exception]) -> None:

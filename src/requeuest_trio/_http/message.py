@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -144,18 +145,27 @@ def _body_of(request: SentRequest, length: int, is_chunked: bool) -> bytes | Asy
 
 async def _in_chunks(pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
     """A body of unknown length (RFC 9112 section 7.1)."""
-    async for piece in pieces:
-        if piece:
-            yield b"%x\r\n%b\r\n" % (len(piece), piece)
+    iterator = aiter(pieces)
+    async with _closing(iterator):
+        async for piece in iterator:
+            if piece:
+                yield b"%x\r\n%b\r\n" % (len(piece), piece)
     yield _LAST_CHUNK
+
+
+def _closing(iterator: AsyncIterator[bytes]) -> AbstractAsyncContextManager[object]:
+    """Not to leave a generator to the garbage collector when the sending ends before it."""
+    return aclosing(iterator) if isinstance(iterator, AsyncGenerator) else nullcontext()
 
 
 async def _of_length(pieces: AsyncIterable[bytes], length: int) -> AsyncGenerator[bytes]:
     left = length
-    async for piece in pieces:
-        left -= len(piece)
-        if left < 0:
-            break
-        yield piece
+    iterator = aiter(pieces)
+    async with _closing(iterator):
+        async for piece in iterator:
+            left -= len(piece)
+            if left < 0:
+                break
+            yield piece
     if left:
         raise LocalProtocolError(f"Content-Length is {length}, and the body has {'more' if left < 0 else 'less'}")
