@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from ssl import SSLContext
 
 import h11
 import trio
@@ -19,15 +20,15 @@ class Recorder:
     server: RawServer
     wire: list[bytes] = field(default_factory=list)
     answer: Callable[[bytes], bytes] = field(default=lambda _: OK)
-    """The answer to a request, given whole."""
+    """The answer to a request, given whole. None at all: the connection is closed."""
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.port}"
+        return f"{self.server.scheme}://127.0.0.1:{self.server.port}"
 
 
 @asynccontextmanager
-async def recorder() -> AsyncIterator[Recorder]:
+async def recorder(*, tls: SSLContext | None = None) -> AsyncIterator[Recorder]:
     """Serve for as long as the block lasts. h11 finds where a request ends, and nothing else."""
 
     async def handle(stream: trio.abc.Stream) -> None:
@@ -46,8 +47,11 @@ async def recorder() -> AsyncIterator[Recorder]:
                 if isinstance(event, h11.ConnectionClosed):
                     return
             record.wire.append(wire)
-            await stream.send_all(record.answer(wire))
+            answer = record.answer(wire)
+            if not answer:
+                return
+            await stream.send_all(answer)
 
-    async with raw_server(handle) as server:
+    async with raw_server(handle, tls=tls) as server:
         record = Recorder(server)
         yield record

@@ -182,7 +182,7 @@ class TrioTransport(httpx2.AsyncBaseTransport):
         )
 
 
-class _Body(httpx2.AsyncByteStream):
+class _Body(httpx2.AsyncByteStream, AsyncIterator[bytes]):
     """The body of a response of httpx2's: read from its connection, which is then given back."""
 
     def __init__(
@@ -199,12 +199,20 @@ class _Body(httpx2.AsyncByteStream):
         self._within_deadline = within_deadline
         self._room = math.inf if limit is None else limit
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    # No generator, which would be left to the garbage collector by whoever stops reading.
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
         try:
-            while piece := await self._next_piece():
-                yield piece
-        finally:
+            piece = await self._next_piece()
+        except BaseException:
             self._release()
+            raise
+        if not piece:
+            self._release()
+            raise StopAsyncIteration
+        return piece
 
     async def _next_piece(self) -> bytes:
         if self._connection is None:
