@@ -38,7 +38,7 @@ class TrioTransport(httpx2.AsyncBaseTransport):
         keepalive: seconds for which an idle connection is kept for the next request; less, if the server says so
             (`Keep-Alive: timeout=`). The default is below the idle times of common servers. 0: none is kept.
         deadline: seconds for a whole request, from the wait for a connection to the last byte of the body. None: none.
-        max_body: bytes of a response's body; the rest is not read, the connection is closed, and
+        max_body: bytes of a response's body; the rest is left, even if that costs the connection, and
             `response.extensions["truncated"]` is True. None: no limit.
 
     A request over a connection that had been used before, and that ends before any byte of an answer has come, is sent
@@ -169,17 +169,19 @@ class TrioTransport(httpx2.AsyncBaseTransport):
             connection = await self.exchange(
                 message, _reporting(request.extensions.get("trace")), Timeouts.of(request.extensions.get("timeout"))
             )
-        extensions: dict[str, Any] = {
-            "http_version": connection.answer.http_version,
-            "reason_phrase": connection.answer.reason,
-            "truncated": False,
-        }
-        return httpx2.Response(
+        body = _Body(self, connection, partial(_until, ends_at, self._deadline), self._max_body)
+        response = httpx2.Response(
             connection.answer.status,
             headers=connection.answer.headers,
-            stream=_Body(self, connection, extensions, partial(_until, ends_at, self._deadline), self._max_body),
-            extensions=extensions,
+            stream=body,
+            extensions={
+                "http_version": connection.answer.http_version,
+                "reason_phrase": connection.answer.reason,
+                "truncated": False,
+            },
         )
+        body.extensions = response.extensions  # a copy
+        return response
 
 
 class _Body(httpx2.AsyncByteStream, AsyncIterator[bytes]):
@@ -189,13 +191,13 @@ class _Body(httpx2.AsyncByteStream, AsyncIterator[bytes]):
         self,
         transport: TrioTransport,
         connection: Connection,
-        extensions: dict[str, Any],
         within_deadline: Callable[[], AbstractContextManager[None]],
         limit: int | None,
     ) -> None:
         self._transport = transport
         self._connection: Connection | None = connection
-        self._extensions = extensions
+        self.extensions: dict[str, Any] = {}
+        """Those of the response."""
         self._within_deadline = within_deadline
         self._room = math.inf if limit is None else limit
 
@@ -220,7 +222,7 @@ class _Body(httpx2.AsyncByteStream, AsyncIterator[bytes]):
         with self._within_deadline():
             piece = await self._connection.receive_piece()
         if len(piece) > self._room:
-            self._extensions["truncated"] = True
+            self.extensions["truncated"] = True
             piece = piece[: int(self._room)]
             self._release()
         self._room -= len(piece)
