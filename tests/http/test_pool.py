@@ -1,5 +1,6 @@
 """Connections are shared out within both limits and in turn, and kept only as long as they are of use."""
 
+import gc
 import math
 import sys
 from collections.abc import Awaitable, Callable
@@ -391,11 +392,13 @@ def calls(function: Callable[[], object]) -> int:
         nonlocal number
         number += 1
 
+    gc.disable()  # which calls back whoever asked for it
     sys.setprofile(count)
     try:
         function()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return number
 
 

@@ -141,11 +141,12 @@ class TlsStream:
         """All that has come and can be read, so that nothing of it is left inside."""
         pieces = []
         try:
-            while True:
-                pieces.append(self._tls.read(_RECEIVED_AT_ONCE))
+            while piece := self._tls.read(_RECEIVED_AT_ONCE):
+                pieces.append(piece)
+            self._has_ended = True
         except ssl.SSLWantReadError:
             pass
-        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+        except ssl.SSLEOFError:
             self._has_ended = True
         return b"".join(pieces)
 
