@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from requeuest_trio._http.bodies import LAST_CHUNK, Chunked, Pieces, Sized, chunk
 from requeuest_trio._model.ecosystem import URL, AsyncByteStream, LocalProtocolError, SentRequest, UnsupportedProtocol
 
 __all__ = ["Message", "Origin", "Target", "head_of", "message_of", "target_of"]
@@ -19,7 +18,6 @@ _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2
 _VALUE = re.compile(rb"(?![ \t])[^\x00-\x08\x0a-\x1f\x7f]*(?<![ \t])")  # RFC 9110 section 5.5
 _TARGET = re.compile(rb"[!-~]+")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
-_LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 class Origin(NamedTuple):
@@ -47,7 +45,7 @@ class Message(NamedTuple):
     method: str
     head: bytes
     """Request line and fields, with the empty line."""
-    body: bytes | AsyncGenerator[bytes]
+    body: bytes | Pieces
     """In pieces it can be sent only once, and is framed already."""
     is_last: bool = False
     """Whether the request itself says that the connection is to be closed after it."""
@@ -128,44 +126,16 @@ def _is_chunked(value: bytes) -> bool:
     return True
 
 
-def _body_of(request: SentRequest, length: int, is_chunked: bool) -> bytes | AsyncGenerator[bytes]:
+def _body_of(request: SentRequest, length: int, is_chunked: bool) -> bytes | Pieces:
     try:
         body = request.content
     except Exception:  # httpx2.RequestNotRead: it comes in pieces
         pieces = request.stream
         if not isinstance(pieces, AsyncByteStream):
             raise LocalProtocolError("the body must be bytes or an asynchronous stream") from None
-        return _in_chunks(pieces) if is_chunked else _of_length(pieces, length)
+        return Chunked(pieces) if is_chunked else Sized(pieces, length)
     if is_chunked:
-        return (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + _LAST_CHUNK
+        return (chunk(body) if body else b"") + LAST_CHUNK
     if len(body) != length:
         raise LocalProtocolError(f"Content-Length is {length}, and the body has {len(body)} bytes")
     return body
-
-
-async def _in_chunks(pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
-    """A body of unknown length (RFC 9112 section 7.1)."""
-    iterator = aiter(pieces)
-    async with _closing(iterator):
-        async for piece in iterator:
-            if piece:
-                yield b"%x\r\n%b\r\n" % (len(piece), piece)
-    yield _LAST_CHUNK
-
-
-def _closing(iterator: AsyncIterator[bytes]) -> AbstractAsyncContextManager[object]:
-    """Not to leave a generator to the garbage collector when the sending ends before it."""
-    return aclosing(iterator) if isinstance(iterator, AsyncGenerator) else nullcontext()
-
-
-async def _of_length(pieces: AsyncIterable[bytes], length: int) -> AsyncGenerator[bytes]:
-    left = length
-    iterator = aiter(pieces)
-    async with _closing(iterator):
-        async for piece in iterator:
-            left -= len(piece)
-            if left < 0:
-                break
-            yield piece
-    if left:
-        raise LocalProtocolError(f"Content-Length is {length}, and the body has {'more' if left < 0 else 'less'}")

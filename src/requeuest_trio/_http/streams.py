@@ -99,7 +99,7 @@ class TlsStream:
     would be the beginning of the next one.
     """
 
-    __slots__ = ("_has_ended", "_incoming", "_outgoing", "_plain", "_tls")
+    __slots__ = ("_has_ended", "_incoming", "_outgoing", "_plain", "_problem", "_tls")
 
     def __init__(self, plain: PlainStream, context: ssl.SSLContext, host: str) -> None:
         self._plain = plain
@@ -108,6 +108,7 @@ class TlsStream:
         # The dot of an absolute name is no part of it in TLS (RFC 6066 section 3).
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host.removesuffix("."))
         self._has_ended = False
+        self._problem: ssl.SSLError | None = None
 
     async def shake_hands(self) -> None:
         """Agree on keys, and check the certificate."""
@@ -127,6 +128,8 @@ class TlsStream:
         while not data and not self._has_ended:
             await self._exchange()
             data = self._decrypted()
+        if not data and self._problem is not None:
+            raise self._problem
         return data
 
     def has_news(self) -> bool:
@@ -139,7 +142,9 @@ class TlsStream:
 
     def _decrypted(self) -> bytes:
         """All that has come and can be read, so that nothing of it is left inside."""
-        pieces = []
+        pieces: list[bytes] = []
+        if self._has_ended:
+            return b""
         try:
             while piece := self._tls.read(_RECEIVED_AT_ONCE):
                 pieces.append(piece)
@@ -148,6 +153,9 @@ class TlsStream:
             pass
         except ssl.SSLEOFError:
             self._has_ended = True
+        except ssl.SSLError as error:
+            # What came before is as good as it was.
+            self._has_ended, self._problem = True, error
         return b"".join(pieces)
 
     async def _do(self, step: Callable[[], _T]) -> _T:
