@@ -1,15 +1,17 @@
-# Two commands for a fresh machine with Python 3.11+, make and a package index:
+# Three commands for a fresh machine with Python 3.11+, make and a package index:
 #   make run     the demo: an embedded PostgreSQL, a failing receiver, 200 requests delivered
 #   make test    the tests
+#   make bench   the benchmarks, and the peers that they compare with; BENCH="drain spawn" for some, BENCH=--list for which
 # and for those who change something: make check, make docs, make clean. All make .venv themselves, with uv if it is
 # there and pip if not, and install again when pyproject.toml has changed.
 
-.PHONY: run test check docs clean
+.PHONY: run test bench check docs clean
 .DEFAULT_GOAL := run
 
 BIN := .venv/bin
 RUN_INSTALLED := .venv/.installed-run
 DEV_INSTALLED := .venv/.installed-dev
+BENCH_INSTALLED := .venv/.installed-bench
 
 # The first interpreter that is new enough. Another one: make PYTHON=/path/to/python
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -30,11 +32,14 @@ ifneq ($(POSTGRES_15),)
 	@REQUEUEST_TEST_POSTGRES=$(POSTGRES_15) $(BIN)/pytest -n 3 --dist loadgroup $(ON_POSTGRES_15)
 endif
 
+bench: $(BENCH_INSTALLED)
+	@$(BIN)/python -m benchmarks $(BENCH)
+
 check: $(DEV_INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/flake8 src tests
+	$(BIN)/flake8 src tests benchmarks
 	$(BIN)/lint-imports
 
 docs: $(DEV_INSTALLED)
@@ -67,14 +72,14 @@ else
 endif
 	@touch $@
 
-# pip reads dependency groups since 25.1, and the one that comes with Python may be older.
-$(DEV_INSTALLED): pyproject.toml | $(BIN)/python
-	@echo "Installing the development dependencies into .venv"
+# Each dependency group has a stamp of its own. pip reads groups since 25.1, and the one that comes with Python may be older.
+$(DEV_INSTALLED) $(BENCH_INSTALLED): .venv/.installed-%: pyproject.toml | $(BIN)/python
+	@echo "Installing the dependency group $* into .venv"
 ifneq ($(UV),)
-	@"$(UV)" pip install --quiet --python $(BIN)/python --group dev --editable '.[embedded,cli]'
+	@"$(UV)" pip install --quiet --python $(BIN)/python --group $* --editable '.[embedded,cli]'
 else
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev --editable '.[embedded,cli]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group $* --editable '.[embedded,cli]'
 endif
 	@touch $@ $(RUN_INSTALLED)

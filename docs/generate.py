@@ -39,12 +39,20 @@ _NOT_FOR_USERS = {
     "TrioConnection.needs_reset",
     "TrioConnection.has_news",
     "TrioConnection.close_nowait",
+    "TrioTransport.exchange",
+    "TrioTransport.release",
+    "TrioTransport.handle_async_request",
 }
 _MEANINGS = {
     "ALL": "Every channel, also those that appear later: for `open_requeuest`, and for `Client.clear`.",
     "Action": "What a `Receiver` can do with a request.",
 }
-_CONSTRUCTED = (requeuest_trio.Request, requeuest_trio.RetryPolicy, requeuest_trio.Channel)
+_CONSTRUCTED = (
+    requeuest_trio.Request,
+    requeuest_trio.RetryPolicy,
+    requeuest_trio.Channel,
+    requeuest_trio.TrioTransport,
+)
 _END = "(the end)"
 _BLANK_LINE = "\n\n"
 _HEADING = re.compile(r"(Args|Returns|Raises|Yields|Attributes|Example|Guarantee|Cancellation)(:{1,2})(?: (.*))?$")

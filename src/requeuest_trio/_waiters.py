@@ -84,6 +84,8 @@ class Waiters:
 
     def wake(self, job_ids: Iterable[UUID]) -> None:
         """Let those who wait for these jobs look again."""
+        if not self._waiting:
+            return
         for job_id in job_ids:
             for event in self._waiting.get(job_id, ()):
                 event.set()

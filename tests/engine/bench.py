@@ -132,8 +132,9 @@ class Bench:
 
     async def record(self, connection: Conn, reports: Iterable[Report]) -> set[UUID]:
         """Write outcomes, and return the ids that counted."""
-        recorded, *_ = await self.store.record(connection, list(reports), now=0.0, excerpt=1_024)
-        return recorded
+        reports = list(reports)
+        stale, *_ = await self.store.record(connection, reports, now=0.0, excerpt=1_024)
+        return {report.job.id for report in reports} - stale
 
     async def rows(self, connection: Conn, query: str, *parameters: object) -> list[tuple[Any, ...]]:
         """Run a statement of the test's own."""

@@ -93,7 +93,9 @@ async def test_accepted_statuses(eye: Eye, receiver: Receiver) -> None:
 
 
 async def test_attempts_tell_everything(eye: Eye, receiver: Receiver) -> None:
-    receiver.script(Reply(503, body=b"no " * 1_000), Reset(), Stall(), Reply(200, body=b"yes", delay=0.05))
+    # A used connection that is reset would be taken for one that was closed for being idle, and the request sent anew.
+    busy = Reply(503, (("Connection", "close"),), body=b"no " * 1_000)
+    receiver.script(busy, Reset(), Stall(), Reply(200, body=b"yes", delay=0.05))
     async with open_requeuest(eye.dsn) as client:
         job_id = await client.spawn("c", Request.post(receiver.url, json={"a": 1}), retry=QUICK, timeout=0.2)
         await client.result(job_id)

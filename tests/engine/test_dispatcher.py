@@ -315,12 +315,30 @@ async def test_what_one_flush_stores_for_now_and_for_later_starts_on_time(eye: E
             await receiver.wait_for(5)
 
 
+async def test_what_becomes_due_between_a_claim_and_the_look_for_the_next_is_found(
+    eye: Eye, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = Store.due_channels
+
+    async def look_late(store: Store, connection: TrioConnection, **options: Any) -> dict[str, float]:
+        if "running" in await eye.states():
+            await eye.until_true("select due_at < clock_timestamp() from requeuest.job where id = %s", second)
+        return await look(store, connection, **options)
+
+    monkeypatch.setattr(Store, "due_channels", look_late)
+    receiver.decide = lambda _: Reply(delay=1)
+    async with nothing_left(eye), open_requeuest(eye.dsn, poll_interval=NEVER) as client:
+        await client.spawn("a", Request.get(receiver.url), delay=0.2)
+        second = await client.spawn("a", Request.get(receiver.url), delay=0.5)
+        await eye.until_states(succeeded=2, patience=5)  # to wait for a job would announce it anew
+
+
 async def test_every_retry_of_a_channel_starts_on_time(eye: Eye, receiver: Receiver) -> None:
     receiver.script(*[Reply(503)] * 12)
     # However the failures fall on the jobs, a few seconds will do, and a poll would come much later.
     retry = RetryPolicy(initial=0.2, multiplier=1.0, jitter=1.0)
     async with nothing_left(eye), open_requeuest(eye.dsn, poll_interval=NEVER) as client:
         ids = await client.spawn_many("a", [Request.get(receiver.url)] * 6, retry=retry)
-        async with _promptly(20):
+        async with _promptly(8):  # its own retries may add up to 4.8 s
             for job_id in ids:
                 await client.wait(job_id)

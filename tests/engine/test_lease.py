@@ -98,14 +98,16 @@ async def test_cut_off_it_stops_in_time_and_its_late_outcome_is_refused(eye: Eye
 async def test_after_a_standstill_nothing_more_is_sent(nursery: trio.Nursery, log: Log) -> None:
     """The first step that an attempt makes may be its last: no other task is asked before."""
     lease, sent = Lease(0.5), list[int]()
-    heartbeat = Heartbeat(cast("Database", None), cast("Store", None), lease)
+    heartbeat = Heartbeat(cast("Database", None), cast("Store", None), lease, lambda: None)
     lease.renewed(trio.current_time())
 
     async def attempt(number: int) -> None:
-        with lease.attempt():
+        with trio.CancelScope() as scope:
+            lease.begin(scope, trio.current_time() + 10)
             await trio.sleep(0.2)
             await trio.lowlevel.checkpoint_if_cancelled()  # as a socket does before it sends
             sent.append(number)
+        assert lease.ended(scope)
 
     for number in range(20):
         nursery.start_soon(attempt, number)
@@ -123,16 +125,29 @@ async def test_after_a_standstill_nothing_more_is_sent(nursery: trio.Nursery, lo
 async def test_what_is_renewed_goes_on(autojump_clock: trio.testing.MockClock) -> None:
     lease = Lease(1.0)
     lease.renewed(trio.current_time())
-    with lease.attempt() as scope:
+    with trio.CancelScope() as scope:
+        lease.begin(scope, trio.current_time() + 10)
         for _ in range(5):
             await trio.sleep(0.7)
             lease.renewed(trio.current_time())
         await trio.sleep(0.79)
         assert not scope.cancel_called
         await trio.sleep(1)
-    assert scope.cancelled_caught
+    assert lease.ended(scope)
     assert lease.lapse() == 1
     assert lease.lapse() is None
+
+
+async def test_an_attempt_ends_with_its_own_time_too(autojump_clock: trio.testing.MockClock) -> None:
+    lease = Lease(10.0)
+    lease.renewed(trio.current_time())
+    with trio.CancelScope() as scope:
+        lease.begin(scope, trio.current_time() + 1)
+        lease.renewed(trio.current_time())
+        await trio.sleep(2)
+    assert scope.cancelled_caught
+    assert not lease.ended(scope)
+    assert lease.lapse() == 0
 
 
 async def test_without_a_lease_nothing_is_sent(eye: Eye, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ class Books:
         self.batches.append(list(reports))
         if self.after:
             await self.after()
-        return Recorded({item.job.id for item in reports if item.job.claim not in known}, {}, set())
+        return Recorded({item.job.id for item in reports if item.job.claim in known}, {}, set())
 
     @property
     def written(self) -> list[Report]:

@@ -3,7 +3,6 @@ release refunds the attempt and a rescue does not; a live process is never robbe
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
 
@@ -52,7 +51,7 @@ async def test_a_stale_claim_records_nothing(bench: Bench, conn: Conn) -> None:
     [second] = await bench.claim(conn, worker)
     assert second.claim != first.claim
     assert await bench.record(conn, [gave_up(first)]) == set()
-    assert await bench.record(conn, [delivered(replace(second, claim=uuid4()))]) == set()
+    assert await bench.record(conn, [delivered(second._replace(claim=uuid4()))]) == set()
     assert await bench.states(conn) == ["running"]
     assert await bench.record(conn, [delivered(second)]) == {second.id}
     assert await value(conn, "SELECT count(*) FROM requeuest.attempt") == 1
@@ -79,7 +78,7 @@ async def test_an_outcome_twice_in_a_batch_counts_once(bench: Bench, conn: Conn)
 async def test_a_partly_stale_batch_records_the_rest(bench: Bench, conn: Conn) -> None:
     await bench.spawn(conn, *(new_job(key=key) for key in (None, "k", "l", None)))
     claimed = await bench.claim(conn, await bench.worker(conn))
-    stale = [delivered(replace(job, claim=uuid4())) for job in claimed[:2]]
+    stale = [delivered(job._replace(claim=uuid4())) for job in claimed[:2]]
     assert await bench.record(conn, stale + [delivered(job) for job in claimed[2:]]) == {j.id for j in claimed[2:]}
 
 

@@ -4,7 +4,6 @@ exactly its transitions; what no state allows, the table refuses, whoever writes
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -59,7 +58,7 @@ async def test_no_statement_makes_another(bench: Bench, conn: Conn) -> None:
 async def try_all(bench: Bench, conn: Conn, state: JobState, key: str | None) -> None:
     worker, job_id = await bench.worker(conn), new_id()
     claim = uuid4()
-    report = replace(delivered(await claimed_sample(bench, conn)).job, id=job_id, claim=claim, ordering_key=key)
+    report = (await claimed_sample(bench, conn))._replace(id=job_id, claim=claim, ordering_key=key)
 
     async def put() -> None:
         await conn.execute("DELETE FROM requeuest.job; DELETE FROM requeuest.attempt")
@@ -70,7 +69,7 @@ async def try_all(bench: Bench, conn: Conn, state: JobState, key: str | None) ->
     tries: dict[str, Callable[[], Awaitable[object]]] = {
         "spawn": lambda: store.spawn(conn, [new_job(key=key, id=job_id)]),
         "claim": lambda: bench.claim(conn, worker),
-        "deliver": lambda: bench.record(conn, [replace(delivered(report))]),
+        "deliver": lambda: bench.record(conn, [delivered(report)]),
         "give up": lambda: bench.record(conn, [gave_up(report)]),
         "retry": lambda: bench.record(conn, [to_be_retried(report)]),
         "release": lambda: store.release(conn, worker),

@@ -8,6 +8,7 @@ from ssl import SSLContext
 import trio
 
 from requeuest_trio import Config, Request
+from requeuest_trio._http.progress import Progress
 from requeuest_trio._http.sender import Sender
 from requeuest_trio._model.outcome import Delivery
 
@@ -109,8 +110,21 @@ async def send(
 ) -> Delivery:
     """Send a request as an attempt does. Fails if that takes longer than it may."""
     request = Request(method, url, **options)  # type: ignore[arg-type]
+    return await send_request(sender, request, timeout=timeout)
+
+
+async def send_request(
+    sender: Sender,
+    request: Request,
+    *,
+    timeout: float = PATIENT,  # noqa: ASYNC109 - it is what is tested
+) -> Delivery:
+    """The same for a request that is there already."""
+    progress = Progress(request.headers)
     with trio.fail_after(timeout + 0.5):
-        return await sender.send(request, request.headers, timeout=timeout)
+        with trio.move_on_after(timeout):
+            return await sender.send(request, progress)
+        return progress.timed_out(timeout)
 
 
 SMALL = Config(max_response_body=100_000, max_redirects=3)

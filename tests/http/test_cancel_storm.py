@@ -17,7 +17,7 @@ from requeuest_trio import Request, TrioTransport
 from requeuest_trio._http.pool import ConnectionStatistics
 from requeuest_trio._http.sender import Sender, open_sender
 from requeuest_trio.testing import Receiver, Reply
-from tests.http.hostile import PATIENT, SHORT, SMALL, raw_server
+from tests.http.hostile import PATIENT, SHORT, SMALL, raw_server, send_request
 from tests.http.recording import OK, Recorder, recorder
 from tests.postgres.harness import AtCheckpoint, open_fds
 
@@ -168,13 +168,13 @@ async def test_churn(receiver: Receiver) -> None:
         nonlocal done, cancelled
         while trio.current_time() < end:
             with trio.move_on_after(chance.random() * 0.2) as scope:
-                delivery = await sender.send(request, (), timeout=PATIENT)
+                delivery = await send_request(sender, request, timeout=PATIENT)
                 assert delivery.error is None
                 done += 1
             cancelled += scope.cancelled_caught
 
     async def one(sender: Sender) -> None:
-        delivery = await sender.send(request, (), timeout=PATIENT)
+        delivery = await send_request(sender, request, timeout=PATIENT)
         assert delivery.error is None
 
     async with open_sender(transport, SMALL) as sender:

@@ -14,7 +14,7 @@ import trio
 from requeuest_trio import Reached, Request
 from requeuest_trio._http.sender import Sender, open_sender
 from requeuest_trio.testing import Receiver, Reply, open_receiver
-from tests.http.hostile import PATIENT, SMALL, raw_server, read_head, send
+from tests.http.hostile import SMALL, raw_server, read_head, send, send_request
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"
 
@@ -122,5 +122,5 @@ async def test_cancelling_a_transport_with_a_nursery() -> None:
     async with open_sender(Nested(), SMALL) as sender:
         with trio.move_on_after(0.05) as scope:
             request = Request.get("http://h/")
-            await sender.send(request, (), timeout=PATIENT)
+            await send_request(sender, request)
     assert scope.cancelled_caught

@@ -23,7 +23,7 @@ from requeuest_trio import Reached, Request, TrioTransport
 from requeuest_trio._http.pool import ConnectionStatistics
 from requeuest_trio._http.sender import open_sender
 from requeuest_trio._model.outcome import Delivery
-from tests.http.hostile import SHORT, SMALL, Handler, RawServer, raw_server, read_head, says, until_left
+from tests.http.hostile import SHORT, SMALL, Handler, RawServer, raw_server, read_head, says, send_request, until_left
 from tests.postgres.harness import open_fds
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -162,7 +162,7 @@ async def test_attempt(name: str) -> None:
     async with raw_server(case.handle) as server, bounded(transport), open_sender(transport, SMALL) as sender:
         with trio.fail_after(case.timeout + 0.5):
             request = Request.post(server.url.replace("http", case.scheme), content=b"x")
-            delivery = await sender.send(request, (), timeout=case.timeout)
+            delivery = await send_request(sender, request, timeout=case.timeout)
     assert delivery.reached in case.reached, delivery
     assert_told(case, delivery)
 
@@ -210,7 +210,7 @@ async def test_never_accepts() -> None:
         url = f"http://127.0.0.1:{full.getsockname()[1]}/"
         async with bounded(transport), open_sender(transport, SMALL) as sender:
             with trio.fail_after(SHORT + 0.5):
-                delivery = await sender.send(Request.get(url), (), timeout=SHORT)
+                delivery = await send_request(sender, Request.get(url), timeout=SHORT)
         for filler in fillers:
             filler.close()
     assert (delivery.answer, delivery.reached) == (None, Reached.CONNECT)
@@ -223,7 +223,7 @@ async def reached_with(server: RawServer, context: ssl.SSLContext, host: str = "
     transport = TrioTransport(ssl_context=context)
     async with bounded(transport), open_sender(transport, SMALL) as sender:
         request = Request.get(f"https://{host}:{server.port}/")
-        return await sender.send(request, (), timeout=PATIENT)
+        return await send_request(sender, request, timeout=PATIENT)
 
 
 def server_context(certificate: trustme.LeafCert) -> ssl.SSLContext:
@@ -260,6 +260,6 @@ async def test_memory_of_many_at_once() -> None:
         request = Request.get(server.url)
         async with trio.open_nursery() as nursery:
             for _ in range(100):
-                nursery.start_soon(lambda: sender.send(request, (), timeout=PATIENT))
+                nursery.start_soon(lambda: send_request(sender, request, timeout=PATIENT))
         transport.close()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB

@@ -14,7 +14,7 @@ from requeuest_trio import Reached, Request, TrioTransport
 from requeuest_trio._http import resolving
 from requeuest_trio._http.sender import Sender, open_sender
 from requeuest_trio.testing import Receiver
-from tests.http.hostile import PATIENT, SHORT, SMALL, send
+from tests.http.hostile import PATIENT, SHORT, SMALL, send, send_request
 
 SHARE = resolving._MAX_LOOKUPS_PER_HOST
 
@@ -60,7 +60,7 @@ def at(receiver: Receiver, host: str) -> str:
 
 
 async def hang(sender: Sender, url: str, timeout: float = PATIENT) -> None:  # noqa: ASYNC109 - the total
-    delivery = await sender.send(Request.get(url), (), timeout=timeout)
+    delivery = await send_request(sender, Request.get(url), timeout=timeout)
     assert (delivery.answer, delivery.reached) == (None, Reached.RESOLVE)
 
 

@@ -12,7 +12,7 @@ from requeuest_trio._http.sender import Sender
 from requeuest_trio._model.ecosystem import URL
 from requeuest_trio._model.request import METHODS
 from requeuest_trio.testing import Receiver, Reply
-from tests.http.hostile import PATIENT, raw_server, says, send, until_left
+from tests.http.hostile import PATIENT, raw_server, says, send, send_request, until_left
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -28,7 +28,7 @@ async def seen(sender: Sender, request: Request) -> bytes:
 
     async with raw_server(handle) as server:
         request = Request(request.method, server.url + "/p", headers=request.headers, body=request.body)
-        delivery = await sender.send(request, request.headers, timeout=PATIENT)
+        delivery = await send_request(sender, request)
     assert delivery.answer is not None
     return bytes(received)
 
@@ -105,7 +105,7 @@ async def test_fuzzed_requests_arrive_byte_exact(sender: Sender, receiver: Recei
     collect()
     assert len(sent) > 50
     for request in sent:
-        delivery = await sender.send(request, request.headers, timeout=PATIENT)
+        delivery = await send_request(sender, request)
         assert delivery.error is None
         arrival = receiver.arrivals[-1]
         assert arrival.target == URL(request.url).raw_path.decode("ascii")

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import trio
 
 from requeuest_trio._config import Config
 from requeuest_trio._engine.lease import Lease
 from requeuest_trio._engine.recorder import Recorder
+from requeuest_trio._http.progress import Progress
 from requeuest_trio._http.sender import Sender
 from requeuest_trio._model.errors import InvalidRequest
 from requeuest_trio._model.events import Event, emit
 from requeuest_trio._model.headers import Headers, find
 from requeuest_trio._model.job import Reached
-from requeuest_trio._model.outcome import Outcome, damaged, judge
+from requeuest_trio._model.outcome import Delivery, Outcome, damaged, judge
 from requeuest_trio._model.request import Request
 from requeuest_trio._model.retry import RetryPolicy
 from requeuest_trio._model.states import JobState
@@ -30,6 +33,9 @@ _logger = logging.getLogger("requeuest_trio.attempt")
 # What reading a row raises that another program has changed. RecursionError: JSON that is nested too deep.
 _DAMAGE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
 
+_NOT_SENT = "not sent: this process had lost its lease"
+_CUT_SHORT = "cut short: this process could not renew its lease"
+
 
 @dataclass(frozen=True, slots=True)
 class Deliverer:
@@ -40,10 +46,15 @@ class Deliverer:
     lease: Lease
     config: Config
 
-    async def attempt(self, job: Claimed) -> None:
+    async def attempt(self, job: Claimed, scope: trio.CancelScope) -> None:
         """Deliver a claimed job once, and hand the outcome to the recorder.
 
-        Cancelled: nothing is reported, and the job is given back when the runner ends.
+        Args:
+            job: what to deliver.
+            scope: in which this runs. It gets a deadline here. If that is met, this ends with `Cancelled` once the
+                outcome is handed over, and the scope serves for no other attempt.
+
+        Cancelled from outside: nothing is reported, and the job is given back when the runner ends.
         """
         started = trio.current_time()
         try:
@@ -54,35 +65,57 @@ class Deliverer:
             outcome = damaged(str(error) or type(error).__name__)
             self._report(job, outcome, started, logged=f"the stored job is damaged: {what}")
         else:
-            self._report(job, await self._deliver(job, request, policy), started)
-        await self.recorder.wait_for_room()
+            if self.lease.is_valid_at(started):
+                await self._deliver(job, request, policy, scope, started)
+            else:
+                self.give_up(job)
+        if not self.recorder.has_room:
+            scope.deadline = math.inf
+            await self.recorder.wait_for_room()
 
-    async def _deliver(self, job: Claimed, request: Request, policy: RetryPolicy) -> Outcome:
-        if not self.lease.is_valid:
-            return _interrupted(Reached.RESOLVE, "not sent: this process had lost its lease")
+    async def _deliver(
+        self, job: Claimed, request: Request, policy: RetryPolicy, scope: trio.CancelScope, started: float
+    ) -> None:
         timeout = self.config.attempt_timeout if request.timeout is None else request.timeout
-        with self.lease.attempt():
-            delivery = await self.sender.send(request, _outgoing_headers(job, request), timeout=timeout)
-            now = datetime.now(UTC)
-            return judge(delivery, request, policy, attempt=job.attempt, now=now, random=random.random)
-        # Reached only if the lease lapsed.
-        return _interrupted(Reached.SENT, "cut short: this process could not renew its lease")
+        progress = Progress(request.headers)
+        self.lease.begin(scope, started + timeout)
+        try:
+            delivery = await self.sender.send(request, progress, _added_headers(job, request))
+        except BaseException:
+            if self.lease.ended(scope):
+                self._report(job, _interrupted(Reached.SENT, _CUT_SHORT), started)
+            elif scope.cancel_called:
+                self._report(job, _judged(progress.timed_out(timeout), job, request, policy), started)
+            raise
+        self.lease.ended(scope)
+        self._report(job, _judged(delivery, job, request, policy), started)
+
+    def give_up(self, job: Claimed) -> None:
+        """Report that a claimed job was not sent, because its lease was lost while it waited for its turn."""
+        outcome = _interrupted(Reached.RESOLVE, _NOT_SENT)
+        self._report(job, outcome, trio.current_time())
 
     def _report(self, job: Claimed, outcome: Outcome, started: float, *, logged: str | None = None) -> None:
         duration = trio.current_time() - started
         error = logged or outcome.error
         self.recorder.submit(Report(job, outcome, started, duration), error)
-        emit(
-            _logger,
-            Event.ATTEMPT,
-            job=job.id,
-            number=job.attempt,
-            state=outcome.state,
-            status=outcome.answer and outcome.answer.status,
-            reached=outcome.reached,
-            duration=round(duration, 4),
-            error=error,
-        )
+        if _logger.isEnabledFor(Event.ATTEMPT.value.level):
+            emit(
+                _logger,
+                Event.ATTEMPT,
+                job=job.id,
+                number=job.attempt,
+                state=outcome.state,
+                status=outcome.answer and outcome.answer.status,
+                reached=outcome.reached,
+                duration=round(duration, 4),
+                error=error,
+            )
+
+
+def _judged(delivery: Delivery, job: Claimed, request: Request, policy: RetryPolicy) -> Outcome:
+    now = datetime.now(UTC)
+    return judge(delivery, request, policy, attempt=job.attempt, now=now, random=random.random)
 
 
 def _interrupted(reached: Reached, error: str) -> Outcome:
@@ -90,8 +123,11 @@ def _interrupted(reached: Reached, error: str) -> Outcome:
     return Outcome(JobState.AVAILABLE, reached, retry_in=0.0, error=error)
 
 
-def _outgoing_headers(job: Claimed, request: Request) -> Headers:
-    """The request's headers and, unless it has one of its own, a key that is the same in every attempt of the job."""
-    if find(request.headers, "idempotency-key") is not None:
-        return request.headers
-    return (*request.headers, ("Idempotency-Key", str(job.id)))
+def _added_headers(job: Claimed, request: Request) -> Headers:
+    """Unless the request has one of its own, a key that is the same in every attempt of the job."""
+    return () if _has_key(request.headers) else (("Idempotency-Key", str(job.id)),)
+
+
+@lru_cache(maxsize=256)
+def _has_key(headers: Headers) -> bool:
+    return find(headers, "idempotency-key") is not None

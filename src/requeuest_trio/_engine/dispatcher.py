@@ -35,6 +35,7 @@ __all__ = ["Dispatcher"]
 _logger = logging.getLogger("requeuest_trio.dispatcher")
 _CHANNELS_PER_CLAIM = 100
 _LOST_LEASE_PAUSE = 0.2
+_SOON_SECONDS = 0.05
 
 
 class Dispatcher:
@@ -200,12 +201,12 @@ class Dispatcher:
         for channel in places:
             # Off the list before asking: a hint that comes meanwhile puts it back.
             del self._hot[channel]
-        worker = self._lease.worker
+        worker, term = self._lease.worker, self._lease.term
         # Until the jobs are in hand: if only the answer is lost, they are claimed, and nobody knows it.
         self._claim_was_lost = True
         claim = partial(self._store.claim, worker=worker, claim=uuid4(), places=places)
         jobs, was_cut = await self._database.run(claim)
-        if not self._lease.is_valid or self._lease.worker != worker:
+        if not self._lease.is_valid or self._lease.term != term:
             # Too late to be trusted. Nothing was sent, so they go back uncounted.
             self._look_around = True
             return
@@ -230,8 +231,9 @@ class Dispatcher:
         if channels:
             self._timed -= channels
             waits = await self._ask_when_due(channels)
-            # What is due already is in another process's hands: to try it again and again would help nobody.
-            self.wake({channel: wait for channel, wait in waits.items() if wait > 0})
+            # What is due already either has become so since the claim, or another transaction holds it: a moment later
+            # the first is to be had, and for the second nothing is lost by trying.
+            self.wake({channel: max(wait, _SOON_SECONDS) for channel, wait in waits.items()})
 
     async def give_back_lost_claims(self) -> None:
         """Give back what this process holds without knowing it, because the answer to a claim was lost.
@@ -259,6 +261,15 @@ class Dispatcher:
         return 0
 
     # --- workers ------------------------------------------------------------------------------------------------------
+
+    def take_back(self) -> list[Claimed]:
+        """Take from the workers what they have not begun, and return it."""
+        return [job for worker in self._workers.values() for job in worker.take_back()]
+
+    def give_up_waiting(self) -> None:
+        """Send nothing of what was claimed and not begun: it may be somebody else's by now."""
+        for job in self.take_back():
+            self._deliverer.give_up(job)
 
     def _hand_over(self, channel: str, jobs: list[Claimed], nursery: trio.Nursery) -> None:
         worker = self._workers.get(channel)

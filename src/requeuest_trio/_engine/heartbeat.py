@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 
 import trio
@@ -21,10 +22,11 @@ _BEATS_PER_LEASE = 6
 class Heartbeat:
     """Renews the lease, and tells if it could not be renewed in time."""
 
-    def __init__(self, database: Database, store: Store, lease: Lease) -> None:
+    def __init__(self, database: Database, store: Store, lease: Lease, on_lost: Callable[[], None]) -> None:
         self._database = database
         self._store = store
         self._lease = lease
+        self._on_lost = on_lost
         self.interval = lease.length / _BEATS_PER_LEASE
 
     async def register(self) -> None:
@@ -59,7 +61,9 @@ class Heartbeat:
         self._lease.renewed(asked_at)
 
     def _lost(self) -> None:
-        if (cut_short := self._lease.lapse()) is not None:
+        cut_short = self._lease.lapse()
+        self._on_lost()
+        if cut_short is not None:
             emit(_logger, Event.LEASE_LOST, cut_short=cut_short)
 
     async def watch(self) -> None:

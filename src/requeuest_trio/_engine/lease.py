@@ -6,8 +6,7 @@ clock, from before a renewal was asked for, and stops earlier: so it never sends
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
 from uuid import UUID, uuid4
 
 import trio
@@ -23,10 +22,12 @@ class Lease:
     def __init__(self, length: float) -> None:
         self.length = length
         self.worker: UUID = uuid4()
-        self._trusted_until = -float("inf")
-        self._attempts: set[trio.CancelScope] = set()
+        self._trusted_until = -math.inf
+        self._attempts: dict[trio.CancelScope, float] = {}
         self._cut_short = 0
         self._loss_is_known = True
+        self.term = 0
+        """Counts the losses: what was claimed in an earlier term may be somebody else's by now."""
 
     def __repr__(self) -> str:
         return f"<Lease of {self.worker}: {self.left:.1f} s left, {len(self._attempts)} attempts>"
@@ -41,16 +42,21 @@ class Lease:
         """Whether claims may be trusted now."""
         return self.left > 0
 
+    def is_valid_at(self, now: float) -> bool:
+        """The same, for whoever has just looked at the clock."""
+        return self._trusted_until > now
+
     def renewed(self, asked_at: float) -> None:
         """Trust for another term, counted from when the renewal was asked for."""
         self._trusted_until = max(self._trusted_until, asked_at + self.length * _TRUSTED_PART)
-        for scope in self._attempts:
-            scope.deadline = self._trusted_until
+        for scope, ends_at in self._attempts.items():
+            scope.deadline = min(ends_at, self._trusted_until)
         self._loss_is_known = False
 
     def lapse(self) -> int | None:
         """Cut short what is being sent. Returns how many attempts that were, or None if this loss is known already."""
-        self._trusted_until = -float("inf")
+        self._trusted_until = -math.inf
+        self.term += 1
         if self._loss_is_known:
             return None
         cut_short = self._cut_short + len(self._attempts)
@@ -65,18 +71,23 @@ class Lease:
         """Become another process in the eyes of the others, after they have struck this one off."""
         self.worker = uuid4()
 
-    @contextmanager
-    def attempt(self) -> Iterator[trio.CancelScope]:
-        """A scope for one attempt that is cancelled when the lease lapses.
+    def begin(self, scope: trio.CancelScope, ends_at: float) -> None:
+        """An attempt begins in a scope: it ends at a time of its own, or when the lease lapses.
 
-        By its deadline, because Trio looks at deadlines before it runs any task: also after the process stood still.
+        By the scope's deadline, because Trio looks at deadlines before it runs any task: also after the process stood
+        still.
         """
-        with trio.CancelScope(deadline=self._trusted_until) as scope:
-            self._attempts.add(scope)
-            try:
-                yield scope
-            finally:
-                if scope in self._attempts:
-                    self._attempts.remove(scope)
-                    # `lapse` counts it when it comes to that.
-                    self._cut_short += scope.cancel_called
+        self._attempts[scope] = ends_at
+        scope.deadline = min(ends_at, self._trusted_until)
+
+    def ended(self, scope: trio.CancelScope) -> bool:
+        """The attempt has ended. Returns whether the lease has cut it short, and not its own time."""
+        ends_at = self._attempts.pop(scope, None)
+        if ends_at is None:
+            # `lapse` has counted it.
+            return True
+        if not scope.cancel_called or trio.current_time() >= ends_at:
+            return False
+        # `lapse` will count it, when it comes to that.
+        self._cut_short += 1
+        return True

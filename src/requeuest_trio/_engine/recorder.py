@@ -14,7 +14,7 @@ import logging
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
 
@@ -40,6 +40,8 @@ _MAX_BYTES = 8 * 1_048_576
 _MAX_BACKLOG_BYTES = 8 * _MAX_BYTES
 _REFUSED_RETRY_SECONDS = 60.0
 _MAX_TIMEOUTS = 3
+_BUSY_ROWS = 8
+_BUSY_PAUSE = 0.01
 _BUSY_KEYS_SECONDS = 0.5
 
 # What PostgreSQL says of an outcome that is too large for it, but may also say for another reason.
@@ -106,9 +108,14 @@ class Recorder:
         self._bytes += entry.size
         self._wanted.set()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether there is not yet too much that is unconfirmed."""
+        return len(self._backlog) <= self._limit and self._bytes <= _MAX_BACKLOG_BYTES
+
     async def wait_for_room(self) -> None:
-        """Back-pressure: hold the caller, and with it a place of its channel, while too much is unconfirmed."""
-        while len(self._backlog) > self._limit or self._bytes > _MAX_BACKLOG_BYTES:
+        """Back-pressure: hold the caller, and with it a place of its channel, while there is none."""
+        while not self.has_room:
             await self._has_room.wait()
 
     async def run(self) -> None:
@@ -142,11 +149,15 @@ class Recorder:
         if self._busy_keys_at <= trio.current_time():
             await self._unblock_busy_keys()
         while batch := self._next_batch():
+            began, is_busy = trio.current_time(), len(batch) >= _BUSY_ROWS
             if any(entry.failures for entry in self._backlog):
                 # Not to wait for every lock anew.
                 batch = await self._set_locked_aside(batch)
             if batch:
                 await self._write(batch)
+            if is_busy:
+                # A lone outcome is written at once; where many come, they are given a moment to gather.
+                await trio.sleep_until(began + _BUSY_PAUSE)
         self._wanted = trio.Event()
         return self._problem
 
@@ -224,7 +235,7 @@ class Recorder:
             self._set_aside(entry, error)
 
     async def _write_together(self, batch: Sequence[_Entry], reports: Sequence[Report]) -> None:
-        recorded, unblocked, busy = await self._database.run(
+        ids, unblocked, busy = await self._database.run(
             partial(self._store.record, reports=reports, now=trio.current_time(), excerpt=self._excerpt)
         )
         # Confirmed only now, and without a checkpoint since: whatever cuts a write short leaves its batch where it was.
@@ -236,11 +247,11 @@ class Recorder:
         if busy:
             self._busy_keys |= busy
             self._busy_keys_at = min(self._busy_keys_at, trio.current_time() + _BUSY_KEYS_SECONDS)
-        stale = [report for report in reports if report.job.id not in recorded]
+        stale = [report for report in reports if report.job.id in ids] if ids else []
         if stale:
             emit(_logger, Event.OUTCOMES_STALE, jobs=len(stale))
         for entry in batch:
-            if entry.report.job.id in recorded and entry.report.outcome.state is JobState.DEAD:
+            if entry.report.outcome.state is JobState.DEAD and entry.report.job.id not in ids:
                 _tell_of_death(entry)
         # It may have been recorded before, by a write whose answer was lost, and with it the names of these channels.
         self._on_recorded(reports, unblocked | {report.job.channel: 0.0 for report in stale})
@@ -315,4 +326,4 @@ def _without_answer(report: Report, error: psycopg.Error) -> Report:
         answer=answer and Answer(answer.status, (), b"", truncated=True),
         error=f"the outcome could not be recorded as it was: {type(error).__name__}",
     )
-    return replace(report, outcome=plain)
+    return report._replace(outcome=plain)

@@ -18,9 +18,8 @@ from requeuest_trio._engine.recorder import Recorder
 from requeuest_trio._http.sender import Sender
 from requeuest_trio._model.channel import All
 from requeuest_trio._model.events import Event, emit
-from requeuest_trio._model.states import FINISHED
 from requeuest_trio._store.database import DATABASE_ERRORS, Database
-from requeuest_trio._store.rows import Report
+from requeuest_trio._store.rows import Claimed, Report
 from requeuest_trio._store.store import Store
 from requeuest_trio._waiters import Waiters
 
@@ -57,7 +56,6 @@ class Runner:
         self._waiters = waiters
         self._lease = Lease(lease)
         self.recorder = Recorder(records, store, config, self._on_recorded)
-        self._heartbeat = Heartbeat(claims, store, self._lease)
         self.dispatcher = Dispatcher(
             claims,
             store,
@@ -68,6 +66,7 @@ class Runner:
             max_running=config.max_running,
             poll_interval=poll_interval,
         )
+        self._heartbeat = Heartbeat(claims, store, self._lease, self.dispatcher.give_up_waiting)
         self._maintenance = Maintenance(claims, store, config, self._lease, self.dispatcher)
 
     async def start(self, nursery: trio.Nursery) -> None:
@@ -81,11 +80,21 @@ class Runner:
         emit(_logger, Event.OPENED, channels=self.dispatcher.channels, worker=self._lease.worker)
 
     async def drain(self, grace: float) -> None:
-        """Claim nothing more, and let running attempts end for up to `grace` seconds."""
+        """Claim nothing more, give back what was not begun, and let running attempts end for up to `grace` seconds."""
         emit(_logger, Event.DRAINING, running=self.dispatcher.running, grace=grace)
         self.dispatcher.stop()
         with trio.move_on_after(grace):
+            await self._give_back(self.dispatcher.take_back())
             await self.dispatcher.wait_until_idle()
+
+    async def _give_back(self, jobs: list[Claimed]) -> None:
+        """At once, so that others need not wait for this process's slowest attempt. `finish` gives back the rest."""
+        if jobs:
+            ids = [job.id for job in jobs]
+            try:
+                await self._records.run(partial(self._store.release, worker=self._lease.worker, job_ids=ids))
+            except DATABASE_ERRORS as error:
+                emit(_logger, Event.CLOSE_INCOMPLETE, error=error)
 
     async def finish(self) -> None:
         """After the tasks have ended: write what is unconfirmed, give back what is unfinished, and sign off.
@@ -124,7 +133,7 @@ class Runner:
 
     def _on_recorded(self, reports: Sequence[Report], unblocked: dict[str, float]) -> None:
         """Short cuts for this process: others hear of it by notification, or poll."""
-        self._waiters.wake(report.job.id for report in reports if report.outcome.state in FINISHED)
+        self._waiters.wake(report.job.id for report in reports if report.outcome.retry_in is None)
         self.dispatcher.wake(unblocked)
         for report in reports:
             if report.outcome.retry_in is not None:

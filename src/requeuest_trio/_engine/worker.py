@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 from uuid import UUID
 
 import trio
@@ -14,9 +15,17 @@ from requeuest_trio._store.rows import Claimed
 
 __all__ = ["Worker"]
 
+_AHEAD_SECONDS: Final = 0.05
+_AHEAD_MOST: Final = 4
+
 
 class Worker:
-    """Delivers what it is handed, up to `limit` jobs at once. Its task lives while it has work."""
+    """Delivers what it is handed, up to `limit` jobs at once. Its task lives while it has work.
+
+    Under load it is handed more than that: as many jobs as it will take up within a twentieth of a second, by the
+    measure of the last ones. So no place waits for a claim, and claims are large; and with slow receivers, or little
+    to do, nothing is kept from other processes.
+    """
 
     def __init__(self, channel: str, limit: int, deliverer: Deliverer, on_place: Callable[[], None]) -> None:
         self.channel = channel
@@ -24,9 +33,12 @@ class Worker:
         self._deliverer = deliverer
         self._on_place = on_place
         self._buffer: deque[Claimed] = deque()
-        # By claim and id: an attempt that is being cut short and its successor are of the same job.
-        self._running: set[tuple[UUID, UUID]] = set()
-        self._changed = trio.Event()
+        # By identity: an attempt that is being cut short and its successor are of the same job.
+        self._running: dict[int, Claimed] = {}
+        self._nursery: trio.Nursery
+        self._ahead = 0
+        self._ended = 0
+        self._counted_since = trio.current_time()
 
     def __repr__(self) -> str:
         running, waiting = len(self._running), len(self._buffer)
@@ -39,37 +51,72 @@ class Worker:
 
     @property
     def places(self) -> int:
-        """How many more jobs may be claimed for it."""
-        return self._limit - self.in_hand
+        """How many more jobs may be claimed for it; none, while what waits here will last for another claim."""
+        if len(self._buffer) > self._ahead // 2:
+            return 0
+        return self._limit + self._ahead - self.in_hand
 
     @property
     def claims(self) -> set[UUID]:
         """The claims of the jobs in hand."""
-        return {claim for claim, _ in self._running} | {job.claim for job in self._buffer}
+        return {job.claim for job in (*self._running.values(), *self._buffer)}
 
     def hand_over(self, jobs: list[Claimed]) -> None:
         """Give it jobs to deliver."""
+        self._look_ahead()
         self._buffer.extend(jobs)
-        self._changed.set()
+        if self._running:
+            # Otherwise its nursery is closing, and `run` will be called again.
+            self._fill_places()
+
+    def take_back(self) -> list[Claimed]:
+        """Return what has not been begun."""
+        jobs = list(self._buffer)
+        self._buffer.clear()
+        return jobs
 
     async def run(self) -> None:
         """Deliver until nothing is in hand any more."""
         try:
-            async with trio.open_nursery(strict_exception_groups=True) as nursery:
-                while self.in_hand:
-                    self._changed = trio.Event()
-                    while self._buffer:
-                        job = self._buffer.popleft()
-                        self._running.add((job.claim, job.id))
-                        nursery.start_soon(self._attempt, job)
-                    await self._changed.wait()
+            async with trio.open_nursery(strict_exception_groups=True) as self._nursery:
+                self._fill_places()
         except BaseExceptionGroup as group:
             raise_bare(group)
 
-    async def _attempt(self, job: Claimed) -> None:
-        try:
-            await self._deliverer.attempt(job)
-        finally:
-            self._running.remove((job.claim, job.id))
-            self._changed.set()
-            self._on_place()
+    def _look_ahead(self) -> None:
+        now = trio.current_time()
+        seconds = now - self._counted_since
+        if seconds >= _AHEAD_SECONDS:
+            expected = round(self._ended * _AHEAD_SECONDS / seconds)
+            self._ahead = min(expected, _AHEAD_MOST * self._limit)
+            self._ended, self._counted_since = 0, now
+
+    def _fill_places(self) -> None:
+        while self._buffer and len(self._running) < self._limit:
+            self._nursery.start_soon(self._occupy_place, self._begin())
+
+    async def _occupy_place(self, job: Claimed | None) -> None:
+        """Deliver a job, and then whatever waits.
+
+        A task and a scope for each would cost more than everything else that is done for it.
+        """
+        while job is not None:
+            with trio.CancelScope() as scope:  # noqa: ASYNC912 - every attempt waits for something
+                while job is not None and not scope.cancel_called:
+                    begun, job = job, None
+                    try:
+                        await self._deliverer.attempt(begun, scope)
+                    finally:
+                        del self._running[id(begun)]
+                        self._ended += 1
+                        if self.places:
+                            self._on_place()
+                    job = self._begin() if self._buffer else None
+            if job is None and self._buffer:
+                # The last attempt's time was over, and with it the scope's.
+                job = self._begin()
+
+    def _begin(self) -> Claimed:
+        job = self._buffer.popleft()
+        self._running[id(job)] = job
+        return job

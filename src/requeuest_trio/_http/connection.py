@@ -11,6 +11,7 @@ import trio
 from requeuest_trio._http.answer import AnswerParser
 from requeuest_trio._http.message import Message, Origin
 from requeuest_trio._http.streams import Stream
+from requeuest_trio._http.timeouts import NO_TIMEOUTS
 from requeuest_trio._model.ecosystem import ReadError, ReadTimeout, RemoteProtocolError, WriteError, WriteTimeout
 
 __all__ = ["Connection", "Disconnected"]
@@ -30,7 +31,7 @@ class Connection:
 
     __slots__ = (
         "_is_last", "_stream", "answer", "expires_at", "has_served", "is_closed", "origin",
-        "read_timeout", "write_timeout",
+        "timeouts",
     )  # fmt: skip
 
     def __init__(self, origin: Origin, stream: Stream) -> None:
@@ -41,10 +42,8 @@ class Connection:
         """Whether an answer was read over it already."""
         self._is_last = False
         self.is_closed = False
-        self.read_timeout = math.inf
-        """Seconds for each piece of the answer."""
-        self.write_timeout = math.inf
-        """Seconds for each piece of the request."""
+        self.timeouts = NO_TIMEOUTS
+        """Those of the request under way."""
         self.expires_at = 0.0
         """While it is idle: when not to use it any more, by Trio's clock."""
 
@@ -105,22 +104,22 @@ class Connection:
 
     async def _write(self, data: bytes) -> None:
         try:
-            if self.write_timeout == math.inf:
+            if self.timeouts.write == math.inf:
                 await self._stream.send(data)
                 return
-            with trio.move_on_after(self.write_timeout):
+            with trio.move_on_after(self.timeouts.write):
                 await self._stream.send(data)
                 return
         except _BROKEN as error:
             raise WriteError(_text(error)) from error
-        raise WriteTimeout(f"could not send for {self.write_timeout:g} s")
+        raise WriteTimeout(f"could not send for {self.timeouts.write:g} s")
 
     async def _read(self) -> bytes:
-        if self.read_timeout == math.inf:
+        if self.timeouts.read == math.inf:
             return await self._stream.receive()
-        with trio.move_on_after(self.read_timeout):
+        with trio.move_on_after(self.timeouts.read):
             return await self._stream.receive()
-        raise ReadTimeout(f"nothing came for {self.read_timeout:g} s")
+        raise ReadTimeout(f"nothing came for {self.timeouts.read:g} s")
 
     async def receive_head(self) -> None:
         """Read until status and fields are there. Raises `Disconnected`, `ReadError` or `RemoteProtocolError`."""

@@ -13,6 +13,7 @@ from requeuest_trio._model.headers import Headers
 
 __all__ = ["Decoder", "decoder_for"]
 
+_NAME_LENGTH = len("content-encoding")
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 _GZIP_MAGIC = b"\x1f\x8b"
 _RAW_DEFLATE = -zlib.MAX_WBITS
@@ -30,12 +31,10 @@ class Decoder(Protocol):
 
 def decoder_for(headers: Headers) -> Decoder | None:
     """What undoes the body's `Content-Encoding`. None if it has none, or one that only the caller can undo."""
-    codings = [
-        coding.strip().lower()
-        for name, value in headers
-        if name.lower() == "content-encoding"
-        for coding in value.split(",")
-    ]
+    values = [value for name, value in headers if len(name) == _NAME_LENGTH and name.lower() == "content-encoding"]
+    if not values:
+        return None
+    codings = [coding.strip().lower() for value in values for coding in value.split(",")]
     codings = [coding for coding in codings if coding not in {"", "identity"}]
     return _Inflater() if len(codings) == 1 and codings[0] in {"gzip", "x-gzip", "deflate"} else None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final, Protocol
 
 import httpx2
@@ -37,7 +37,7 @@ class Incoming(Protocol):
         """Give `keep` the pieces of the body until it returns False or raises. Returns whether the body has ended."""
         ...
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Leave the rest."""
         ...
 
@@ -81,22 +81,28 @@ class _Own:
                 return False
         return True
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         self._transport.release(self._connection)
 
 
 async def _by_own_transport(transport: TrioTransport, hop: Hop, progress: Progress) -> Incoming:
     # Past httpx2's objects, which take longer to make than all that is done with them here.
     target = target_of(hop.url)
-    fields = _fields(hop.headers)
+    fields = _fields(hop.headers) if not hop.added else _fields(hop.headers) + _lines(hop.added)
     if hop.body or hop.method in _METHODS_WITH_BODY:
         fields += b"Content-Length: %d\r\n" % len(hop.body)
     message = Message(target.origin, hop.method, head_of(hop.method, target.path, target.host, fields), hop.body)
     return _Own(transport, await transport.exchange(message, progress.step))
 
 
+@lru_cache(maxsize=256)
 def _fields(headers: Headers) -> bytes:
-    return "".join([f"{name}: {value}\r\n" for name, value in _with_defaults(headers)]).encode("latin-1")
+    """Jobs of one application have the same headers again and again."""
+    return _lines(_with_defaults(headers))
+
+
+def _lines(headers: Headers) -> bytes:
+    return "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("latin-1")
 
 
 def _with_defaults(headers: Headers) -> Headers:
@@ -117,13 +123,13 @@ class _Foreign:
     async def read(self, keep: Callable[[bytes], bool]) -> bool:
         return await read_body(self._response, keep)
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         await self._response.aclose()
 
 
 async def _by_transport(transport: httpx2.AsyncBaseTransport, hop: Hop, progress: Progress) -> Incoming:
     # Not through an httpx2.AsyncClient: that would log each URL, secrets included, at INFO.
-    headers = _raw(_with_defaults(hop.headers))
+    headers = _raw(_with_defaults(hop.headers + hop.added))
     extensions = {"trace": progress.trace}
     return _Foreign(
         await transport.handle_async_request(
@@ -136,7 +142,7 @@ async def _by_client(client: Any, hop: Hop, progress: Progress) -> Incoming:
     request = client.build_request(
         hop.method,
         hop.url,
-        headers=_raw(hop.headers),
+        headers=_raw(hop.headers + hop.added),
         content=hop.body,
         timeout=None,
         extensions={"trace": progress.trace},

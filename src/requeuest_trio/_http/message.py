@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from requeuest_trio._http.bodies import LAST_CHUNK, Chunked, Pieces, Sized, chunk
 from requeuest_trio._model.ecosystem import URL, AsyncByteStream, LocalProtocolError, SentRequest, UnsupportedProtocol
+from requeuest_trio._model.urls import normal_form
 
 __all__ = ["Message", "Origin", "Target", "head_of", "message_of", "target_of"]
 
@@ -59,7 +60,13 @@ def head_of(method: str, path: bytes, host: bytes, fields: bytes) -> bytes:
 @lru_cache(maxsize=1_024)
 def target_of(url: str) -> Target:
     """Take a URL apart that has been checked."""
-    return _target(URL(url))
+    parts = normal_form(url)
+    if parts is None:
+        return _target(URL(url))
+    scheme, authority, host, port, target = parts.groups()
+    return Target(
+        Origin(scheme, host, int(port) if port else _PORTS[scheme]), authority.encode("ascii"), target.encode("ascii")
+    )
 
 
 def _target(url: URL) -> Target:

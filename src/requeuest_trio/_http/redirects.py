@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from requeuest_trio._model.ecosystem import URL, InvalidURL
 from requeuest_trio._model.headers import Headers, find, is_secret
@@ -13,14 +13,15 @@ __all__ = ["Hop", "next_hop"]
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
-@dataclass(frozen=True, slots=True)
-class Hop:
+class Hop(NamedTuple):
     """One message to send."""
 
     method: str
     url: str
     headers: Headers
     body: bytes
+    added: Headers = ()
+    """Fields that come after those of the request, and are different in each."""
     is_foreign: bool = False
     """Whether a redirect has led to another origin than that of the request."""
 
@@ -48,8 +49,8 @@ def next_hop(hop: Hop, status: int, answer: Headers) -> Hop | None:
         headers = tuple(pair for pair in headers if not is_secret(*pair))
     if (status == 303 and hop.method != "HEAD") or (status in {301, 302} and hop.method == "POST"):
         headers = tuple(pair for pair in headers if not pair[0].lower().startswith("content-"))
-        return Hop("GET", str(there), headers, b"", is_foreign)
-    return Hop(hop.method, str(there), headers, hop.body, is_foreign)
+        return Hop("GET", str(there), headers, b"", hop.added, is_foreign)
+    return Hop(hop.method, str(there), headers, hop.body, hop.added, is_foreign)
 
 
 def _origin(url: URL) -> tuple[str, str, int]:

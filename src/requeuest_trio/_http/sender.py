@@ -1,7 +1,7 @@
 """Sending one request, under limits that are this library's own, whatever it is sent with.
 
-No client's timeouts bound a whole request, so one deadline here does: for name lookup, connecting, TLS, an endless
-series of 1xx answers and a body that drips. Whatever goes wrong becomes a `Delivery`; only cancellation comes out.
+No client's timeouts bound a whole request, so one deadline of the caller's does, by cancellation: for name lookup,
+connecting, TLS, an endless series of 1xx answers and a body that drips. Whatever else goes wrong becomes a `Delivery`.
 """
 
 from __future__ import annotations
@@ -55,27 +55,24 @@ class Sender:
         self.run = run
         """Closes what has been idle for too long, until cancelled."""
 
-    async def send(self, request: Request, headers: Headers, *, timeout: float) -> Delivery:  # noqa: ASYNC109 - the total
-        """Send a request with these headers, and read the answer.
+    async def send(self, request: Request, progress: Progress, added: Headers = ()) -> Delivery:
+        """Send a request, with some headers added to its own, and read the answer.
 
-        Ends after `timeout` seconds at the latest. Cancelled: the connection is closed, and how far it came is lost.
+        It takes as long as it takes: the caller has the deadline, and `Progress.timed_out` afterwards.
+
+        Cancelled: the connection is closed, and `progress` tells how far it came. Raises nothing else.
         """
-        progress = Progress(headers)
         try:
-            with trio.move_on_after(timeout) as deadline:
-                return await self._exchange(request, headers, progress)
+            return await self._exchange(request, added, progress)
         except Exception as error:
-            # Transports raise what they like; none of it may end the runner. Caught out here, because a transport
-            # with a nursery of its own may answer the deadline with a group, which loses its `Cancelled` only now.
-            if not deadline.cancelled_caught:
-                return progress.failed(error)
+            # Transports raise what they like; none of it may end the runner.
+            return progress.failed(error)
         except BaseExceptionGroup as group:
-            # A cancellation from outside, in the company of such errors: it alone goes on.
+            # A cancellation in the company of such errors, from a transport with a nursery: it alone goes on.
             raise (group.split(Exception)[1] or group) from None
-        return progress.timed_out(timeout)
 
-    async def _exchange(self, request: Request, headers: Headers, progress: Progress) -> Delivery:
-        hop = Hop(request.method, request.url, headers, request.body)
+    async def _exchange(self, request: Request, added: Headers, progress: Progress) -> Delivery:
+        hop = Hop(request.method, request.url, request.headers, request.body, added)
         for _ in range(self._max_redirects + 1):
             answer = await self._exchange_once(hop, progress)
             try:
@@ -86,7 +83,7 @@ class Sender:
                     return progress.complete()
             finally:
                 # Of a redirect, the body is not read: it may be endless.
-                await answer.close()
+                await answer.aclose()
             hop = following
             progress.starts_over()
         return Delivery(Reached.RESPONSE, error=f"more than {self._max_redirects} redirects")

@@ -134,7 +134,7 @@ class TrioTransport(httpx2.AsyncBaseTransport):
             connection = await self._connections.take(origin, fresh=fresh)
         if connection is None:
             connection = await self._connect(origin, on_step, timeouts)
-        connection.read_timeout, connection.write_timeout = timeouts.read, timeouts.write
+        connection.timeouts = timeouts
         return connection
 
     async def _connect(self, origin: Origin, on_step: OnStep, timeouts: Timeouts) -> Connection:
@@ -149,10 +149,11 @@ class TrioTransport(httpx2.AsyncBaseTransport):
 
     async def _exchange_over(self, connection: Connection, message: Message, on_step: OnStep) -> Connection:
         try:
+            # Sending need not wait for anything, and what has no more time must not be sent.
+            await trio.lowlevel.checkpoint_if_cancelled()
             await on_step(Reached.SENT)
             await connection.send(message)
             await connection.receive_head()
-            await on_step(Reached.RESPONSE)
         except BaseException:
             connection.close()
             self._connections.give_back(connection)
@@ -166,9 +167,13 @@ class TrioTransport(httpx2.AsyncBaseTransport):
         message = message_of(request)
         ends_at = trio.current_time() + self._deadline
         with _until(ends_at, self._deadline):
-            connection = await self.exchange(
-                message, _reporting(request.extensions.get("trace")), Timeouts.of(request.extensions.get("timeout"))
-            )
+            on_step = _reporting(request.extensions.get("trace"))
+            connection = await self.exchange(message, on_step, Timeouts.of(request.extensions.get("timeout")))
+            try:
+                await on_step(Reached.RESPONSE)
+            except BaseException:
+                self.release(connection)
+                raise
         body = _Body(self, connection, partial(_until, ends_at, self._deadline), self._max_body)
         response = httpx2.Response(
             connection.answer.status,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from requeuest_trio._model.headers import Headers, find
 from requeuest_trio._model.job import Reached
@@ -18,8 +18,7 @@ __all__ = ["Answer", "Delivery", "Outcome", "damaged", "judge"]
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A response as far as it was read."""
 
     status: int
@@ -31,8 +30,7 @@ class Answer:
     """Why the body broke off, if that was not the library's own limit."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """What sending came to: an answer, or an error."""
 
     reached: Reached
@@ -40,8 +38,7 @@ class Delivery:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What to record: the job's next state, and why."""
 
     state: JobState

@@ -194,14 +194,16 @@ class Request:
     def restored(
         cls, method: str, url: str, headers: Headers, body: bytes, accept: Statuses, timeout: float | None, follow: bool
     ) -> Self:
-        """Show a request as it is stored, unchecked: a damaged one must still be seen. Not for sending."""
+        """Make a request of parts that have been checked, or are only to be seen: a damaged one must still be shown."""
         self = object.__new__(cls)
-        for name, value in zip(
-            ("method", "url", "headers", "body", "accept", "timeout", "follow_redirects"),
-            (method, url, headers, body, accept, timeout, follow),
-            strict=True,
-        ):
-            object.__setattr__(self, name, value)
+        put = object.__setattr__
+        put(self, "method", method)
+        put(self, "url", url)
+        put(self, "headers", headers)
+        put(self, "body", body)
+        put(self, "accept", accept)
+        put(self, "timeout", timeout)
+        put(self, "follow_redirects", follow)
         return self
 
     @classmethod

@@ -61,4 +61,7 @@ def _as_range(argument: str, item: object) -> range:
 
 def contains(ranges: Statuses, status: int) -> bool:
     """Whether `status` is one of them."""
-    return any(status in part for part in ranges)
+    for part in ranges:  # noqa: SIM110 - as any() it would take three times as long, for each attempt
+        if status in part:
+            return True
+    return False

@@ -279,7 +279,7 @@ RETURNING id, channel, ordering_key, attempts, method, url, headers::text, body,
 
 -- name: record
 -- Write the outcomes of attempts. One counts only if its job is still running under the same claim; what else comes
--- is left out, and so can be repeated. Returns what was recorded; tells waiting processes.
+-- is left out, and so can be repeated. Returns what was left out; tells waiting processes.
 WITH input AS MATERIALIZED (
     SELECT * FROM ROWS FROM (
         json_to_recordset(%(rows)s::json) AS (
@@ -288,8 +288,9 @@ WITH input AS MATERIALIZED (
         unnest(%(bodies)b::bytea[])
     ) AS r (id, claim, state, retry_in, reached, status, error, headers, truncated, ago, duration, body)
 ), current AS MATERIALIZED (
+    -- As text, because otherwise PostgreSQL may look through all that is running, of all processes.
     SELECT job.id FROM {schema}.job JOIN input ON job.id = input.id AND job.claim = input.claim
-    WHERE job.state = 'running' ORDER BY job.id FOR UPDATE OF job
+    WHERE job.state::text = 'running' ORDER BY job.id FOR UPDATE OF job
 ), recorded AS (
     UPDATE {schema}.job
     SET state = input.state::{schema}.job_state,
@@ -314,7 +315,7 @@ WITH input AS MATERIALIZED (
 ), awaited AS (
     SELECT string_agg(id::text, ',') AS ids FROM recorded WHERE awaited AND state <> 'available'
 )
-SELECT ARRAY(SELECT id FROM recorded) AS recorded,
+SELECT ARRAY(SELECT id FROM input EXCEPT SELECT id FROM recorded) AS stale,
        (SELECT {schema}.announce(%(topic)s, ids)::text FROM awaited) AS announced;
 
 
@@ -384,12 +385,13 @@ SELECT DISTINCT claim FROM {schema}.job WHERE worker = %(worker)s AND state = 'r
 
 
 -- name: release
--- Give back jobs of a process, by their claims (or all of them, if no claims are named): their attempt is not
+-- Give back jobs of a process, by their claims or ids (or all of them, if none are named): their attempt is not
 -- counted, and other processes are told.
 WITH held AS MATERIALIZED (
     SELECT id FROM {schema}.job
     WHERE worker = %(worker)s AND state = 'running'
       AND (%(claims)s::uuid[] IS NULL OR claim = ANY (%(claims)s::uuid[]))
+      AND (%(ids)s::uuid[] IS NULL OR id = ANY (%(ids)s::uuid[]))
     ORDER BY id FOR UPDATE
 ), released AS (
     UPDATE {schema}.job

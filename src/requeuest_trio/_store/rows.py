@@ -7,16 +7,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
+from requeuest_trio._model import checks
 from requeuest_trio._model.errors import InvalidRequest
+from requeuest_trio._model.headers import Headers, checked_headers
 from requeuest_trio._model.job import Attempt, Job, Reached, make_response
 from requeuest_trio._model.outcome import Outcome
-from requeuest_trio._model.request import Request
+from requeuest_trio._model.request import METHODS, Request
 from requeuest_trio._model.retry import DEFAULT_RETRY, RetryPolicy
 from requeuest_trio._model.states import JobState
-from requeuest_trio._model.statuses import Statuses
+from requeuest_trio._model.statuses import Statuses, statuses
+from requeuest_trio._model.urls import MAX_URL_LENGTH, normal_form
 
 __all__ = [
     "WHOLE_CHANNEL",
@@ -33,6 +36,7 @@ __all__ = [
 WHOLE_CHANNEL = ""
 """The ordering key of all jobs of an ordered channel."""
 
+_LONG_HEADERS = 2_000
 _MAX_ROWS = 10_000
 _MAX_BYTES = 16 * 1_048_576
 
@@ -53,8 +57,7 @@ class NewJob:
     awaited: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(NamedTuple):
     """A job in the hands of this process. Reading the request is put off, because the row may be damaged."""
 
     claim: UUID
@@ -79,19 +82,24 @@ class Claimed:
             raise InvalidRequest("headers", "are nested too deeply") from error
 
     def _request(self) -> Request:
-        return Request(
-            self.method,
-            self.url,
-            headers=_headers(self.headers),
-            body=self.body,
-            accept=_ranges(self.accept),
-            timeout=self.timeout,
-            follow_redirects=self.follow_redirects,
-        )
+        if self.method not in METHODS or len(self.url) > MAX_URL_LENGTH or normal_form(self.url) is None:
+            # Somebody else may have stored it.
+            return Request(
+                self.method,
+                self.url,
+                headers=_headers(self.headers),
+                body=self.body,
+                accept=_ranges(self.accept),
+                timeout=self.timeout,
+                follow_redirects=self.follow_redirects,
+            )
+        # The same, past what need not be checked again.
+        timeout = None if self.timeout is None else checks.seconds("timeout", self.timeout, positive=True)
+        headers, accept = _checked_headers(self.headers), _accepted(self.accept)
+        return Request.restored(self.method, self.url, headers, self.body, accept, timeout, self.follow_redirects)
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """The outcome of one attempt on its way to the database. Times are those of Trio's clock."""
 
     job: Claimed
@@ -150,7 +158,7 @@ def outcome_rows(reports: Sequence[Report], now: float, excerpt: int) -> tuple[s
         rows.append(
             {
                 "id": str(report.job.id),
-                "claim": str(report.job.claim),
+                "claim": _text_of(report.job.claim),
                 "state": outcome.state,
                 "retry_in": outcome.retry_in,
                 "reached": outcome.reached,
@@ -165,6 +173,12 @@ def outcome_rows(reports: Sequence[Report], now: float, excerpt: int) -> tuple[s
         body = answer.body if answer else b""
         bodies.append(body if delivered else body[:excerpt])
     return json.dumps(rows), bodies
+
+
+@lru_cache(maxsize=256)
+def _text_of(claim: UUID) -> str:
+    """All jobs of a batch have the same claim."""
+    return str(claim)
 
 
 def job_from_row(row: Sequence[Any]) -> Job:
@@ -225,6 +239,16 @@ def _headers(text: str) -> tuple[tuple[str, str], ...]:
     return tuple((name, value) for name, value in pairs)
 
 
+def _checked_headers(text: str) -> Headers:
+    return _remembered_headers(text) if len(text) < _LONG_HEADERS else checked_headers(_headers(text))
+
+
+@lru_cache(maxsize=1_024)
+def _remembered_headers(text: str) -> Headers:
+    """Jobs of one application have the same headers again and again."""
+    return checked_headers(_headers(text))
+
+
 def _shown_headers(text: str) -> tuple[tuple[str, str], ...]:
     try:
         return tuple((str(name), str(value)) for name, value in _headers(text))
@@ -243,7 +267,6 @@ def _multirange(ranges: Statuses) -> str:
     return "{" + ",".join(f"[{part.start},{part.stop})" for part in ranges) + "}"
 
 
-@lru_cache(maxsize=1_024)
 def _ranges(multirange: str) -> Statuses:
     """Read a multirange as PostgreSQL writes it: always in the form `{[a,b),[c,d)}`."""
     inner = multirange.strip("{}")
@@ -251,6 +274,11 @@ def _ranges(multirange: str) -> Statuses:
         raise InvalidRequest("accept", "must have at least one status")
     bounds = [part.strip("[)").split(",") for part in inner.split("),")]
     return tuple(range(int(start), int(stop)) for start, stop in bounds)
+
+
+@lru_cache(maxsize=1_024)
+def _accepted(multirange: str) -> Statuses:
+    return statuses("accept", _ranges(multirange))
 
 
 @lru_cache(maxsize=1_024)

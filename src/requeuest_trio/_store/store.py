@@ -54,8 +54,8 @@ _MAX_CLAIM_BYTES = 4 * 1_048_576
 class Recorded(NamedTuple):
     """What became of outcomes that were to be written."""
 
-    ids: set[UUID]
-    """Jobs that were still held under the claim."""
+    stale: set[UUID]
+    """Jobs that were not held under the claim any more, whose outcomes were left out."""
     unblocked: dict[str, float]
     """Channels of jobs that became available, with their waits."""
     busy: Keys
@@ -216,19 +216,19 @@ class Store:
             async with connection.transaction():
                 await self._execute(connection, "wait_for_keys_briefly")
                 await self._lock_keys(connection, keys)
-                recorded = await self._record(connection, reports, now, excerpt)
-                return Recorded(recorded, await self._unblock(connection, keys), set())
+                stale = await self._record(connection, reports, now, excerpt)
+                return Recorded(stale, await self._unblock(connection, keys), set())
         except errors.LockNotAvailable:
-            recorded = await self._record(connection, reports, now, excerpt)
-            return Recorded(recorded, *await self.unblock_what_is_free(connection, keys))
+            stale = await self._record(connection, reports, now, excerpt)
+            return Recorded(stale, *await self.unblock_what_is_free(connection, keys))
 
     async def _record(
         self, connection: TrioConnection, reports: Sequence[Report], now: float, excerpt: int
     ) -> set[UUID]:
         rows, bodies = outcome_rows(reports, now, excerpt)
         cursor = await self._execute(connection, "record", rows=rows, bodies=bodies, excerpt=excerpt, topic=self._done)
-        [(recorded, _)] = await cursor.fetchall()
-        return set(recorded)
+        [(stale, _)] = await cursor.fetchall()
+        return set(stale)
 
     async def _unblock(self, connection: TrioConnection, keys: Keys, topic: str | None = None) -> dict[str, float]:
         cursor = await self._execute(connection, "unblock", **_key_columns(keys), topic=topic)
@@ -253,10 +253,19 @@ class Store:
         cursor = await self._execute(connection, "held_claims", worker=worker)
         return {claim for (claim,) in await cursor.fetchall()}
 
-    async def release(self, connection: TrioConnection, worker: UUID, claims: Iterable[UUID] | None = None) -> int:
-        """Give back what a process holds, or only what it holds under some claims, their attempts not counted."""
-        named = None if claims is None else list(claims)
-        cursor = await self._execute(connection, "release", worker=worker, claims=named, topic=self._due)
+    async def release(
+        self,
+        connection: TrioConnection,
+        worker: UUID,
+        claims: Iterable[UUID] | None = None,
+        job_ids: Iterable[UUID] | None = None,
+    ) -> int:
+        """Give back what a process holds, or only some claims or jobs of it, their attempts not counted."""
+        columns = {
+            "claims": None if claims is None else list(claims),
+            "ids": None if job_ids is None else list(job_ids),
+        }
+        cursor = await self._execute(connection, "release", worker=worker, **columns, topic=self._due)
         [(released, _)] = await cursor.fetchall()
         return int(released)
 
