@@ -41,6 +41,8 @@ class TrioTransport(httpx2.AsyncBaseTransport):
         max_body: bytes of a response's body; the rest is left, even if that costs the connection, and
             `response.extensions["truncated"]` is True. None: no limit.
 
+    Given to `open_requeuest` as `http=`, the queue's own limits hold instead of `deadline` and `max_body`.
+
     A request over a connection that had been used before, and that ends before any byte of an answer has come, is sent
     once more over a new one: most likely the server had closed the connection for being idle, at the same moment (RFC
     9112 section 9.3.1). So a request that the server has carried out without a word may be carried out twice; for a
