@@ -1,5 +1,6 @@
 """A sender of the library's own, and certificates."""
 
+import ssl
 from collections.abc import AsyncIterator
 
 import pytest
@@ -28,3 +29,20 @@ async def receiver() -> AsyncIterator[Receiver]:
 def authority() -> trustme.CA:
     """A certificate authority that nobody trusts."""
     return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def server_tls(authority: trustme.CA) -> ssl.SSLContext:
+    """What a server on this machine proves itself with."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost", "127.0.0.1", "::1").configure_cert(context)
+    return context
+
+
+@pytest.fixture
+def client_tls(authority: trustme.CA) -> ssl.SSLContext:
+    """Trusts that authority alone."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_alpn_protocols(["http/1.1"])
+    authority.configure_trust(context)
+    return context

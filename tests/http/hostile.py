@@ -43,9 +43,11 @@ class RawServer:
 
 
 @asynccontextmanager
-async def raw_server(handle: Handler, *, tls: SSLContext | None = None) -> AsyncIterator[RawServer]:
+async def raw_server(
+    handle: Handler, *, tls: SSLContext | None = None, host: str = "127.0.0.1"
+) -> AsyncIterator[RawServer]:
     """Let `handle` talk to each connection; what it does wrong because the other side is gone does not matter."""
-    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    listeners = await trio.open_tcp_listeners(0, host=host)
     server = RawServer(listeners[0].socket.getsockname()[1], "http" if tls is None else "https")
 
     async def serve(stream: trio.SocketStream) -> None:

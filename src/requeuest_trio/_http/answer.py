@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import httptools
@@ -11,24 +12,26 @@ __all__ = ["MAX_HEAD_BYTES", "MAX_INFORMATIONAL", "AnswerParser", "RawHeaders"]
 RawHeaders = list[tuple[bytes, bytes]]
 
 MAX_HEAD_BYTES: Final = 131_072
-"""All that comes before a body, 1xx answers and the lines of a chunked body's trailer included. What comes in one piece
-is looked at as a whole, so it may be a little more."""
+"""All that comes and is no part of a body: the head with the 1xx answers before it, the trailer of a chunked body, and
+what stands between two of its parts. What comes in one piece is looked at as a whole, so it may be a little more."""
 MAX_HEADERS: Final = 1_000
 MAX_INFORMATIONAL: Final = 20
 """1xx answers before the real one (RFC 9110 section 15.2 sets no limit, so an endless series would be legal)."""
 
 _NO_BODY: Final = frozenset({204, 304})  # RFC 9112 section 6.3, rules 1 and 2; llhttp knows them too
+_NOT_IN_REASON: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9112 section 4
 
 
 class AnswerParser:
     """Takes bytes as they come, and gives one answer after the other. Raises nothing: see `problem`.
 
     llhttp refuses what the standard lets a recipient refuse: both Content-Length and Transfer-Encoding, a repeated
-    Content-Length (RFC 9112 section 6.3), obsolete line folding (section 5.2), bare LF, control characters.
+    Content-Length (RFC 9112 section 6.3), obsolete line folding (section 5.2), bare LF, control characters in fields.
+    Transfer codings beside `chunked` are refused here: no request asks for them (section 7.4).
     """
 
     __slots__ = (
-        "_head_bytes", "_informational", "_is_head", "_parser",
+        "_informational", "_is_head", "_parser", "_without_body",
         "has_begun", "has_leftovers", "headers", "is_complete", "is_head_complete", "keep_alive",
         "pieces", "problem", "reason", "status",
     )  # fmt: skip
@@ -43,7 +46,7 @@ class AnswerParser:
             # The last one may have been left in the middle of its answer; see `_end_after_head`.
             self._parser = httptools.HttpResponseParser(self)
         self._is_head = is_head
-        self._head_bytes = 0
+        self._without_body = 0
         self._informational = 0
         self.problem: str | None = None
         """Why no more of it can be read. What had come before is as good as it was."""
@@ -79,7 +82,7 @@ class AnswerParser:
             if data[:5] != b"HTTP/"[: len(data)]:
                 self.problem = "the answer does not begin with HTTP/"
                 return
-        was_in_body = self.is_head_complete
+        self._without_body += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -90,8 +93,12 @@ class AnswerParser:
                 self.has_leftovers = True
             elif self.problem is None:
                 self.problem = f"the answer is no HTTP/1.1: {error}"
-        if not was_in_body and not self.is_head_complete:
-            self._count(len(data))
+        if self.is_complete:
+            # llhttp says nothing of a line after an answer to HEAD before the line is complete.
+            if self._is_head and not data.endswith(b"\n"):
+                self.has_leftovers = True
+        elif self._without_body > MAX_HEAD_BYTES and self.problem is None:
+            self.problem = f"the answer has more than {MAX_HEAD_BYTES:,} bytes that are no body"
 
     def feed_eof(self) -> None:
         """The other side has closed."""
@@ -104,19 +111,8 @@ class AnswerParser:
             self.problem = "the connection was closed in the middle of the body"
 
     def _ends_with_connection(self) -> bool:
-        """Whether only the end of the connection ends the body (RFC 9112 section 6.3, rules 4 and 8)."""
-        for name, value in self.headers:
-            match name.lower():
-                case b"content-length":
-                    return False
-                case b"transfer-encoding":
-                    return not value.lower().rstrip().endswith(b"chunked")
-        return True
-
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self.problem = f"the answer's head and trailer have more than {MAX_HEAD_BYTES:,} bytes"
+        """Whether only the end of the connection ends the body (RFC 9112 section 6.3, rule 8)."""
+        return not any(name.lower() in {b"content-length", b"transfer-encoding"} for name, _ in self.headers)
 
     # --- called by llhttp ---------------------------------------------------------------------------------------------
 
@@ -129,25 +125,29 @@ class AnswerParser:
         """A part of the reason phrase."""
         if not self.is_complete:
             self.reason += reason
+            if not reason.isalnum() and _NOT_IN_REASON.search(reason):
+                self.problem = "the answer's reason phrase has control characters"
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A field, of the head or of a chunked body's trailer, which may be ignored (RFC 9110 section 6.5.1)."""
         if not self.is_head_complete:
-            self.headers.append((name, value.rstrip(b" \t")))  # llhttp leaves the space behind it
-            if len(self.headers) > MAX_HEADERS:
-                self.problem = f"the answer has more than {MAX_HEADERS:,} header fields"
-        elif not self.is_complete:
-            self._count(len(name) + len(value))
+            value = value.rstrip(b" \t")  # llhttp leaves the space behind it
+            self.headers.append((name, value))
+            if len(name) == 17 and name.lower() == b"transfer-encoding" and value.lower() != b"chunked":
+                self.problem = f"the answer has a transfer coding that was not asked for: {value!r}"
 
     def on_headers_complete(self) -> None:
-        """The head is there, of a 1xx answer or of the real one."""
-        if self.is_complete:
+        """The head is there, of a 1xx answer or of the real one. One with a problem is never complete."""
+        if self.is_complete or self.problem is not None:
             return
         status = self._parser.get_status_code()
-        if status == 101:
+        version = self._parser.get_http_version()
+        if len(self.headers) > MAX_HEADERS:
+            self.problem = f"the answer has more than {MAX_HEADERS:,} header fields"
+        elif status == 101:
             self.problem = "the answer switches protocols, which was not asked for"
-        elif status < 100 or not self._parser.get_http_version().startswith("1."):
-            self.problem = f"the answer is HTTP/{self._parser.get_http_version()} with status {status}"
+        elif status < 100 or not version.startswith("1."):
+            self.problem = f"the answer is HTTP/{version} with status {status}"
         elif status < 200:
             self._informational += 1
             if self._informational > MAX_INFORMATIONAL:
@@ -156,14 +156,17 @@ class AnswerParser:
             self.status = status
             self.keep_alive = self._parser.should_keep_alive()
             self.is_head_complete = True
+            self._without_body = 0
+            if version == "1.0" and any(name.lower() == b"transfer-encoding" for name, _ in self.headers):
+                self.keep_alive = False  # whoever mixes the two may not know where it ends (RFC 9112 section 6.1)
             if self._is_head and status not in _NO_BODY:
-                self._end_after_head()
+                self._end_after_head(version)
 
-    def _end_after_head(self) -> None:
+    def _end_after_head(self, version: str) -> None:
         # llhttp can't be told that this was a HEAD, and waits for the body that the head speaks of. So it is given up;
         # what should come all the same is counted below.
         self.is_complete = True
-        if self._parser.get_http_version() == "1.1":
+        if version == "1.1":
             # It may say "close" only because it believes in a body that ends with the connection.
             self.keep_alive = not any(
                 name.lower() == b"connection" and b"close" in value.lower() for name, value in self.headers
@@ -180,6 +183,7 @@ class AnswerParser:
             self.has_leftovers = True
         else:
             self.pieces.append(piece)
+            self._without_body = 0
 
     def on_message_complete(self) -> None:
         """The end of a 1xx answer, or of the real one."""

@@ -62,8 +62,8 @@ class Connector:
             return await open_tls(sock, self._context, origin.host)
         except UnicodeError as error:
             raise ConnectError("the host is no name that can be looked up") from error
-        except trio.BrokenResourceError as error:
-            raise ConnectError(f"no TLS: {error.__cause__ or 'the connection was closed'}") from error
+        except ssl.SSLError as error:
+            raise ConnectError(f"no TLS: {error}") from error
         except OSError as error:
             raise ConnectError(str(error) or type(error).__name__) from error
 

@@ -78,6 +78,8 @@ class Connection:
         try:
             await self._send(message)
         except WriteError as error:
+            if self.is_closed:
+                raise
             try:
                 await self.receive_head()
             except Disconnected as lost:
@@ -144,7 +146,7 @@ class Connection:
         try:
             data = await self._read()
         except _BROKEN as error:
-            if self.answer.has_begun:
+            if self.answer.has_begun or self.is_closed:
                 raise ReadError(_text(error)) from error
             raise Disconnected(f"the connection broke before an answer came: {_text(error)}") from error
         if data:

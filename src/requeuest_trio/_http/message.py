@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterable
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from requeuest_trio._http.bodies import LAST_CHUNK, Chunked, Pieces, Sized, chunk
 from requeuest_trio._model.ecosystem import URL, AsyncByteStream, LocalProtocolError, SentRequest, UnsupportedProtocol
 from requeuest_trio._model.urls import normal_form
 
@@ -16,8 +16,9 @@ RawHeaders = list[tuple[bytes, bytes]]
 
 _PORTS: Final = {"http": 80, "https": 443}
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2
-_VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")  # RFC 9110 section 5.5
-_LAST_CHUNK: Final = b"0\r\n\r\n"
+_VALUE = re.compile(rb"(?![ \t])[^\x00-\x08\x0a-\x1f\x7f]*(?<![ \t])")  # RFC 9110 section 5.5
+_TARGET = re.compile(rb"[!-~]+")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
 
 
 class Origin(NamedTuple):
@@ -45,7 +46,7 @@ class Message(NamedTuple):
     method: str
     head: bytes
     """Request line and fields, with the empty line."""
-    body: bytes | AsyncGenerator[bytes]
+    body: bytes | Pieces
     """In pieces it can be sent only once, and is framed already."""
     is_last: bool = False
     """Whether the request itself says that the connection is to be closed after it."""
@@ -82,12 +83,15 @@ def message_of(request: SentRequest) -> Message:
     `Transfer-Encoding` are httpx2's to set, and have to fit the body.
     """
     target = _target(request.url)
-    host, length, is_chunked, is_last = target.host, 0, False, False
+    path = _path_of(request, target)
+    host, length, is_chunked, is_last = b"", None, False, False
     lines = []
     for name, value in request.headers.raw:
         if not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
             raise LocalProtocolError(f"the header {name!r} can't be sent as it stands")
         match name.lower():
+            case b"host" if host:
+                raise LocalProtocolError("there may be one Host field only")
             case b"host":
                 host = value
                 continue
@@ -96,17 +100,29 @@ def message_of(request: SentRequest) -> Message:
             case b"transfer-encoding":
                 is_chunked = _is_chunked(value)
             case b"connection":
-                is_last = b"close" in value.lower()
+                is_last = is_last or b"close" in value.lower()
         lines.append(b"%b: %b\r\n" % (name, value))
     method = request.method.encode("ascii", "replace")
     if not _TOKEN.fullmatch(method) or method == b"CONNECT":
         raise LocalProtocolError(f"the method {request.method!r} can't be sent")
-    head = head_of(request.method, target.path, host, b"".join(lines))
-    return Message(target.origin, request.method, head, _body_of(request, length, is_chunked), is_last)
+    if is_chunked and length is not None:
+        raise LocalProtocolError("Content-Length and Transfer-Encoding exclude each other")
+    head = head_of(request.method, path, host or target.host, b"".join(lines))
+    return Message(target.origin, request.method, head, _body_of(request, length or 0, is_chunked), is_last)
+
+
+def _path_of(request: SentRequest, target: Target) -> bytes:
+    """Path and query, unless httpx2's extension `target` says otherwise, such as `*` with OPTIONS."""
+    if "sni_hostname" in request.extensions:
+        raise UnsupportedProtocol("TLS is for the host of the URL; the extension sni_hostname is not supported")
+    path = request.extensions.get("target", target.path)
+    if not _TARGET.fullmatch(path):
+        raise LocalProtocolError(f"the target {path!r} can't be sent as it stands")
+    return bytes(path)
 
 
 def _declared(value: bytes) -> int:
-    if not value.isdigit():
+    if not _LENGTH.fullmatch(value):
         raise LocalProtocolError(f"Content-Length must be a number, not {value!r}")
     return int(value)
 
@@ -117,35 +133,16 @@ def _is_chunked(value: bytes) -> bool:
     return True
 
 
-def _body_of(request: SentRequest, length: int, is_chunked: bool) -> bytes | AsyncGenerator[bytes]:
+def _body_of(request: SentRequest, length: int, is_chunked: bool) -> bytes | Pieces:
     try:
         body = request.content
     except Exception:  # httpx2.RequestNotRead: it comes in pieces
         pieces = request.stream
         if not isinstance(pieces, AsyncByteStream):
             raise LocalProtocolError("the body must be bytes or an asynchronous stream") from None
-        return _in_chunks(pieces) if is_chunked else _of_length(pieces, length)
+        return Chunked(pieces) if is_chunked else Sized(pieces, length)
     if is_chunked:
-        return (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + _LAST_CHUNK
+        return (chunk(body) if body else b"") + LAST_CHUNK
     if len(body) != length:
         raise LocalProtocolError(f"Content-Length is {length}, and the body has {len(body)} bytes")
     return body
-
-
-async def _in_chunks(pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
-    """A body of unknown length (RFC 9112 section 7.1)."""
-    async for piece in pieces:
-        if piece:
-            yield b"%x\r\n%b\r\n" % (len(piece), piece)
-    yield _LAST_CHUNK
-
-
-async def _of_length(pieces: AsyncIterable[bytes], length: int) -> AsyncGenerator[bytes]:
-    left = length
-    async for piece in pieces:
-        left -= len(piece)
-        if left < 0:
-            break
-        yield piece
-    if left:
-        raise LocalProtocolError(f"Content-Length is {length}, and the body has {'more' if left < 0 else 'less'}")

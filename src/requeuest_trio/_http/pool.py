@@ -15,6 +15,7 @@ import trio
 
 from requeuest_trio._http.connection import Connection
 from requeuest_trio._http.message import Origin
+from requeuest_trio._model.ecosystem import ConnectError
 
 __all__ = ["ConnectionStatistics", "Connections"]
 
@@ -81,7 +82,7 @@ class Connections:
         """Wait for a place, and return the connection that is there, or None if one has to be opened.
 
         What was taken is put back by `give_back`, by `opened` and then `give_back`, or by `give_up`. With `fresh` it is
-        always None. Raises `trio.ClosedResourceError`. Cancelled: nothing was taken.
+        always None. Raises `ConnectError` once this is closed. Cancelled: nothing was taken.
         """
         self._require_open()
         self._close_expired_now_and_then()
@@ -89,8 +90,8 @@ class Connections:
         if of_origin is None:
             of_origin = self._origins[origin] = _OfOrigin()
         if not of_origin.waiting:
-            if not fresh and (connection := self._find_idle(of_origin)) is not None:
-                return connection
+            if (connection := self._find_idle(of_origin)) is not None:
+                return self._unless(fresh, connection)
             if of_origin.open < self._most_per_origin and self._make_room():
                 self._occupy(origin, of_origin)
                 return None
@@ -99,6 +100,8 @@ class Connections:
     def opened(self, connection: Connection) -> None:
         """The place that was taken has a connection now."""
         self._in_use.add(connection)
+        if self._is_closed:
+            connection.close()
 
     def give_back(self, connection: Connection) -> None:
         """Put a connection back, which is closed unless it can be used again."""
@@ -109,14 +112,14 @@ class Connections:
         of_origin = self._origins[connection.origin]
         connection.has_served = True
         connection.expires_at = trio.current_time() + min(self.keepalive, _promised_seconds(connection))
-        if not of_origin.waiting and not self._hungry:
-            of_origin.idle.append(connection)
-            self._idle[connection] = None
+        if of_origin.waiting and not self._is_turn_of_others(of_origin):
+            self._hand_over(connection.origin, of_origin, connection)
         elif self._hungry:
             # Others wait for any place at all, and this connection is of no use to them.
             self._drop(connection)
         else:
-            self._hand_over(of_origin, connection)
+            of_origin.idle.append(connection)
+            self._idle[connection] = None
 
     def give_up(self, origin: Origin) -> None:
         """Put a place back for which no connection could be opened."""
@@ -126,27 +129,31 @@ class Connections:
     def close(self) -> None:
         """Close all connections, also those in use, whose tasks are told, and turn away who waits for a place."""
         self._is_closed = True
-        for connection in (*self._idle, *self._in_use):
+        for connection in self._in_use:
             connection.close()
-        self._idle.clear()
-        for of_origin in self._origins.values():
-            of_origin.idle.clear()
+        while self._idle:
+            self._close_longest_idle()
+        self._hungry.clear()
+        for origin, of_origin in list(self._origins.items()):
             for waiter in of_origin.waiting:
                 waiter.woken.set()
+            of_origin.waiting.clear()
+            self._forget_if_empty(origin, of_origin)
 
     def close_expired(self) -> None:
-        """Close what was idle for too long, or was closed by the other side meanwhile."""
+        """Close what was idle for too long.
+
+        One that the other side wants to see closed earlier may stay a little longer, behind others; it is not used.
+        """
         now = trio.current_time()
-        for connection in [idle for idle in self._idle if idle.expires_at <= now or not idle.is_alive()]:
-            self._origins[connection.origin].idle.remove(connection)
-            del self._idle[connection]
-            self._drop(connection)
+        while self._idle and next(iter(self._idle)).expires_at <= now:
+            self._close_longest_idle()
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
     def _require_open(self) -> None:
         if self._is_closed:
-            raise trio.ClosedResourceError("the transport is closed")
+            raise ConnectError("the transport is closed")
 
     def _close_expired_now_and_then(self) -> None:
         now = trio.current_time()
@@ -173,11 +180,14 @@ class Connections:
             return True
         if not self._idle:
             return False
+        self._close_longest_idle()
+        return True
+
+    def _close_longest_idle(self) -> None:
         connection, _ = self._idle.popitem(last=False)
         self._origins[connection.origin].idle.popleft()
         connection.close()
         self._vacate(connection.origin)
-        return True
 
     async def _wait_for_place(self, origin: Origin, of_origin: _OfOrigin, fresh: bool) -> Connection | None:
         waiter = _Waiter()
@@ -185,21 +195,26 @@ class Connections:
         self._mark_if_hungry(origin, of_origin)
         try:
             await waiter.woken.wait()
-        except trio.Cancelled:
+        except BaseException:
             if waiter.has_place:
                 # It came in the same moment.
                 self._put_back(origin, waiter.connection)
             else:
                 self._stop_waiting(origin, of_origin, waiter)
             raise
-        if not waiter.has_place:
+        if self._is_closed:
+            if waiter.has_place:
+                self._put_back(origin, waiter.connection)
             self._require_open()
-        if fresh and waiter.connection is not None:
-            # The place is kept, for a new one.
-            self._in_use.discard(waiter.connection)
-            waiter.connection.close()
-            return None
-        return waiter.connection
+        return self._unless(fresh, waiter.connection)
+
+    def _unless(self, fresh: bool, connection: Connection | None) -> Connection | None:
+        """The connection; or, if it has to be a fresh one, its place."""
+        if connection is None or not fresh:
+            return connection
+        self._in_use.discard(connection)
+        connection.close()
+        return None
 
     def _put_back(self, origin: Origin, connection: Connection | None) -> None:
         if connection is None:
@@ -208,13 +223,29 @@ class Connections:
             self.give_back(connection)
 
     def _stop_waiting(self, origin: Origin, of_origin: _OfOrigin, waiter: _Waiter) -> None:
-        del of_origin.waiting[waiter]
+        of_origin.waiting.pop(waiter, None)
         if not of_origin.waiting:
             self._hungry.pop(origin, None)
             self._forget_if_empty(origin, of_origin)
 
-    def _hand_over(self, of_origin: _OfOrigin, connection: Connection | None) -> None:
+    def _is_turn_of_others(self, of_origin: _OfOrigin) -> bool:
+        """Whether the first in the line of origins has a better claim to a place than this one, which waits too.
+
+        That costs a connection that could be used again: so only until all have about as many as the others.
+        """
+        if not self._hungry:
+            return False
+        first = next(iter(self._hungry))
+        theirs = self._origins[first].open
+        is_theirs = theirs == 0 or theirs + 1 < of_origin.open
+        if not is_theirs:
+            self._hungry.move_to_end(first)
+        return is_theirs
+
+    def _hand_over(self, origin: Origin, of_origin: _OfOrigin, connection: Connection | None) -> None:
         waiter, _ = of_origin.waiting.popitem(last=False)
+        if not of_origin.waiting:
+            self._hungry.pop(origin, None)
         waiter.has_place = True
         waiter.connection = connection
         if connection is not None:
@@ -250,7 +281,7 @@ class Connections:
             origin, _ = self._hungry.popitem(last=False)
             of_origin = self._origins[origin]
             self._occupy(origin, of_origin)
-            self._hand_over(of_origin, None)
+            self._hand_over(origin, of_origin, None)
             self._mark_if_hungry(origin, of_origin)
 
     def _mark_if_hungry(self, origin: Origin, of_origin: _OfOrigin) -> None:

@@ -14,8 +14,9 @@ __all__ = ["Address", "Resolver"]
 Address = tuple[socket.AddressFamily, tuple[str | int | bytes, ...]]
 """What kind of socket to make, and what to connect it to."""
 
-_MAX_LOOKUPS = 64
-_MAX_LOOKUPS_PER_HOST = 4
+# So many dead names as the one holds the other have to be asked for at once before healthy ones wait.
+_MAX_LOOKUPS = 128
+_MAX_LOOKUPS_PER_HOST = 2
 
 
 class Resolver:

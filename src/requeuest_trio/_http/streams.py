@@ -8,7 +8,9 @@ from __future__ import annotations
 import select
 import socket
 import ssl
-from typing import Protocol
+from collections.abc import Callable
+from functools import partial
+from typing import Final, Protocol, TypeVar
 
 import trio
 
@@ -35,7 +37,10 @@ class Stream(Protocol):
         ...
 
 
-_RECEIVED_AT_ONCE = 65_536
+_RECEIVED_AT_ONCE: Final = 65_536
+_ENCRYPTED_AT_ONCE: Final = 262_144  # what is encrypted and not yet sent is kept twice
+
+_T = TypeVar("_T")
 
 
 class PlainStream:
@@ -88,42 +93,105 @@ class PlainStream:
 
 
 class TlsStream:
-    """TLS over a TCP connection. To be made by `open_tls`."""
+    """TLS over a TCP connection. To be made by `open_tls`.
 
-    __slots__ = ("_plain", "_tls")
+    Not a `trio.SSLStream`, which does not tell whether it holds bytes that nobody has asked for: what follows an answer
+    would be the beginning of the next one.
+    """
 
-    def __init__(self, plain: PlainStream, tls: trio.SSLStream[trio.SocketStream]) -> None:
+    __slots__ = ("_has_ended", "_incoming", "_outgoing", "_plain", "_problem", "_tls")
+
+    def __init__(self, plain: PlainStream, context: ssl.SSLContext, host: str) -> None:
         self._plain = plain
-        self._tls = tls
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        # The dot of an absolute name is no part of it in TLS (RFC 6066 section 3).
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host.removesuffix("."))
+        self._has_ended = False
+        self._problem: ssl.SSLError | None = None
+
+    async def shake_hands(self) -> None:
+        """Agree on keys, and check the certificate."""
+        await self._do(self._tls.do_handshake)
 
     async def send(self, data: bytes) -> None:
         """Send all of it."""
-        await self._tls.send_all(data)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[await self._do(partial(self._tls.write, rest[:_ENCRYPTED_AT_ONCE])) :]
 
     async def receive(self) -> bytes:
         """Wait for the next bytes; none at the end, with or without TLS's own closing message, as on all of the web."""
-        return bytes(await self._tls.receive_some(_RECEIVED_AT_ONCE))
+        data = self._decrypted()
+        if data or self._has_ended:
+            await trio.lowlevel.checkpoint()
+        while not data and not self._has_ended:
+            await self._exchange()
+            data = self._decrypted()
+        if not data and self._problem is not None:
+            raise self._problem
+        return data
 
     def has_news(self) -> bool:
         """Whether something can be read; what TLS sends for itself counts too."""
-        return self._plain.has_news()
+        return self._has_ended or self._incoming.pending > 0 or self._plain.has_news()
 
     def close(self) -> None:
         """Close it at once, without TLS's closing message: what was sent is framed by HTTP."""
         self._plain.close()
 
+    def _decrypted(self) -> bytes:
+        """All that has come and can be read, so that nothing of it is left inside."""
+        pieces: list[bytes] = []
+        if self._has_ended:
+            return b""
+        try:
+            while piece := self._tls.read(_RECEIVED_AT_ONCE):
+                pieces.append(piece)
+            self._has_ended = True
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLEOFError:
+            self._has_ended = True
+        except ssl.SSLError as error:
+            # What came before is as good as it was.
+            self._has_ended, self._problem = True, error
+        return b"".join(pieces)
+
+    async def _do(self, step: Callable[[], _T]) -> _T:
+        while True:
+            try:
+                result = step()
+            except ssl.SSLWantReadError:
+                await self._exchange()
+            else:
+                await self._flush()
+                return result
+
+    async def _exchange(self) -> None:
+        """Send what TLS has to say, and wait for what it wants to hear."""
+        await self._flush()
+        data = await self._plain.receive()
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+
+    async def _flush(self) -> None:
+        if self._outgoing.pending:
+            await self._plain.send(self._outgoing.read())
+
 
 async def open_tls(sock: socket.socket, context: ssl.SSLContext, host: str) -> TlsStream:
-    """Shake hands over a connected socket, which is this function's from here on.
+    """Shake hands over a connected socket that does not block, which is this function's from here on.
 
     Cancelled, or if the handshake fails, the socket is closed.
     """
     plain = PlainStream(sock)
     try:
-        inner = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-        tls = trio.SSLStream(inner, context, server_hostname=host, https_compatible=True)
-        await tls.do_handshake()
+        stream = TlsStream(plain, context, host)
+        await stream.shake_hands()
     except BaseException:
         plain.close()
         raise
-    return TlsStream(plain, tls)
+    return stream

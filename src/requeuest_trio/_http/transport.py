@@ -21,6 +21,8 @@ from requeuest_trio._model.job import Reached
 
 __all__ = ["TrioTransport"]
 
+_LEAST_PAUSE: Final = 0.1
+
 
 class TrioTransport(httpx2.AsyncBaseTransport):
     """Sends HTTP/1.1 requests over Trio, with connections kept for the next request. `open_requeuest` uses one.
@@ -34,17 +36,20 @@ class TrioTransport(httpx2.AsyncBaseTransport):
         max_connections: open at once, in all; 1 or more. Further requests wait, and origins take turns.
         max_connections_per_origin: the same, for one scheme, host and port; first come, first served.
         keepalive: seconds for which an idle connection is kept for the next request; less, if the server says so
-            (`Keep-Alive: timeout=`). The default is below the idle times of common servers.
+            (`Keep-Alive: timeout=`). The default is below the idle times of common servers. 0: none is kept.
         deadline: seconds for a whole request, from the wait for a connection to the last byte of the body. None: none.
-        max_body: bytes of a response's body; the rest is not read, the connection is closed, and
+        max_body: bytes of a response's body; the rest is left, even if that costs the connection, and
             `response.extensions["truncated"]` is True. None: no limit.
+
+    Given to `open_requeuest` as `http=`, the queue's own limits hold instead of `deadline` and `max_body`.
 
     A request over a connection that had been used before, and that ends before any byte of an answer has come, is sent
     once more over a new one: most likely the server had closed the connection for being idle, at the same moment (RFC
     9112 section 9.3.1). So a request that the server has carried out without a word may be carried out twice; for a
     queue, which sends again whatever had no answer, that is nothing new. A body that is a stream is not sent again.
 
-    Raises `httpx2.ConnectError`, `ReadError`, `WriteError`, `RemoteProtocolError`, and the timeouts of httpx2.
+    Raises `httpx2.ConnectError`, `ReadError`, `WriteError`, `RemoteProtocolError`, `LocalProtocolError` for a request
+    that can't be sent as it stands, `UnsupportedProtocol`, and the timeouts of httpx2.
 
     Cancellation: the request's connection is closed; nothing is left behind.
 
@@ -64,12 +69,15 @@ class TrioTransport(httpx2.AsyncBaseTransport):
         deadline: float | None = None,
         max_body: int | None = None,
     ) -> None:
-        for name, value in {
-            "max_connections": max_connections,
-            "max_connections_per_origin": max_connections_per_origin,
-        }.items():
-            if value < 1:
-                raise ValueError(f"{name} must be 1 or more, not {value}")
+        for name, value, least in (
+            ("max_connections", max_connections, 1),
+            ("max_connections_per_origin", max_connections_per_origin, 1),
+            ("keepalive", keepalive, 0),
+            ("deadline", deadline, 0),
+            ("max_body", max_body, 0),
+        ):
+            if value is not None and not value >= least:  # NaN is not either
+                raise ValueError(f"{name} must be {least} or more, not {value}")
         self._connector = Connector(default_context() if ssl_context is None else ssl_context)
         self._connections = Connections(
             most=max_connections, most_per_origin=max_connections_per_origin, keepalive=keepalive
@@ -90,7 +98,7 @@ class TrioTransport(httpx2.AsyncBaseTransport):
         Without it that happens too, but not before the next request.
         """
         while True:
-            await trio.sleep(self._connections.keepalive)
+            await trio.sleep(max(self._connections.keepalive, _LEAST_PAUSE))
             self._connections.close_expired()
 
     def close(self) -> None:
@@ -168,42 +176,52 @@ class TrioTransport(httpx2.AsyncBaseTransport):
             except BaseException:
                 self.release(connection)
                 raise
-        extensions: dict[str, Any] = {
-            "http_version": connection.answer.http_version,
-            "reason_phrase": connection.answer.reason,
-            "truncated": False,
-        }
-        return httpx2.Response(
+        body = _Body(self, connection, partial(_until, ends_at, self._deadline), self._max_body)
+        response = httpx2.Response(
             connection.answer.status,
             headers=connection.answer.headers,
-            stream=_Body(self, connection, extensions, partial(_until, ends_at, self._deadline), self._max_body),
-            extensions=extensions,
+            stream=body,
+            extensions={
+                "http_version": connection.answer.http_version,
+                "reason_phrase": connection.answer.reason,
+                "truncated": False,
+            },
         )
+        body.extensions = response.extensions  # a copy
+        return response
 
 
-class _Body(httpx2.AsyncByteStream):
+class _Body(httpx2.AsyncByteStream, AsyncIterator[bytes]):
     """The body of a response of httpx2's: read from its connection, which is then given back."""
 
     def __init__(
         self,
         transport: TrioTransport,
         connection: Connection,
-        extensions: dict[str, Any],
         within_deadline: Callable[[], AbstractContextManager[None]],
         limit: int | None,
     ) -> None:
         self._transport = transport
         self._connection: Connection | None = connection
-        self._extensions = extensions
+        self.extensions: dict[str, Any] = {}
+        """Those of the response."""
         self._within_deadline = within_deadline
         self._room = math.inf if limit is None else limit
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    # No generator, which would be left to the garbage collector by whoever stops reading.
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
         try:
-            while piece := await self._next_piece():
-                yield piece
-        finally:
+            piece = await self._next_piece()
+        except BaseException:
             self._release()
+            raise
+        if not piece:
+            self._release()
+            raise StopAsyncIteration
+        return piece
 
     async def _next_piece(self) -> bytes:
         if self._connection is None:
@@ -211,7 +229,7 @@ class _Body(httpx2.AsyncByteStream):
         with self._within_deadline():
             piece = await self._connection.receive_piece()
         if len(piece) > self._room:
-            self._extensions["truncated"] = True
+            self.extensions["truncated"] = True
             piece = piece[: int(self._room)]
             self._release()
         self._room -= len(piece)

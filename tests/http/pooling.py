@@ -1,0 +1,71 @@
+"""Connections without a network, to fill a pool with."""
+
+from requeuest_trio._http.connection import Connection
+from requeuest_trio._http.message import Origin
+from requeuest_trio._http.pool import Connections
+
+
+class NoNetwork:
+    """A stream of which only its end matters."""
+
+    def __init__(self) -> None:
+        self.is_closed = False
+        self.has_ended = False
+        self.looked_at = 0
+
+    async def send(self, data: bytes) -> None:
+        raise AssertionError(data)
+
+    async def receive(self) -> bytes:
+        raise AssertionError
+
+    def has_news(self) -> bool:
+        self.looked_at += 1
+        return self.has_ended
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def origin(name: str) -> Origin:
+    return Origin("http", name, 80)
+
+
+def opened(pool: Connections, name: str) -> Connection:
+    """What whoever was given a place does with it."""
+    connection = Connection(origin(name), NoNetwork())
+    pool.opened(connection)
+    return connection
+
+
+def served(connection: Connection, fields: bytes = b"") -> Connection:
+    """As it is after one whole answer."""
+    connection.answer.expect(is_head=False)
+    connection.answer.feed(b"HTTP/1.1 200 OK\r\n" + fields + b"Content-Length: 0\r\n\r\n")
+    return connection
+
+
+def stream_of(connection: Connection) -> NoNetwork:
+    assert isinstance(connection._stream, NoNetwork)
+    return connection._stream
+
+
+def assert_consistent(pool: Connections) -> None:
+    """What holds between any two steps: all is counted, no limit is passed, and nobody waits without need."""
+    entries = pool._origins
+    idle = [connection for entry in entries.values() for connection in entry.idle]
+    assert set(idle) == set(pool._idle)
+    assert len(idle) == len(pool._idle)
+    assert pool._open == sum(entry.open for entry in entries.values())
+    assert pool._open <= pool._most
+    assert pool._in_use.isdisjoint(idle)
+    assert len(pool._in_use) + len(idle) <= pool._open
+    assert not any(connection.is_closed for connection in idle)
+    for name, entry in entries.items():
+        assert entry.open or entry.waiting
+        assert len(entry.idle) <= entry.open <= pool._most_per_origin
+        has_room = entry.open < pool._most_per_origin
+        assert (name in pool._hungry) == bool(entry.waiting and has_room)
+        if entry.waiting:
+            assert not entry.idle
+            assert not has_room or (pool._open == pool._most and not idle)

@@ -1,0 +1,120 @@
+"""A name whose lookup hangs holds up itself alone, also when nobody waits for it any more."""
+
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+import trio
+
+from requeuest_trio import Reached, Request, TrioTransport
+from requeuest_trio._http import resolving
+from requeuest_trio._http.sender import Sender, open_sender
+from requeuest_trio.testing import Receiver
+from tests.http.hostile import PATIENT, SHORT, SMALL, send, send_request
+
+SHARE = resolving._MAX_LOOKUPS_PER_HOST
+
+
+class Lookups:
+    """The system's, but for names under `.slow`, which hang, and under `.fine`, which are this machine."""
+
+    def __init__(self) -> None:
+        self.may_end = threading.Event()
+        self.running: Counter[str] = Counter()
+        self.most: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._real = socket.getaddrinfo
+
+    def getaddrinfo(self, host: str, *args: Any, **options: Any) -> Any:
+        is_asked = options.get("flags") != socket.AI_NUMERICHOST
+        if not (is_asked and host.endswith(".slow")):
+            return self._real("127.0.0.1" if is_asked else host, *args, **options)
+        with self._lock:
+            self.running[host] += 1
+            self.most[host] = max(self.most[host], self.running[host])
+        self.may_end.wait(30)
+        with self._lock:
+            self.running[host] -= 1
+        raise socket.gaierror(socket.EAI_AGAIN, "try again")
+
+    async def until_running(self, number: int) -> None:
+        with trio.fail_after(5):
+            while sum(self.running.values()) != number:  # noqa: ASYNC110 - threads tell nobody
+                await trio.sleep(0.001)
+
+
+@pytest.fixture
+def lookups(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lookups]:
+    fake = Lookups()
+    monkeypatch.setattr(socket, "getaddrinfo", fake.getaddrinfo)
+    yield fake
+    fake.may_end.set()
+
+
+def at(receiver: Receiver, host: str) -> str:
+    return receiver.url.replace("127.0.0.1", host)
+
+
+async def hang(sender: Sender, url: str, timeout: float = PATIENT) -> None:  # noqa: ASYNC109 - the total
+    delivery = await send_request(sender, Request.get(url), timeout=timeout)
+    assert (delivery.answer, delivery.reached) == (None, Reached.RESOLVE)
+
+
+async def test_lookup_that_hangs_holds_up_no_other(lookups: Lookups, sender: Sender, receiver: Receiver) -> None:
+    async with trio.open_nursery() as nursery:
+        for number in range(100):
+            nursery.start_soon(hang, sender, at(receiver, f"{number % 20}.slow"))
+        await lookups.until_running(20 * SHARE)
+        with trio.fail_after(1):
+            for number in range(20):
+                assert (await send(sender, at(receiver, f"{number}.fine"))).error is None
+        assert set(lookups.most.values()) == {SHARE}
+        lookups.may_end.set()
+
+
+async def test_address_needs_no_lookup(lookups: Lookups, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if no more can be made."""
+    monkeypatch.setattr(resolving, "_MAX_LOOKUPS", 1)
+    async with open_sender(None, SMALL) as sender, trio.open_nursery() as nursery:
+        nursery.start_soon(hang, sender, at(receiver, "one.slow"))
+        await lookups.until_running(1)
+        with trio.fail_after(1):
+            assert (await send(sender, receiver.url)).error is None
+            assert (await send(sender, receiver.url.replace("http", "https"))).reached is Reached.TLS
+        lookups.may_end.set()
+
+
+async def test_cancelled_lookup_keeps_its_place_until_it_ends(
+    lookups: Lookups, sender: Sender, receiver: Receiver
+) -> None:
+    """Otherwise every attempt would leave a thread behind."""
+    for _ in range(3):
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(hang, sender, at(receiver, "one.slow"), SHORT / 3)
+        assert lookups.running == {"one.slow": SHARE}
+    with trio.fail_after(1):
+        assert (await send(sender, at(receiver, "one.fine"))).error is None
+    lookups.may_end.set()
+    await lookups.until_running(0)
+    # The places are there again.
+    await hang(sender, at(receiver, "one.slow"))
+    assert lookups.most == {"one.slow": SHARE}
+
+
+async def test_failed_lookup_is_told(lookups: Lookups, sender: Sender, receiver: Receiver) -> None:
+    lookups.may_end.set()
+    delivery = await send(sender, at(receiver, "one.slow"))
+    assert (delivery.answer, delivery.reached) == (None, Reached.RESOLVE)
+    assert "try again" in str(delivery.error)
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example"])
+async def test_name_that_can_be_none(host: str) -> None:
+    """The system's function raises something of its own for them."""
+    with pytest.raises(httpx2.ConnectError, match="no name that can be looked up"):
+        await TrioTransport().handle_async_request(httpx2.Request("GET", f"http://{host}/"))
