@@ -33,6 +33,7 @@ _logger = logging.getLogger("requeuest_trio.attempt")
 # What reading a row raises that another program has changed. RecursionError: JSON that is nested too deep.
 _DAMAGE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
 
+_LEVEL = Event.ATTEMPT.value.level
 _NOT_SENT = "not sent: this process had lost its lease"
 _CUT_SHORT = "cut short: this process could not renew its lease"
 
@@ -99,7 +100,7 @@ class Deliverer:
         duration = trio.current_time() - started
         error = logged or outcome.error
         self.recorder.submit(Report(job, outcome, started, duration), error)
-        if _logger.isEnabledFor(Event.ATTEMPT.value.level):
+        if _logger.isEnabledFor(_LEVEL):
             emit(
                 _logger,
                 Event.ATTEMPT,

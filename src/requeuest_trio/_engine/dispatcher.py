@@ -13,7 +13,7 @@ import heapq
 import logging
 import math
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from itertools import islice
 from uuid import uuid4
@@ -36,6 +36,7 @@ _logger = logging.getLogger("requeuest_trio.dispatcher")
 _CHANNELS_PER_CLAIM = 100
 _LOST_LEASE_PAUSE = 0.2
 _SOON_SECONDS = 0.05
+_STALLED_SECONDS = 1.0
 
 
 class Dispatcher:
@@ -62,12 +63,16 @@ class Dispatcher:
         self._max_running = max_running
         self._poll_interval = poll_interval
         self._workers: dict[str, Worker] = {}
+        self._attended: set[str] = set()
+        """Channels whose workers have a task."""
         self._hot: dict[str, None] = {}
         self._later: dict[str, float] = {}
         self._timers: list[tuple[float, str]] = []
         self._timed: set[str] = set()
         self._look_around = True
         self._woken = trio.Event()
+        self._asked_for: Collection[str] = ()
+        self._look_for_stalled_at = math.inf
         self._claim_was_lost = False
         self._backoff = Backoff(initial=0.1, cap=5.0)
         self._claiming = trio.CancelScope()
@@ -127,7 +132,7 @@ class Dispatcher:
     async def wait_until_idle(self) -> None:
         """Wait, after `stop`, until nothing is in hand any more."""
         await self._has_stopped.wait()
-        while self._workers:
+        while self._attended:
             await self._worker_ended.wait()
 
     async def _run(self, nursery: trio.Nursery) -> None:
@@ -138,6 +143,7 @@ class Dispatcher:
                 # One claim at a time, so that a backlog can't keep this loop from what has become due meanwhile.
                 if self._claim_was_lost:
                     await self.give_back_lost_claims()
+                await self._give_back_stalled()
                 if self._look_around or trio.current_time() >= next_poll:
                     next_poll = trio.current_time() + self._poll_interval
                     await self._find_due_channels()
@@ -145,7 +151,12 @@ class Dispatcher:
                 if not (places := self._places()):
                     await self._sleep_until_needed(next_poll)
                 elif self._lease.is_valid:
-                    await self._claim(places, nursery)
+                    self._asked_for = places
+                    try:
+                        await self._claim(places, nursery)
+                    finally:
+                        self._asked_for = ()
+                        self._retire(places)
                 else:
                     await trio.sleep(_LOST_LEASE_PAUSE)
                 failures = 0
@@ -157,7 +168,7 @@ class Dispatcher:
                 await trio.sleep(pause)
 
     async def _sleep_until_needed(self, next_poll: float) -> None:
-        wake_at = min(next_poll, self._timers[0][0]) if self._timers else next_poll
+        wake_at = min(next_poll, self._look_for_stalled_at, self._timers[0][0] if self._timers else math.inf)
         with trio.move_on_at(wake_at):
             await self._woken.wait()
         self._woken = trio.Event()
@@ -235,6 +246,16 @@ class Dispatcher:
             # the first is to be had, and for the second nothing is lost by trying.
             self.wake({channel: max(wait, _SOON_SECONDS) for channel, wait in waits.items()})
 
+    async def _give_back_stalled(self) -> None:
+        """Give back what waits behind attempts that have become slow: others may be able to send it sooner."""
+        now = trio.current_time()
+        if now < self._look_for_stalled_at:
+            return
+        self._look_for_stalled_at = now + _STALLED_SECONDS if self._workers else math.inf
+        if jobs := [job for worker in self._workers.values() for job in worker.take_stalled()]:
+            ids = [job.id for job in jobs]
+            await self._database.run(partial(self._store.release, worker=self._lease.worker, job_ids=ids))
+
     async def give_back_lost_claims(self) -> None:
         """Give back what this process holds without knowing it, because the answer to a claim was lost.
 
@@ -273,19 +294,28 @@ class Dispatcher:
 
     def _hand_over(self, channel: str, jobs: list[Claimed], nursery: trio.Nursery) -> None:
         worker = self._workers.get(channel)
-        if worker is not None:
-            worker.hand_over(jobs)
-            return
-        worker = Worker(channel, self._concurrency, self._deliverer, self._place_freed)
+        if worker is None:
+            worker = self._workers[channel] = Worker(channel, self._concurrency, self._deliverer, self._place_freed)
         worker.hand_over(jobs)
-        self._workers[channel] = worker
-        nursery.start_soon(self._run_worker, worker)
+        if channel not in self._attended:
+            self._attended.add(channel)
+            self._look_for_stalled_at = min(self._look_for_stalled_at, trio.current_time() + _STALLED_SECONDS)
+            nursery.start_soon(self._run_worker, worker)
 
     async def _run_worker(self, worker: Worker) -> None:
         # Work may be handed over while the worker's nursery closes. No checkpoint may come between the last look and
         # the removal.
         while worker.in_hand:
             await worker.run()
-        del self._workers[worker.channel]
+        self._attended.remove(worker.channel)
+        self._retire([worker.channel])
         self._worker_ended.set()
         self._worker_ended = trio.Event()
+
+    def _retire(self, channels: Iterable[str]) -> None:
+        """Forget workers that have nothing to do, and will get nothing: until then they know how fast they are."""
+        for channel in channels:
+            worker = self._workers.get(channel)
+            is_needed = channel in self._attended or channel in self._hot or channel in self._asked_for
+            if worker is not None and not is_needed:
+                del self._workers[channel]

@@ -15,14 +15,14 @@ from requeuest_trio._store.rows import Claimed
 
 __all__ = ["Worker"]
 
-_AHEAD_SECONDS: Final = 0.05
-_AHEAD_MOST: Final = 4
+_AHEAD_SECONDS: Final = 0.1
+_AHEAD_MOST: Final = 8
 
 
 class Worker:
     """Delivers what it is handed, up to `limit` jobs at once. Its task lives while it has work.
 
-    Under load it is handed more than that: as many jobs as it will take up within a twentieth of a second, by the
+    Under load it is handed more than that: as many jobs as it will take up within a tenth of a second, by the
     measure of the last ones. So no place waits for a claim, and claims are large; and with slow receivers, or little
     to do, nothing is kept from other processes.
     """
@@ -38,6 +38,7 @@ class Worker:
         self._nursery: trio.Nursery
         self._ahead = 0
         self._ended = 0
+        self._has_moved = True
         self._counted_since = trio.current_time()
 
     def __repr__(self) -> str:
@@ -75,6 +76,14 @@ class Worker:
         self._buffer.clear()
         return jobs
 
+    def take_stalled(self) -> list[Claimed]:
+        """Return what has not been begun, if no attempt has ended since the last call."""
+        if self._has_moved or not self._buffer:
+            self._has_moved = False
+            return []
+        self._ahead = 0
+        return self.take_back()
+
     async def run(self) -> None:
         """Deliver until nothing is in hand any more."""
         try:
@@ -109,6 +118,7 @@ class Worker:
                     finally:
                         del self._running[id(begun)]
                         self._ended += 1
+                        self._has_moved = True
                         if self.places:
                             self._on_place()
                     job = self._begin() if self._buffer else None

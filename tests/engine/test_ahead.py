@@ -1,0 +1,104 @@
+"""
+Jobs that a channel is handed before it has a place for them. Invariants: they are few where attempts are slow, and
+what has not been begun goes back uncounted, to whoever can send it sooner, and is not sent under a lost lease.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+from uuid import uuid4
+
+import trio
+
+from requeuest_trio import Client, Request, open_requeuest
+from requeuest_trio._engine.attempt import Deliverer
+from requeuest_trio._engine.worker import Worker
+from requeuest_trio._store.rows import Claimed
+from requeuest_trio.testing import Action, Arrival, Receiver, Reply, Stall
+from tests.engine.support import Eye, nothing_left
+
+PLACES = 4
+JOBS = 2_000
+
+
+def new_job() -> Claimed:
+    return Claimed(uuid4(), uuid4(), "a", None, 1, "GET", "http://h/", "[]", b"", "{[200,300)}", None, False, None)
+
+
+class Slow:
+    """A deliverer whose attempts take so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    async def attempt(self, job: Claimed, scope: trio.CancelScope) -> None:
+        await trio.sleep(self.seconds)
+
+
+async def _most_in_hand(seconds: float, jobs: int) -> int:
+    """How many jobs a worker holds at the most that is handed what it asks for."""
+    most = 0
+
+    def hand_over() -> None:
+        nonlocal jobs, most
+        number = min(jobs, worker.places)
+        jobs -= number
+        worker.hand_over([new_job() for _ in range(number)])
+        most = max(most, worker.in_hand)
+
+    worker = Worker("a", PLACES, cast("Deliverer", Slow(seconds)), hand_over)
+    hand_over()
+    await worker.run()
+    assert not jobs
+    return most
+
+
+async def test_slow_attempts_keep_nothing_waiting(autojump_clock: trio.testing.MockClock) -> None:
+    assert await _most_in_hand(1.0, 40) == PLACES
+
+
+async def test_quick_attempts_never_wait_for_a_claim(autojump_clock: trio.testing.MockClock) -> None:
+    assert PLACES < await _most_in_hand(0.004, 2_000) <= 9 * PLACES
+
+
+class Slowing:
+    """What a receiver does: it answers quickly until there are jobs ahead of their places, and from then on slowly."""
+
+    def __init__(self, slow: Action) -> None:
+        self._slow = slow
+        self.client: Client | None = None
+        self.has_slowed = trio.Event()
+
+    def __call__(self, _: Arrival) -> Action:
+        load = None if self.client is None else self.client._load
+        if load is not None and load()[0] > 2 * PLACES:
+            self.has_slowed.set()
+        return self._slow if self.has_slowed.is_set() else Reply()
+
+
+async def test_what_waits_behind_attempts_that_have_become_slow_goes_back(eye: Eye, receiver: Receiver) -> None:
+    receiver.decide = slowing = Slowing(Stall())
+    async with nothing_left(eye), open_requeuest(eye.dsn, concurrency=PLACES, poll_interval=600, grace=0) as client:
+        slowing.client = client
+        await client.spawn_many("a", [Request.get(receiver.url)] * JOBS)
+        await slowing.has_slowed.wait()
+        await eye.until_true("select count(*) = %s from requeuest.job where state = 'running'", PLACES)
+        assert await eye.value("select max(attempts) from requeuest.job where state = 'available'") == 0
+
+
+async def test_what_is_not_begun_goes_back_before_the_grace_is_over(eye: Eye, receiver: Receiver) -> None:
+    receiver.decide = slowing = Slowing(Reply(delay=3))
+    has_gone_back = trio.Event()
+
+    async def see_it_go_back() -> None:
+        with trio.fail_after(2):
+            await eye.until_true("select count(*) <= %s from requeuest.job where state = 'running'", PLACES)
+        has_gone_back.set()
+
+    async with nothing_left(eye), trio.open_nursery() as nursery:
+        async with open_requeuest(eye.dsn, concurrency=PLACES, poll_interval=600) as client:
+            slowing.client = client
+            await client.spawn_many("a", [Request.get(receiver.url)] * JOBS)
+            await slowing.has_slowed.wait()
+            nursery.start_soon(see_it_go_back)
+        assert has_gone_back.is_set()
