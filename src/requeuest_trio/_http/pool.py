@@ -91,7 +91,10 @@ class Connections:
             of_origin = self._origins[origin] = _OfOrigin()
         if not of_origin.waiting:
             if (connection := self._find_idle(of_origin)) is not None:
-                return self._unless(fresh, connection)
+                if not fresh:
+                    return connection
+                self._empty(connection)
+                return None
             if of_origin.open < self._most_per_origin and self._make_room():
                 self._occupy(origin, of_origin)
                 return None
@@ -206,15 +209,15 @@ class Connections:
             if waiter.has_place:
                 self._put_back(origin, waiter.connection)
             self._require_open()
-        return self._unless(fresh, waiter.connection)
+        if fresh and waiter.connection is not None:
+            self._empty(waiter.connection)
+            return None
+        return waiter.connection
 
-    def _unless(self, fresh: bool, connection: Connection | None) -> Connection | None:
-        """The connection; or, if it has to be a fresh one, its place."""
-        if connection is None or not fresh:
-            return connection
+    def _empty(self, connection: Connection) -> None:
+        """Close a connection and keep its place, for a new one."""
         self._in_use.discard(connection)
         connection.close()
-        return None
 
     def _put_back(self, origin: Origin, connection: Connection | None) -> None:
         if connection is None:
