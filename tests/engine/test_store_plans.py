@@ -100,7 +100,7 @@ async def test_other_frequent_statements_read_few_rows(bench: Bench, conn: Conn)
     parameters: dict[str, dict[str, Any]] = {
         "rescue": {"error": "lost", "topic": None, "rescuer": None},
         "record": {"rows": json.dumps([row]), "bodies": [b""], "excerpt": 9, "topic": None},
-        "release": {"worker": some, "claims": None, "topic": None},
+        "release": {"worker": some, "claims": None, "ids": None, "topic": None},
         "await_job": {"id": some, "topic": None},
         "still_unfinished": {"ids": [some] * 50},
     }
