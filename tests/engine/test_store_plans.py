@@ -108,3 +108,18 @@ async def test_other_frequent_statements_read_few_rows(bench: Bench, conn: Conn)
         plan = await explained(conn, bench.queries[name], **given)
         assert touched(plan) <= 1, name
         assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 1_000, name
+
+
+async def test_outcomes_are_found_however_much_is_running(bench: Bench, conn: Conn) -> None:
+    """With statistics from before: PostgreSQL believes that nothing is."""
+    await fill(conn, BACKLOGS["due"], MANY)
+    await conn.execute("ANALYZE requeuest.job")
+    await conn.execute(
+        "UPDATE requeuest.job SET state = 'running', attempts = 1, worker = gen_random_uuid(), "
+        "claim = gen_random_uuid(), claimed_at = now() WHERE id = ANY (ARRAY(SELECT id FROM requeuest.job LIMIT 5000))"
+    )
+    row = {"id": str(uuid4()), "claim": str(uuid4()), "state": "dead", "ago": 0, "duration": 0, "reached": "sent"}
+    given = {"rows": json.dumps([row]), "bodies": [b""], "excerpt": 9, "topic": None}
+    plan = await explained(conn, bench.queries["record"], **given)
+    assert touched(plan) <= 1
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 100
