@@ -69,3 +69,21 @@ def assert_consistent(pool: Connections) -> None:
         if entry.waiting:
             assert not entry.idle
             assert not has_room or (pool._open == pool._most and not idle)
+
+
+def pool_of(most: int = 10, per_origin: int = 10, keepalive: float = 4.0) -> Connections:
+    """A pool with small limits."""
+    return Connections(most=most, most_per_origin=per_origin, keepalive=keepalive)
+
+
+async def taken(pool: Connections, name: str) -> Connection:
+    """A connection in use, opened if none was there."""
+    connection = await pool.take(origin(name))
+    assert_consistent(pool)
+    return opened(pool, name) if connection is None else connection
+
+
+def give_back(pool: Connections, connection: Connection, fields: bytes = b"") -> None:
+    """After one whole answer."""
+    pool.give_back(served(connection, fields))
+    assert_consistent(pool)
