@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from struct import unpack
 from uuid import UUID
 
 __all__ = ["Ids"]
@@ -25,8 +26,17 @@ class Ids:
 
     def next(self) -> UUID:
         """A new id."""
+        return self.take(1)[0]
+
+    def take(self, number: int) -> list[UUID]:
+        """New ids, in their order."""
+        # Their randomness is had at once: asking the system for it is what takes time.
+        steps = unpack(f"{number}I", secrets.token_bytes(4 * number))
+        return [self._next(step) for step in steps]
+
+    def _next(self, step: int) -> UUID:
         now = time.time_ns() // 1_000_000
-        self._random += 1 + secrets.randbits(32)
+        self._random += 1 + step
         if now > self._milliseconds or self._random >> _RANDOM_BITS:
             self._milliseconds = max(now, self._milliseconds + 1)
             # The highest bit is left free, so that there is room for increases.
