@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import psycopg
 import trio
@@ -22,12 +23,14 @@ from requeuest_trio._model.ecosystem import AsyncBaseTransport, AsyncClient, For
 from requeuest_trio._model.errors import InvalidRequest, RequeuestError
 from requeuest_trio._model.groups import Kept, raise_bare
 from requeuest_trio._postgres import TrioConnection
+from requeuest_trio._store.announcer import Announcer
 from requeuest_trio._store.database import Database, run_once
 from requeuest_trio._store.migrate import apply_migrations, check_schema
 from requeuest_trio._store.queries import Queries, checked_schema
 from requeuest_trio._store.reader import Reader
 from requeuest_trio._store.spawner import FLUSH_LOCK_SECONDS, Spawner
 from requeuest_trio._store.store import Store
+from requeuest_trio._store.waits import Waits, pairs
 from requeuest_trio._waiters import Waiters
 
 __all__ = ["migrate", "open_requeuest"]
@@ -133,11 +136,11 @@ async def open_requeuest(
         await run_once(address, queries, config, partial(_prepare, address, schema, store, settings))
         sender = await stack.enter_async_context(open_sender(http, config))
 
-        async def connect(size: int, **limits: float) -> Database:
-            return await stack.enter_async_context(Database(address, queries, config, size=size, **limits))
+        async def connect(size: int, **options: Any) -> Database:
+            return await stack.enter_async_context(Database(address, queries, config, size=size, **options))
 
         calls = await connect(config.pool_size)
-        spawner = Spawner(await connect(1, lock_timeout=FLUSH_LOCK_SECONDS), calls, store)
+        flushes = await connect(1, lock_timeout=FLUSH_LOCK_SECONDS, plans_once=True)
         waiters = Waiters(Reader(calls, store), poll_interval=poll_seconds)
         runner = None
         if names:
@@ -153,8 +156,10 @@ async def open_requeuest(
                 lease=lease_seconds,
                 poll_interval=poll_seconds,
             )
+        announcer = Announcer(flushes, store)
+        spawner = Spawner(flushes, calls, store, announcer, partial(_wake, runner))
         client = Client(calls, store, spawner, waiters, config, settings, runner.load if runner else None)
-        services = [spawner.run, waiters.run, sender.run]
+        services = [spawner.run, announcer.run, waiters.run, sender.run]
         if config.notifications:
             services.append(_listener(await connect(1), store, waiters, runner).run)
         async with _running(client, runner, services, grace_seconds):
@@ -201,6 +206,13 @@ async def _running(
                 await runner.finish()
     if errors:
         raise_bare(BaseExceptionGroup("the block has ended with several errors", errors))
+
+
+def _wake(runner: Runner | None, waits: Waits) -> None:
+    """What this process has stored, and delivers itself, needs no notification."""
+    if runner is not None:
+        for channel, wait in pairs(waits):
+            runner.dispatcher.wake({channel: wait})
 
 
 def _listener(database: Database, store: Store, waiters: Waiters, runner: Runner | None) -> Listener:

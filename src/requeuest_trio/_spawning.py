@@ -82,7 +82,7 @@ class Checked:
 
     def _job_ids(self, given: Sequence[UUID] | None, number: int) -> list[UUID]:
         if given is None:
-            return [self._ids.next() for _ in range(number)]
+            return self._ids.take(number)
         if isinstance(given, UUID | str) or not isinstance(given, Sequence):
             raise InvalidRequest("job_id", "must be a sequence with one id for each request")
         ids = [checks.job_id(job_id) for job_id in given]

@@ -21,7 +21,12 @@ from requeuest_trio._store.rows import Claimed, NewJob, Report
 from requeuest_trio._store.store import Store
 from tests.postgres.harness import Conn, Proxy
 
-LIMITS = {"statement_timeout": "20s", "lock_timeout": "10s", "idle_timeout": "60s"}
+LIMITS = {
+    "statement_timeout": "20s",
+    "lock_timeout": "10s",
+    "idle_timeout": "60s",
+    "plan_cache_mode": "auto",
+}
 SCHEMA = "requeuest"
 REQUEST = Request.post("http://receiver.test/hook", json={"order": 7})
 

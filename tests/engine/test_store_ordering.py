@@ -121,8 +121,8 @@ async def test_busy_keys_are_left_to_their_callers(bench: Bench, conn: Conn, oth
     async with conn.transaction():
         await bench.spawn(conn, new_job(key="busy"))
         busy, idle, free = new_job(key="busy"), new_job(key="idle"), new_job()
-        assert await bench.store.spawn(other, [busy, idle, free], wait_for_keys=False) == [busy]
-    assert await bench.store.spawn(other, [busy], wait_for_keys=False) == []
+        assert (await bench.store.store(other, [busy, idle, free], wait_for_keys=False)).left == [busy]
+    assert (await bench.store.store(other, [busy], wait_for_keys=False)).left == []
     assert await value(conn, "SELECT count(*) FROM requeuest.job") == 4
 
 

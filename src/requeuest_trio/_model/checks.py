@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -27,6 +28,7 @@ MAX_KEY_LENGTH = 200
 MAX_PRIORITY = 100
 MAX_SECONDS = 10 * 365 * 86_400.0
 """Ten years: further than anybody plans, and safely inside what PostgreSQL's intervals hold."""
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 # Python's datetimes end with the year 9999, in whatever zone an instant is read back.
 _FIRST_YEAR, _LAST_YEAR = 1970, 9000
 
@@ -37,7 +39,7 @@ def short_text(argument: str, value: object, longest: int) -> str:
         raise InvalidRequest(argument, f"must be a str, not {type(value).__name__}")
     if not 1 <= len(value) <= longest:
         raise InvalidRequest(argument, f"must have 1 to {longest} characters, not {len(value)}")
-    if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
+    if _UNSTORABLE.search(value):
         raise InvalidRequest(argument, "must not have NUL or lone surrogate characters")
     return value
 

@@ -45,6 +45,10 @@ class Event(Enum):
     LISTENER_BACK = EventSpec(
         "listener_back", "listener", logging.INFO, ("failures",), "Notifications are heard again."
     )
+    ANNOUNCE_FAILED = EventSpec(
+        "announce_failed", "announcer", logging.WARNING, ("error", "retry_in"),
+        "Other processes could not be told of new jobs; it is tried again, and their polls find the jobs.",
+    )  # fmt: skip
     CLAIM_FAILED = EventSpec(
         "claim_failed", "dispatcher", logging.WARNING, ("error", "retry_in"), "Jobs could not be claimed."
     )

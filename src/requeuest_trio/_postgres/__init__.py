@@ -2,11 +2,12 @@
 PostgreSQL for Trio: psycopg's protocol, Trio's waiting. Knows nothing of queues.
 
 Reading order: `waiting` (a socket and a generator), `connection` (what an operation is, and what follows when it is
-cancelled) with its parts `lock`, `connecting`, `draining` and `transaction`, then `backoff` and `pool`.
+cancelled) with its parts `lock`, `connecting`, `draining` and `transaction`, then `encoded`, `backoff` and `pool`.
 """
 
 from requeuest_trio._postgres.backoff import Backoff
 from requeuest_trio._postgres.connection import SETTLE_TIMEOUT, TrioConnection
+from requeuest_trio._postgres.encoded import Statement, execute_encoded
 from requeuest_trio._postgres.pool import ConnectionPool, PoolStatistics, PoolTimeout
 from requeuest_trio._postgres.transaction import TrioTransaction
 
@@ -16,6 +17,8 @@ __all__ = (
     "ConnectionPool",
     "PoolStatistics",
     "PoolTimeout",
+    "Statement",
     "TrioConnection",
     "TrioTransaction",
+    "execute_encoded",
 )

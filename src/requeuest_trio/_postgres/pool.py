@@ -131,7 +131,7 @@ class ConnectionPool:
         self._acquiring: set[trio.CancelScope] = set()
         self._closed = False
 
-        self._returned = trio.Event()  # set, and replaced, whenever a connection comes back
+        self._returned = trio.lowlevel.ParkingLot()  # for who waits until a connection comes back
         self._one_at_a_time = trio.Lock()  # held for each attempt to connect during an outage
         self._failures = 0
         self._next_attempt = 0.0
@@ -205,15 +205,23 @@ class ConnectionPool:
         Cancellation: before the block nothing is lost, and the next in the queue is served. In the block it is up to
         the operation; see `TrioConnection`.
         """
-        conn = await self._acquire(self._acquire_timeout if timeout is None else timeout)
+        conn = await self.acquire(timeout=timeout)
         try:
             yield conn
         finally:
-            await self._give_back(conn)
+            await self.give_back(conn)
 
-    async def _acquire(self, patience: float) -> Connection:
+    async def acquire(self, *, timeout: float | None = None) -> Connection:
+        """
+        Borrow a connection until it is given to `give_back`; as `connection`, for those who can't afford its block.
+
+        No checkpoint, if there is one at hand.
+        """
+        patience = self._acquire_timeout if timeout is None else timeout
         if self._closed:
             raise trio.ClosedResourceError("the pool is closed")
+        if conn := self._take_nowait():
+            return conn
         with trio.move_on_after(patience) as scope:
             self._acquiring.add(scope)
             try:
@@ -223,6 +231,16 @@ class ConnectionPool:
         if self._closed:
             raise trio.ClosedResourceError("the pool was closed")
         raise PoolTimeout(f"no connection within {patience} s: {self!r}") from self._last_error
+
+    def _take_nowait(self) -> Connection | None:
+        """Take the connection used last, if no one waits for it, and it needs no asking."""
+        self._close_expired()
+        if not self._places.value or not self._idle or not self._is_fresh(self._idle[-1]):
+            return None
+        self._places.acquire_nowait()
+        conn = self._idle.pop().connection
+        self._in_use.add(conn)
+        return conn
 
     async def _take_place_and_connection(self) -> Connection:
         await self._places.acquire()
@@ -250,9 +268,9 @@ class ConnectionPool:
 
     async def _is_usable(self, idle: _Idle) -> bool:
         conn = idle.connection
-        if conn.closed or conn.needs_reset():
+        if conn.needs_reset():
             return False
-        if trio.current_time() - idle.since < self._check_after and not conn.has_news():
+        if self._is_fresh(idle):
             return True
         try:
             with trio.move_on_after(self._connect_timeout):
@@ -262,6 +280,12 @@ class ConnectionPool:
             pass
         return False
 
+    def _is_fresh(self, idle: _Idle) -> bool:
+        """Whether a connection can do without a round trip to find out that it works."""
+        if trio.current_time() - idle.since >= self._check_after:
+            return False
+        return not idle.connection.needs_reset() and not idle.connection.has_news()
+
     async def _connect_patiently(self) -> Connection:
         """Connect, however often it takes. During an outage all who wait here share one attempt at a time."""
         if not self._failures and (conn := await self._try_to_connect()):
@@ -270,7 +294,7 @@ class ConnectionPool:
             while True:
                 if self._failures:
                     with trio.move_on_at(self._next_attempt):
-                        await self._returned.wait()
+                        await self._returned.park()
                 if conn := await self._find_idle() or await self._try_to_connect():
                     return conn
 
@@ -305,20 +329,21 @@ class ConnectionPool:
                 raise
         raise psycopg.errors.ConnectionTimeout(f"no connection within connect_timeout={self._connect_timeout} s")
 
-    async def _give_back(self, conn: Connection) -> None:
+    async def give_back(self, conn: Connection) -> None:
+        """Take back what `acquire` has given. No checkpoint, if it is in order."""
         try:
-            await conn.reset()
+            if conn.needs_reset():
+                await conn.reset()
         finally:
             self._in_use.discard(conn)
             self._places.release()
             if self._closed:
                 conn.close_nowait()
-            elif conn.closed or conn.needs_reset() or _settings(conn) != self._configured:
+            elif conn.needs_reset() or _settings(conn) != self._configured:
                 self._discard(conn)
             else:
                 self._idle.append(_Idle(conn, trio.current_time()))
-                self._returned.set()
-                self._returned = trio.Event()
+                self._returned.unpark_all()
             self._close_expired()
 
     def _close_expired(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import Self, TypeVar
+from typing import NoReturn, Self, TypeVar
 
 import psycopg
 import trio
@@ -25,7 +25,7 @@ DATABASE_ERRORS = (RequeuestError, psycopg.Error)
 
 _CONNECT_SECONDS = 10.0
 _GRACE_SECONDS = 5.0
-_NO_LIMITS = {"statement_timeout": "0", "lock_timeout": "0", "idle_timeout": "0"}
+_NO_LIMITS = {"statement_timeout": "0", "lock_timeout": "0", "idle_timeout": "0", "plan_cache_mode": "auto"}
 
 _GONE = (errors.OperationalError, errors.InterfaceError, errors.ReadOnlySqlTransaction)
 _NO_TABLES = (errors.UndefinedTable, errors.UndefinedColumn, errors.InvalidSchemaName, errors.UndefinedFunction)
@@ -36,15 +36,21 @@ def translated() -> Iterator[None]:
     """Turn psycopg's errors into this library's, keeping them as the cause."""
     try:
         yield
-    except errors.LockNotAvailable as error:
+    except psycopg.Error as error:
+        _raise_translated(error)
+
+
+def _raise_translated(error: psycopg.Error) -> NoReturn:
+    if isinstance(error, errors.LockNotAvailable):
         raise DatabaseUnavailable(
             f"another transaction held a lock for too long ({first_line(error)}); if it is your own, and has used the "
             "same ordering key or job_id, spawn with its connection="
         ) from error
-    except _GONE as error:
+    if isinstance(error, _GONE):
         raise DatabaseUnavailable(f"PostgreSQL is not available: {first_line(error)}") from error
-    except _NO_TABLES as error:
+    if isinstance(error, _NO_TABLES):
         raise SchemaMismatch(f"the tables are not what this library expects: {first_line(error)}") from error
+    raise error
 
 
 @contextmanager
@@ -103,17 +109,19 @@ class Database:
         size: int,
         lease: float = math.inf,
         lock_timeout: float = math.inf,
+        plans_once: bool = False,
     ) -> None:
+        """With `plans_once` a prepared statement is not planned again for other parameters."""
         statement = min(config.statement_timeout, lease / 3)
         self.size = size
-        self._limits = _limits(statement, lock_timeout)
+        self._limits = _limits(statement, lock_timeout, plans_once=plans_once)
         self._queries = queries
         # Longer than the server's own limit, so that this one is met only if the server does not answer at all.
         self._answer_timeout = statement + _GRACE_SECONDS
         self.statement_timeout = statement
         self._acquire_timeout = config.connect_timeout
         self._running: set[trio.CancelScope] = set()
-        self._has_ended = trio.Event()
+        self._until_one_ends = trio.lowlevel.ParkingLot()
         self._is_closed = False
         self._pool = ConnectionPool(
             dsn, max_size=size, configure=self._configure, connect_timeout=config.connect_timeout, autocommit=True
@@ -131,7 +139,7 @@ class Database:
         # Each of them ends within the settle timeout of its connection.
         with trio.move_on_after(2 * SETTLE_TIMEOUT, shield=True):  # noqa: ASYNC912 - nothing to wait for is fine
             while self._running:
-                await self._has_ended.wait()
+                await self._until_one_ends.park()
         await self._pool.aclose()  # noqa: ASYNC102 - closes in a cancelled scope too
 
     async def _configure(self, connection: TrioConnection) -> None:
@@ -184,16 +192,20 @@ class Database:
         """
         self._require_open()
         limit = self._answer_timeout + (pieces - 1) * self.statement_timeout
-        with trio.move_on_after(self._acquire_timeout + limit) as scope:
+        with trio.move_on_after(self._acquire_timeout + limit) as scope:  # noqa: ASYNC912 - every operation asks
             self._running.add(scope)
+            # Every statement comes through here, so without the help of context managers.
             try:
-                async with self.connection() as connection:
-                    with translated():
-                        return await operation(connection)
+                connection = await self._pool.acquire(timeout=self._acquire_timeout)
+                try:
+                    return await operation(connection)
+                finally:
+                    await self._pool.give_back(connection)  # noqa: ASYNC102 - has shields of its own
+            except psycopg.Error as error:
+                _raise_translated(error)
             finally:
                 self._running.remove(scope)
-                self._has_ended.set()
-                self._has_ended = trio.Event()
+                self._until_one_ends.unpark_all()
         self._require_open()
         raise DatabaseUnavailable(f"PostgreSQL did not answer within {limit:g} s")
 
@@ -202,11 +214,12 @@ class Database:
             raise trio.ClosedResourceError("the block of open_requeuest has ended")
 
 
-def _limits(statement: float, lock: float = math.inf) -> dict[str, str]:
+def _limits(statement: float, lock: float = math.inf, *, plans_once: bool = False) -> dict[str, str]:
     return {
         "statement_timeout": _milliseconds(statement),
         "lock_timeout": _milliseconds(min(statement / 2, lock)),
         "idle_timeout": _milliseconds(statement * 3),
+        "plan_cache_mode": "force_generic_plan" if plans_once else "auto",
     }
 
 

@@ -7,10 +7,12 @@ from functools import cache
 from importlib.resources import files
 
 from requeuest_trio._model.errors import InvalidRequest
+from requeuest_trio._postgres import Statement
 
 __all__ = ["Queries", "checked_schema"]
 
 _NAME = re.compile(r"^-- name: (\w+)\n((?:--.*\n)*)", re.MULTILINE)
+_PLACEHOLDER = re.compile(rb"%\((\w+)\)s")
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,39}")
 
 
@@ -38,5 +40,19 @@ class Queries:
             name: statement.replace("{schema}", quoted).encode() for name, statement in _parsed().items()
         }
 
+        self._numbered: dict[str, tuple[Statement, list[str]]] = {}
+
     def __getitem__(self, name: str) -> bytes:
         return self._statements[name]
+
+    def numbered(self, name: str) -> tuple[Statement, list[str]]:
+        """A statement for parameters that come encoded, and their names in order."""
+        if name not in self._numbered:
+            self._numbered[name] = _with_numbers(self._statements[name])
+        return self._numbered[name]
+
+
+def _with_numbers(statement: bytes) -> tuple[Statement, list[str]]:
+    names = list(dict.fromkeys(_PLACEHOLDER.findall(statement)))
+    numbered = _PLACEHOLDER.sub(lambda found: b"$%d" % (names.index(found[1]) + 1), statement)
+    return Statement(numbered.replace(b"%%", b"%"), len(names)), [name.decode() for name in names]

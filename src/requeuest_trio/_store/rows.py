@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -27,18 +27,14 @@ __all__ = [
     "NewJob",
     "Report",
     "attempt_from_row",
-    "chunks",
     "job_from_row",
     "outcome_rows",
-    "spawn_rows",
 ]
 
 WHOLE_CHANNEL = ""
 """The ordering key of all jobs of an ordered channel."""
 
 _LONG_HEADERS = 2_000
-_MAX_ROWS = 10_000
-_MAX_BYTES = 16 * 1_048_576
 
 
 @dataclass(slots=True, kw_only=True)
@@ -106,46 +102,6 @@ class Report(NamedTuple):
     outcome: Outcome
     started: float
     duration: float
-
-
-def chunks(jobs: Sequence[NewJob]) -> Iterator[list[NewJob]]:
-    """Jobs in pieces that make statements of a bearable size."""
-    piece: list[NewJob] = []
-    size = 0
-    for job in jobs:
-        size += len(job.request.body)
-        if piece and (len(piece) == _MAX_ROWS or size > _MAX_BYTES):
-            yield piece
-            piece, size = [], len(job.request.body)
-        piece.append(job)
-    yield piece
-
-
-def spawn_rows(jobs: Sequence[NewJob]) -> tuple[str, list[bytes]]:
-    """The parameters `rows` (JSON) and `bodies` of the spawn queries.
-
-    One JSON text costs the driver far less than a dozen arrays; the bodies go beside it, as they are.
-    """
-    rows = [
-        {
-            "id": str(job.id),
-            "channel": job.channel,
-            "priority": job.priority,
-            "at": None if job.at is None else job.at.isoformat(),
-            "delay": job.delay,
-            "ordering_key": job.ordering_key,
-            "method": job.request.method,
-            "url": job.request.url,
-            "headers": job.request.headers,
-            "accept": _multirange(job.request.accept),
-            "timeout": job.timeout if job.timeout is not None else job.request.timeout,
-            "follow_redirects": job.request.follow_redirects,
-            "retry": job.retry.to_json() or None,
-            "awaited": job.awaited,
-        }
-        for job in jobs
-    ]
-    return json.dumps(rows), [job.request.body for job in jobs]
 
 
 def outcome_rows(reports: Sequence[Report], now: float, excerpt: int) -> tuple[str, list[bytes]]:
@@ -261,10 +217,6 @@ def _shown_ranges(multirange: str) -> Statuses:
         return _ranges(multirange)
     except ValueError:
         return ()
-
-
-def _multirange(ranges: Statuses) -> str:
-    return "{" + ",".join(f"[{part.start},{part.stop})" for part in ranges) + "}"
 
 
 def _ranges(multirange: str) -> Statuses:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from uuid import UUID
 
@@ -17,9 +18,13 @@ from psycopg.errors import LockNotAvailable
 
 from requeuest_trio._model.errors import DatabaseUnavailable, InvalidRequest, RequeuestError, SchemaMismatch
 from requeuest_trio._postgres import Backoff, PoolTimeout
+from requeuest_trio._store.announcer import Announcer
+from requeuest_trio._store.columns import patience
 from requeuest_trio._store.database import Database, first_line
-from requeuest_trio._store.rows import NewJob, chunks
+from requeuest_trio._store.rows import NewJob
 from requeuest_trio._store.store import Store
+from requeuest_trio._store.storing import Stored
+from requeuest_trio._store.waits import Waits, known_waits, without
 
 __all__ = ["FLUSH_LOCK_SECONDS", "Spawner"]
 
@@ -52,12 +57,23 @@ class Spawner:
     its caller, who waits alone, for a key without a connection, and never with the last one of the others'.
     """
 
-    def __init__(self, flushes: Database, calls: Database, store: Store) -> None:
+    def __init__(
+        self,
+        flushes: Database,
+        calls: Database,
+        store: Store,
+        announcer: Announcer,
+        wake: Callable[[Waits], None],
+    ) -> None:
+        """`wake` is told after each commit which channels have something due, and when; it is for this process."""
+        self._announcer = announcer
+        self._wake = wake
         self._flushes = flushes
         self._calls = calls
         self._calling = trio.Semaphore(calls.size - 1)
         self._store = store
         self._waiting: deque[_Waiting] = deque()
+        self._is_flushing = False
         self._wanted = trio.Event()
         self._closed = False
 
@@ -68,8 +84,19 @@ class Spawner:
         """
         self._require_open()
         waiting = _Waiting(job)
+        if self._is_flushing or self._waiting:
+            await self._wait_for_flush(waiting)
+        else:
+            # Nobody to share with: done here, without the detour over another task.
+            with self._flushing():
+                await self._flush([waiting])
+        if waiting.error is not None:
+            raise waiting.error
+        if waiting.is_left:
+            await self.spawn_many([job])
+
+    async def _wait_for_flush(self, waiting: _Waiting) -> None:
         self._waiting.append(waiting)
-        self._wanted.set()
         try:
             await waiting.done.wait()
         except trio.Cancelled:
@@ -77,10 +104,6 @@ class Spawner:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
             raise
-        if waiting.error is not None:
-            raise waiting.error
-        if waiting.is_left:
-            await self.spawn_many([job])
 
     async def spawn_many(self, jobs: Sequence[NewJob]) -> None:
         """Store jobs in one transaction, apart from the group: all are committed when this returns, or none is."""
@@ -119,12 +142,27 @@ class Spawner:
             waiting.done.set()
 
     async def run(self) -> None:
-        """Flush what callers ask for, until cancelled. Callers whose flush is cut short get `ClosedResourceError`."""
+        """Flush what callers wait for, until cancelled. Callers whose flush is cut short get `ClosedResourceError`."""
         while True:
             await self._wanted.wait()
             self._wanted = trio.Event()
-            while batch := self._take():
-                await self._flush(batch)
+            with self._flushing():
+                while batch := self._take():
+                    await self._flush(batch)
+                    # Callers that were served have their turn (Trio runs the tasks of one round in any order): who
+                    # spawns again at once shares the next flush with those who came during the last.
+                    await trio.lowlevel.checkpoint()
+                    await trio.lowlevel.checkpoint()
+
+    @contextmanager
+    def _flushing(self) -> Iterator[None]:
+        self._is_flushing = True
+        try:
+            yield
+        finally:
+            self._is_flushing = False
+            if self._waiting:
+                self._wanted.set()
 
     def _take(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
@@ -165,12 +203,26 @@ class Spawner:
 
         Returns those that were not stored, because another transaction is busy with their ordering keys.
         """
-        store = partial(self._store.spawn, jobs=jobs, wait_for_keys=False)
-        pieces = sum(1 for _ in chunks(jobs))
-        ids = tuple(job.id for job in jobs)
+        # The statement for jobs with ordering keys announces nothing.
+        goes_along = any(job.ordering_key is None for job in jobs)
+        announced = self._announcer.take(known_waits(jobs)) if goes_along else {}
+        try:
+            stored = await self._run_repeatedly(database, jobs, announced)
+        except BaseException:
+            # Perhaps it was, and if not, nobody minds.
+            self._announcer.note(announced)
+            raise
+        self._wake(stored.waits)
+        self._announcer.note(without(stored.waits, announced))
+        return stored.left
+
+    async def _run_repeatedly(self, database: Database, jobs: Sequence[NewJob], announced: Waits) -> Stored:
+        store = partial(self._store.store, jobs=jobs, announced=announced, wait_for_keys=False)
+        pieces = patience(jobs)
         try:
             return await database.run(store, pieces=pieces)
         except DatabaseUnavailable as error:
+            ids = tuple(job.id for job in jobs)
             if isinstance(error.__cause__, _NOTHING_STORED):
                 raise DatabaseUnavailable(str(error), job_ids=ids) from error.__cause__
         try:

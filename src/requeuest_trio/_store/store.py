@@ -8,38 +8,21 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from psycopg import AsyncCursor, errors
-from psycopg.pq import TransactionStatus
-from psycopg.rows import TupleRow, tuple_row
+from psycopg import errors
 
 from requeuest_trio._model.channel import Channel
-from requeuest_trio._model.errors import InvalidRequest
 from requeuest_trio._model.job import Attempt, Job
 from requeuest_trio._model.states import FINISHED, JobState
 from requeuest_trio._postgres import TrioConnection
-from requeuest_trio._store.queries import Queries
-from requeuest_trio._store.rows import (
-    WHOLE_CHANNEL,
-    Claimed,
-    NewJob,
-    Report,
-    attempt_from_row,
-    chunks,
-    job_from_row,
-    outcome_rows,
-    spawn_rows,
-)
+from requeuest_trio._store.rows import Claimed, Report, attempt_from_row, job_from_row, outcome_rows
+from requeuest_trio._store.statements import Key, Keys, key_columns
+from requeuest_trio._store.storing import Storing
 
-__all__ = ["Store"]
-
-Key = tuple[str, str]
-"""An ordering key, after its channel."""
-Keys = set[Key]
+__all__ = ["FIRST_KEY", "Keys", "Store"]
 
 FIRST_KEY: Key = ("", "")
 """Where a walk over all ordering keys begins: before the first of them."""
@@ -62,101 +45,12 @@ class Recorded(NamedTuple):
     """Ordering keys whose next jobs are still to be unblocked, because an application's transaction has them."""
 
 
-class Store:
-    """The statements on one schema. Has no connection and no state but the names that it uses."""
-
-    def __init__(self, queries: Queries, schema: str, *, notifications: bool = True) -> None:
-        self._queries = queries
-        self.due_topic = f"{schema}:due"
-        self.done_topic = f"{schema}:done"
-        self._due = self.due_topic if notifications else None
-        self._done = self.done_topic if notifications else None
-
-    async def _execute(self, connection: TrioConnection, query: str, **parameters: Any) -> AsyncCursor[TupleRow]:
-        # A cursor of its own kind, because a connection of the application's may have been set to another one.
-        cursor = AsyncCursor(connection, row_factory=tuple_row)
-        return await cursor.execute(self._queries[query], parameters or None)
-
-    # --- spawning -----------------------------------------------------------------------------------------------------
+class Store(Storing):
+    """All statements on one schema."""
 
     async def set_channel(self, connection: TrioConnection, channel: Channel) -> None:
         """Keep a channel's settings."""
         await self._execute(connection, "set_channel", name=channel.name, ordered=channel.ordered)
-
-    async def spawn(
-        self, connection: TrioConnection, jobs: Sequence[NewJob], *, wait_for_keys: bool = True
-    ) -> list[NewJob]:
-        """Store jobs, each once: when this returns, or with the transaction that is open on the connection.
-
-        Returns those that were not stored, because another transaction is busy with their ordering keys. With
-        `wait_for_keys` there are none.
-        """
-        if len(pieces := list(chunks(jobs))) == 1:
-            return await self._spawn_chunk(connection, pieces[0], wait_for_keys)
-        left: list[NewJob] = []
-        async with _transaction(connection):
-            for piece in pieces:
-                # What comes after jobs that were left may belong behind them.
-                left += piece if left else await self._spawn_chunk(connection, piece, wait_for_keys)
-        return left
-
-    async def _spawn_chunk(
-        self, connection: TrioConnection, jobs: Sequence[NewJob], wait_for_keys: bool
-    ) -> list[NewJob]:
-        if free := [job for job in jobs if job.ordering_key is None]:
-            await self._spawn_free(connection, free)
-        # A job that is in the batch twice must not block itself.
-        ordered = list({job.id: job for job in jobs if job.ordering_key is not None}.values())
-        if not ordered:
-            return []
-        async with _transaction(connection):
-            return await self._spawn_ordered(connection, ordered, wait_for_keys)
-
-    async def _spawn_free(self, connection: TrioConnection, jobs: Sequence[NewJob]) -> None:
-        """Those that are not stored, because it turns out that their channels are ordered, get a key."""
-        rows, bodies = spawn_rows(jobs)
-        cursor = await self._execute(connection, "spawn", rows=rows, bodies=bodies, topic=self._due)
-        [(ordered_channels, _)] = await cursor.fetchall()
-        for job in jobs:
-            if job.channel in ordered_channels:
-                job.ordering_key = WHOLE_CHANNEL
-
-    async def _spawn_ordered(
-        self, connection: TrioConnection, jobs: Sequence[NewJob], wait_for_keys: bool
-    ) -> list[NewJob]:
-        await self._find_ordered(connection, jobs)
-        keys = {_key(job) for job in jobs}
-        if wait_for_keys:
-            await self._lock_keys(connection, keys)
-            locked = keys
-        else:
-            locked = await self._try_keys(connection, keys)
-        if now := [job for job in jobs if _key(job) in locked]:
-            rows, bodies = spawn_rows(now)
-            await self._execute(connection, "spawn_ordered", rows=rows, bodies=bodies, topic=self._due)
-        return [job for job in jobs if _key(job) not in locked]
-
-    async def _find_ordered(self, connection: TrioConnection, jobs: Sequence[NewJob]) -> None:
-        """Give jobs of ordered channels the channel's key: who spawns need not know that it is ordered."""
-        keyed = [job for job in jobs if job.ordering_key != WHOLE_CHANNEL]
-        if keyed:
-            channels = list({job.channel for job in keyed})
-            cursor = await self._execute(connection, "ordered_channels", channels=channels)
-            ordered = {channel for (channel,) in await cursor.fetchall()}
-            for job in keyed:
-                if job.channel in ordered:
-                    job.ordering_key = WHOLE_CHANNEL
-
-    async def _lock_keys(self, connection: TrioConnection, keys: Keys) -> None:
-        cursor = await self._execute(connection, "lock_keys", **_key_columns(keys))
-        [(isolation, _)] = await cursor.fetchall()
-        if isolation not in {"read committed", "read uncommitted"}:
-            # A snapshot from before the locks may show a head that has finished since: the job would wait for ever.
-            raise InvalidRequest("connection", f"an ordering key needs READ COMMITTED, not {isolation.upper()}")
-
-    async def _try_keys(self, connection: TrioConnection, keys: Keys) -> Keys:
-        cursor = await self._execute(connection, "try_keys", **_key_columns(keys))
-        return set(await cursor.fetchall())
 
     # --- delivering ---------------------------------------------------------------------------------------------------
 
@@ -231,7 +125,7 @@ class Store:
         return set(stale)
 
     async def _unblock(self, connection: TrioConnection, keys: Keys, topic: str | None = None) -> dict[str, float]:
-        cursor = await self._execute(connection, "unblock", **_key_columns(keys), topic=topic)
+        cursor = await self._execute(connection, "unblock", **key_columns(keys), topic=topic)
         return dict(await cursor.fetchall())
 
     async def unblock_what_is_free(self, connection: TrioConnection, keys: Keys) -> tuple[dict[str, float], Keys]:
@@ -317,7 +211,7 @@ class Store:
             return 0
         async with connection.transaction():
             await self._lock_keys(connection, keys)
-            columns = _key_columns(keys)
+            columns = key_columns(keys)
             removed = await _count(
                 await self._execute(connection, "clear_keys", **columns, before=before, topic=self._done)
             )
@@ -379,18 +273,3 @@ class Store:
 async def _count(cursor: Any) -> int:
     row = await cursor.fetchone()
     return int(row[0])
-
-
-def _key_columns(keys: Keys) -> dict[str, list[str]]:
-    return {"channels": [channel for channel, _ in keys], "keys": [key for _, key in keys]}
-
-
-def _key(job: NewJob) -> tuple[str, str]:
-    return job.channel, job.ordering_key or WHOLE_CHANNEL
-
-
-def _transaction(connection: TrioConnection) -> AbstractAsyncContextManager[object]:
-    """A transaction, unless one is open, or the next statement opens one of itself."""
-    if connection.info.transaction_status == TransactionStatus.IDLE and connection.autocommit:
-        return connection.transaction()
-    return nullcontext()

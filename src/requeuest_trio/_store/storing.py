@@ -1,0 +1,159 @@
+"""Storing jobs, by the statements made for it.
+
+Most jobs have no ordering key, and are stored by one statement, or one for each piece of a long batch. Those with a key
+follow under the locks of their keys. A channel that is ordered as a whole shows only when its jobs were to be stored:
+then they get the channel's key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from operator import attrgetter
+from typing import NamedTuple
+
+from requeuest_trio._postgres import TrioConnection
+from requeuest_trio._store.columns import chunks, spawn_columns, spawn_values, text_array
+from requeuest_trio._store.rows import WHOLE_CHANNEL, NewJob
+from requeuest_trio._store.statements import Key, Statements, transaction
+from requeuest_trio._store.waits import Waits, firsts, known_waits, merged, waits_of, without
+
+__all__ = ["Stored", "Storing"]
+
+_id = attrgetter("id.int")
+
+
+class Stored(NamedTuple):
+    """What became of jobs that were to be stored."""
+
+    waits: Waits
+    """Their channels, and when something of theirs can be claimed."""
+    left: list[NewJob]
+    """Those that were not stored, because another transaction is busy with their ordering keys."""
+
+
+class Storing(Statements):
+    """The half of the store that spawns."""
+
+    async def spawn(self, connection: TrioConnection, jobs: Sequence[NewJob]) -> None:
+        """Store jobs, each once, and announce them: now, or with the transaction that is open on the connection."""
+        known = known_waits(jobs)
+        stored = await self.store(connection, jobs, announced=known)
+        await self.announce(connection, without(stored.waits, known))
+
+    async def announce(self, connection: TrioConnection, waits: Waits) -> None:
+        """Tell listening processes of channels with something due in so many seconds."""
+        if waits:
+            await self._execute(connection, "announce", topic=self._due, announced=json.dumps(waits))
+
+    async def store(
+        self,
+        connection: TrioConnection,
+        jobs: Sequence[NewJob],
+        *,
+        announced: Waits | None = None,
+        wait_for_keys: bool = True,
+    ) -> Stored:
+        """Store jobs, each once: when this returns, or with the transaction that is open on the connection.
+
+        What is to be announced together with them is, unless all of them have ordering keys. Those that another
+        transaction's ordering key is in the way of are left, unless `wait_for_keys`.
+        """
+        if len(jobs) == 1 and await self._store_one(connection, jobs[0], announced):
+            return Stored({jobs[0].channel: [jobs[0].delay]}, [])
+        waits: Waits = {}
+        # By id, so that two batches with the same ids meet at the first of them, and not each at the other's.
+        pieces = list(chunks(sorted((job for job in jobs if job.ordering_key is None), key=_id)))
+        async with transaction(connection) if len(pieces) > 1 else nullcontext():
+            if pieces:
+                waits = await self._store_free(connection, pieces, announced)
+            # A job that is in the batch twice must not block itself.
+            ordered = list({job.id: job for job in jobs if job.ordering_key is not None}.values())
+            if not ordered:
+                return Stored(waits, [])
+            async with transaction(connection):
+                stored = await self._store_in_order(connection, ordered, wait_for_keys)
+        return Stored(merged(waits, stored.waits), stored.left)
+
+    async def _store_one(self, connection: TrioConnection, job: NewJob, announced: Waits | None) -> bool:
+        """False: its id exists, or it is not as simple as that."""
+        if job.ordering_key is not None or job.at is not None:
+            return False
+        encoding = connection.info.encoding
+        values = spawn_values(job, encoding) | self._announcing(announced, encoding)
+        [result] = await self._run_encoded(connection, "spawn_one", [values])
+        return result.command_tuples == 1
+
+    async def _store_free(
+        self, connection: TrioConnection, pieces: Sequence[Sequence[NewJob]], announced: Waits | None
+    ) -> Waits:
+        """Those that are not stored, because it turns out that their channels are ordered, get a key."""
+        encoding = connection.info.encoding
+
+        def parameters() -> Iterator[dict[str, bytes | None]]:
+            announcing = self._announcing(announced, encoding)
+            for piece in pieces:
+                channels = text_array(list({job.channel for job in piece}), encoding)
+                yield {"channels": channels, **spawn_columns(piece, encoding), **announcing}
+                announcing = self._announcing(None, encoding)
+
+        waits: Waits = {}
+        results = await self._run_encoded(connection, "spawn", parameters())
+        for piece, result in zip(pieces, results, strict=True):
+            if ordered := result.get_value(0, 0):
+                ordered_channels = frozenset(json.loads(ordered.decode(encoding)))
+                for job in piece:
+                    if job.channel in ordered_channels:
+                        job.ordering_key = WHOLE_CHANNEL
+            waits = merged(waits, waits_of(piece, float(result.get_value(0, 1) or 0)))
+        return waits
+
+    async def _store_in_order(self, connection: TrioConnection, jobs: Sequence[NewJob], wait_for_keys: bool) -> Stored:
+        waits: Waits = {}
+        left: list[NewJob] = []
+        for piece in chunks(jobs):
+            if left:
+                # What comes after jobs that were left may belong behind them.
+                left += piece
+                continue
+            stored = await self._store_ordered(connection, piece, wait_for_keys)
+            left = stored.left
+            waits = merged(waits, stored.waits)
+        return Stored(waits, left)
+
+    async def _store_ordered(self, connection: TrioConnection, jobs: Sequence[NewJob], wait_for_keys: bool) -> Stored:
+        await self._find_ordered(connection, jobs)
+        keys = {_key(job) for job in jobs}
+        if wait_for_keys:
+            await self._lock_keys(connection, keys)
+            locked = keys
+        else:
+            locked = await self._try_keys(connection, keys)
+        waits: Waits = {}
+        if now := [job for job in jobs if _key(job) in locked]:
+            encoding = connection.info.encoding
+            [result] = await self._run_encoded(connection, "spawn_ordered", [spawn_columns(now, encoding)])
+            if available := result.get_value(0, 0):
+                waits = firsts((channel, wait) for channel, wait in json.loads(available.decode(encoding)))
+        return Stored(waits, [job for job in jobs if _key(job) not in locked])
+
+    def _announcing(self, waits: Waits | None, encoding: str) -> dict[str, bytes | None]:
+        if not waits or self._due is None:
+            return {"topic": None, "announced": None}
+        return {"topic": self._due.encode(encoding), "announced": json.dumps(waits).encode("ascii")}
+
+    async def _find_ordered(self, connection: TrioConnection, jobs: Sequence[NewJob]) -> None:
+        """Give jobs of ordered channels the channel's key: who spawns need not know that it is ordered."""
+        keyed = [job for job in jobs if job.ordering_key != WHOLE_CHANNEL]
+        if keyed:
+            channels = list({job.channel for job in keyed})
+            cursor = await self._execute(connection, "ordered_channels", channels=channels)
+            ordered = {channel for (channel,) in await cursor.fetchall()}
+            for job in keyed:
+                if job.channel in ordered:
+                    job.ordering_key = WHOLE_CHANNEL
+
+
+def _key(job: NewJob) -> Key:
+    return job.channel, job.ordering_key or WHOLE_CHANNEL
