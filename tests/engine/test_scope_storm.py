@@ -142,8 +142,8 @@ from requeuest_trio import Request, open_requeuest
 async def main():
     async with open_requeuest(sys.argv[1], grace=600) as client:
         await client.spawn_many("a", [Request.get(sys.argv[2])] * 3)
-        while " 3 running" not in repr(client):
-            await trio.sleep(0.01)
+        await trio.to_thread.run_sync(sys.stdin.readline)  # until all are being sent: what is not, leaving gives back
+        print("leaving" if sys.argv[3] == "drain" else "staying", flush=True)
         if sys.argv[3] == "body":
             await trio.sleep_forever()
 
@@ -155,19 +155,28 @@ trio.run(main)
 async def test_a_real_interrupt(eye: Eye, receiver: Receiver, where: str) -> None:
     receiver.decide = lambda _: Stall()
     process = await trio.lowlevel.open_process(
-        [sys.executable, "-c", PROGRAM, eye.dsn, receiver.url, where], stderr=subprocess.PIPE
+        [sys.executable, "-c", PROGRAM, eye.dsn, receiver.url, where],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
     try:
         with trio.fail_after(30):
             await receiver.wait_for(3)
+            await process.stdin.send_all(b"\n")
+            await process.stdout.receive_some()
         process.send_signal(signal.SIGINT)
         with trio.fail_after(10):
-            assert process.stderr is not None
             output = b"".join([chunk async for chunk in process.stderr]).decode()
             await process.wait()
     finally:
         with suppress(ProcessLookupError):
             process.kill()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            await stream.aclose()
     assert output.rstrip().endswith("KeyboardInterrupt")
     assert "Exception Group" not in output
     assert process.returncode == -signal.SIGINT
