@@ -6,12 +6,13 @@ everything, though not each time, and never wait for another spawn to hear of th
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import trio
 
 from requeuest_trio import Config, Request, open_requeuest
 from requeuest_trio.testing import Receiver
-from tests.engine.support import Eye
+from tests.engine.support import Eye, Log
 from tests.postgres.harness import Conn, connect
 
 NEVER = 600.0
@@ -83,3 +84,54 @@ async def test_what_has_not_been_announced_when_the_block_ends_is_announced_then
         assert await heard_of(listener, "a") == 2
     finally:
         listener.close_nowait()
+
+
+REFUSE = """
+CREATE OR REPLACE FUNCTION requeuest.announce(topic text, payload text) RETURNS void LANGUAGE plpgsql STRICT AS $$
+BEGIN RAISE program_limit_exceeded USING MESSAGE = 'too many notifications in the NOTIFY queue'; END $$
+"""
+NOTIFY = """
+CREATE OR REPLACE FUNCTION requeuest.announce(topic text, payload text) RETURNS void LANGUAGE sql STRICT
+AS 'SELECT pg_notify(topic, payload)'
+"""
+
+
+async def test_when_the_queue_of_notifications_is_full_spawning_goes_on(eye: Eye, log: Log) -> None:
+    """PostgreSQL refuses every transaction that notifies, until the slowest listener of all programs has caught up."""
+    listener = await connect(eye.dsn, autocommit=True)
+    try:
+        await listener.execute('LISTEN "requeuest:due"')
+        async with open_requeuest(eye.dsn, ()) as client:
+            await eye.connection.execute(REFUSE.encode())
+            await client.spawn("full", REQUEST)
+            await client.spawn_many("full", [REQUEST] * 2)
+            await client.spawn("full", REQUEST, ordering_key="k")
+            assert await eye.states() == {"available": 4}
+            await log.wait_for("announce_failed")
+            await eye.connection.execute(NOTIFY.encode())
+            with trio.fail_after(10):
+                heard = [n.payload async for n in listener.notifies(timeout=10, stop_after=1)]
+        assert json.loads(heard[0]) == {"full": [0]}
+    finally:
+        listener.close_nowait()
+
+
+async def test_times_and_delays_are_announced_as_the_database_sees_them(eye: Eye) -> None:
+    listener = await connect(eye.dsn, autocommit=True)
+    now = await eye.value("select now()")
+    waits: dict[str, set[int]] = {"a": set(), "b": set()}
+    try:
+        await listener.execute('LISTEN "requeuest:due"')
+        async with open_requeuest(eye.dsn, ()) as client:
+            await client.spawn("a", REQUEST, at=now + timedelta(seconds=100))
+            await client.spawn("a", REQUEST, at=now - timedelta(seconds=100))
+            await client.spawn_many("b", [REQUEST] * 3, delay=50)
+            await client.spawn("b", REQUEST, delay=200)
+            await client.spawn("b", REQUEST)
+        async for notification in listener.notifies(timeout=0.5):
+            for channel, of_channel in json.loads(notification.payload).items():
+                waits[channel].update(round(wait, -1) for wait in of_channel)
+    finally:
+        listener.close_nowait()
+    assert waits["a"] == {0, 100}
+    assert waits["b"] >= {0, 50}

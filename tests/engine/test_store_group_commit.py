@@ -178,6 +178,36 @@ async def spawn_many(client: Client, channel: str, key: str | None) -> None:
     await client.spawn_many(channel, [REQUEST] * 3, ordering_key=key)
 
 
+async def test_the_commit_of_a_long_batch_whose_answer_is_lost_is_repeated(eye: Eye) -> None:
+    async with (
+        forgetful_proxy(eye.dsn) as proxy,
+        open_requeuest(proxy.dsn(eye.dsn), (), config=Config(notifications=False)) as client,
+    ):
+        await client.spawn_many("warm", [REQUEST] * 2_500)
+        proxy.drop_reply_to(b"COMMIT")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.spawn_many, "c", [REQUEST] * 2_500)
+            await eye.until_true("SELECT count(*) > 0 FROM requeuest.job WHERE channel = 'c'")
+            proxy.cut()
+            proxy.thaw()
+    assert await eye.states() == {"available": 5_000}
+
+
+async def test_callers_who_come_back_at_once_share_every_commit(eye: Eye) -> None:
+    """Those that a flush has served are in the next one, together with who came meanwhile."""
+
+    async def spawn_again_and_again() -> None:
+        for _ in range(20):
+            await client.spawn("c", REQUEST)
+
+    async with open_requeuest(eye.dsn, ()) as client:
+        async with trio.open_nursery() as nursery:
+            for _ in range(32):
+                nursery.start_soon(spawn_again_and_again)
+        assert await commits(eye) <= 24
+    assert await eye.states() == {"available": 640}
+
+
 async def test_an_outage_is_told_soon_and_over_with_its_end(eye: Eye) -> None:
     async with running_proxy(eye.dsn) as proxy:
         config = Config(connect_timeout=0.5, notifications=False)

@@ -11,7 +11,8 @@ import pytest
 import trio
 from psycopg.rows import dict_row
 
-from requeuest_trio import Channel, InvalidRequest, JobState, Request, RetryPolicy, StatusClass
+from requeuest_trio import Channel, InvalidRequest, Job, JobState, Request, RetryPolicy, StatusClass
+from requeuest_trio._store.rows import NewJob
 from tests.engine.bench import Bench, delivered, new_id, new_job
 from tests.postgres.harness import Conn, until_running, value
 
@@ -74,6 +75,88 @@ async def test_what_is_stored_is_what_was_given(bench: Bench, conn: Conn) -> Non
     await conn.execute("UPDATE requeuest.job SET due_at = now()")
     [claimed] = await bench.claim(conn, await bench.worker(conn), {"ünïcode": 1})
     assert claimed.read() == (request, policy)
+
+
+BYTES = bytes(range(256))
+
+
+def different_jobs() -> list[NewJob]:
+    """Jobs that have little in common: each column has values, lengths and NULLs of its own."""
+    at = datetime(2031, 5, 6, 7, 8, 9, 123_456, tzinfo=UTC)
+    return [
+        new_job("c"),
+        new_job("ünïcode", request=Request.get("http://x.test/ü?q=%20"), priority=-100, at=at, awaited=True),
+        new_job("c", request=Request.delete("http://x.test/", accept=[404, 410]), delay=9.5, timeout=0.25),
+        new_job(
+            "c", request=Request.post("http://x.test/", content=bytes(range(256)), timeout=7, follow_redirects=True)
+        ),
+        new_job("d", retry=RetryPolicy(max_attempts=3, give_up_on=[410]), priority=100, at=at.replace(year=1971)),
+        new_job("c", request=Request.put("http://x.test/", content=b"x" * 100_000, headers=[("a", ""), ("a", "\xff")])),
+    ]
+
+
+STORED = """
+SELECT channel, priority, due_at = now() OR due_at - created_at = interval '9.5 s', extract(year FROM due_at), method,
+       url, headers::text, body, accept::text, timeout, follow_redirects, retry::text, awaited
+FROM requeuest.job ORDER BY id
+"""
+
+
+@pytest.mark.parametrize("encoding", ["UTF8", "LATIN1"])
+async def test_one_by_one_and_in_a_batch_the_same_is_stored(bench: Bench, conn: Conn, encoding: str) -> None:
+    await conn.execute(f"SET client_encoding TO {encoding}".encode())
+    async with conn.transaction():
+        for job in different_jobs():
+            await bench.spawn(conn, job)
+        one_by_one = await bench.rows(conn, STORED)
+        await conn.execute("TRUNCATE requeuest.job")
+        await bench.spawn(conn, *different_jobs())
+        assert await bench.rows(conn, STORED) == one_by_one
+    stored = await bench.store.jobs(conn, after=None, channel=None, state=None, ordering_key=None, limit=100)
+    assert [what_was_given(job) for job in stored] == [what_was_given(job) for job in different_jobs()]
+
+
+def what_was_given(job: NewJob | Job) -> tuple[object, ...]:
+    request = job.request
+    return job.channel, job.priority, request.method, request.url, request.headers, request.body, request.accept
+
+
+async def test_a_long_batch_skips_what_is_known_wherever_it_is(bench: Bench, conn: Conn) -> None:
+    jobs = [new_job() for _ in range(2_500)]
+    known = jobs[::100]
+    await bench.spawn(conn, *(new_job("known", id=job.id) for job in known))
+    await bench.spawn(conn, *jobs)
+    counts = dict(await bench.rows(conn, "SELECT channel, count(*) FROM requeuest.job GROUP BY channel"))
+    assert counts == {"known": 25, "c": 2_475}
+
+
+async def test_a_long_batch_of_an_ordered_channel_keeps_the_order_given(bench: Bench, conn: Conn, other: Conn) -> None:
+    await bench.store.set_channel(other, Channel("ledger", ordered=True))
+    jobs = [new_job("ledger") for _ in range(2_500)][::-1]
+    await bench.spawn(conn, *jobs)
+    rows = await bench.rows(conn, "SELECT id FROM requeuest.job WHERE ordering_key = '' ORDER BY position")
+    assert [job_id for (job_id,) in rows] == [job.id for job in jobs]
+    assert await value(conn, "SELECT count(DISTINCT xmin::text) FROM requeuest.job") == 1
+
+
+async def test_a_long_batch_of_all_kinds(bench: Bench, conn: Conn, other: Conn) -> None:
+    """Those without a key, with one, of a channel that is ordered, and twice the same."""
+    await bench.store.set_channel(other, Channel("ledger", ordered=True))
+    kinds: list[tuple[str, str | None]] = [("free", None), ("free", "k"), ("ledger", None)]
+    jobs = [new_job(*kinds[number % 3]) for number in range(3_300)]
+    await bench.spawn(conn, *jobs, *jobs)
+    rows = await bench.rows(conn, "SELECT channel, ordering_key, count(*) FROM requeuest.job GROUP BY 1, 2")
+    assert sorted(rows, key=str) == [("free", "k", 1_100), ("free", None, 1_100), ("ledger", "", 1_100)]
+    assert await value(conn, "SELECT count(*) FROM requeuest.job WHERE state = 'available'") == 1_102
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+@pytest.mark.parametrize("number", [1, 2, 1_500])
+async def test_in_a_pipeline_of_the_application(bench: Bench, conn: Conn, number: int, key: str | None) -> None:
+    theirs = await bench.connect()
+    async with theirs.pipeline(), theirs.transaction():
+        await bench.spawn(theirs, *(new_job(key=key) for _ in range(number)))
+    assert await value(conn, "SELECT count(*) FROM requeuest.job") == number
 
 
 async def test_a_channel_ordered_by_another_process_gets_its_key_late(bench: Bench, conn: Conn, other: Conn) -> None:

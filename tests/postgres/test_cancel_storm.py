@@ -14,7 +14,7 @@ from secrets import token_hex
 import pytest
 import trio
 
-from requeuest_trio._postgres import SETTLE_TIMEOUT
+from requeuest_trio._postgres import SETTLE_TIMEOUT, Statement, execute_encoded
 from tests.postgres.harness import (
     IDLE,
     AtCheckpoint,
@@ -31,6 +31,7 @@ from tests.postgres.harness import (
 Operation = Callable[[Conn], Awaitable[object]]
 OPERATIONS: dict[str, Operation] = {}
 
+INSERT = Statement(b"insert into t select $1::int4 from pg_sleep(0.002)", 1)
 MOST_CHECKPOINTS = 400
 
 # With a server that answers, only what is interrupted in pipeline mode costs the connection, or a ping.
@@ -51,6 +52,17 @@ async def query(conn: Conn) -> None:
 async def query_prepared(conn: Conn) -> None:
     for _ in range(3):
         await conn.execute(f"select pg_sleep(%s) as c{token_hex(4)}".encode(), [0.001], prepare=True)
+
+
+@operation
+async def encoded(conn: Conn) -> None:
+    await execute_encoded(conn, INSERT, [[b"\0\0\0\1"]])
+
+
+@operation
+async def encoded_batches(conn: Conn) -> None:
+    async with conn.transaction():
+        await execute_encoded(conn, INSERT, ([bytes([0, 0, 0, n])] for n in range(8)))
 
 
 @operation

@@ -130,5 +130,5 @@ async def _through_pipeline(
     cursor = psycopg.AsyncRawCursor(conn)
     cursor.adapters.register_dumper(_Encoded, _EncodedDumper)
     await cursor.execute(statement.query, [None if value is None else _Encoded(value) for value in parameters])
-    await cursor.fetchall()
+    await cursor._fetch_pipeline()
     return cast("PGresult", cursor.pgresult)

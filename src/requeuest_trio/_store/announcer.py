@@ -87,9 +87,10 @@ class Announcer:
                 self._wanted = trio.Event()
                 await self._announce_pending()
         finally:
-            with trio.move_on_after(_LAST_SECONDS, shield=True), suppress(*DATABASE_ERRORS):
-                self._quiet.clear()
-                await self._announce(self.take({}))
+            self._quiet.clear()
+            if taken := self.take({}):
+                with trio.move_on_after(_LAST_SECONDS, shield=True), suppress(*DATABASE_ERRORS):
+                    await self._announce(taken)
 
     async def _announce_pending(self) -> None:
         failures = 0

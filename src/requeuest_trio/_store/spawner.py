@@ -116,7 +116,7 @@ class Spawner:
                 raise DatabaseUnavailable(
                     "another transaction held a lock for too long, that of the ordering key; if it is your own, spawn "
                     "with its connection=",
-                    job_ids=tuple(job.id for job in jobs),
+                    job_ids=_ids(jobs),
                 )
             await trio.sleep(_BUSY_KEYS.delay(tries, random.random))
             self._require_open()
@@ -206,32 +206,44 @@ class Spawner:
         # The statement for jobs with ordering keys announces nothing.
         goes_along = any(job.ordering_key is None for job in jobs)
         announced = self._announcer.take(known_waits(jobs)) if goes_along else {}
+        unannounced = announced
         try:
-            stored = await self._run_repeatedly(database, jobs, announced)
-        except BaseException:
-            # Perhaps it was, and if not, nobody minds.
-            self._announcer.note(announced)
-            raise
+            stored = await self._try(database, jobs, announced)
+            if stored is None:
+                # Without the announcement, in case that it was what failed: other programs may have filled the queue.
+                stored = await self._try_again(database, jobs)
+            else:
+                unannounced = {}
+        finally:
+            # If nothing was stored, nobody minds.
+            self._announcer.note(unannounced)
         self._wake(stored.waits)
         self._announcer.note(without(stored.waits, announced))
         return stored.left
 
-    async def _run_repeatedly(self, database: Database, jobs: Sequence[NewJob], announced: Waits) -> Stored:
+    async def _try(self, database: Database, jobs: Sequence[NewJob], announced: Waits) -> Stored | None:
+        """None: whether they are stored is unknown."""
         store = partial(self._store.store, jobs=jobs, announced=announced, wait_for_keys=False)
-        pieces = patience(jobs)
         try:
-            return await database.run(store, pieces=pieces)
+            return await database.run(store, pieces=patience(jobs))
         except DatabaseUnavailable as error:
-            ids = tuple(job.id for job in jobs)
             if isinstance(error.__cause__, _NOTHING_STORED):
-                raise DatabaseUnavailable(str(error), job_ids=ids) from error.__cause__
+                raise DatabaseUnavailable(str(error), job_ids=_ids(jobs)) from error.__cause__
+            return None
+
+    async def _try_again(self, database: Database, jobs: Sequence[NewJob]) -> Stored:
+        store = partial(self._store.store, jobs=jobs, wait_for_keys=False)
         try:
-            return await database.run(store, pieces=pieces)
+            return await database.run(store, pieces=patience(jobs))
         except DatabaseUnavailable as error:
             raise DatabaseUnavailable(
                 f"{error}; it may have been stored all the same: to be sure, repeat it with the same job_id",
-                job_ids=ids,
+                job_ids=_ids(jobs),
             ) from error
+
+
+def _ids(jobs: Sequence[NewJob]) -> tuple[UUID, ...]:
+    return tuple(job.id for job in jobs)
 
 
 def _for_caller(error: Exception, job: NewJob) -> Exception:
