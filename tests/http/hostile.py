@@ -1,7 +1,8 @@
 """Servers that say byte for byte what a test wants, and senders to meet them."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from ssl import SSLContext
 
@@ -69,6 +70,20 @@ async def raw_server(
         await nursery.start(trio.serve_listeners, serve, listeners)
         yield server
         nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def never_accepting() -> Iterator[str]:
+    """The URL of a server that does not even accept: the kernel does, until the queue of connections is full."""
+    with ExitStack() as stack:
+        full = stack.enter_context(socket.socket())
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        yield f"http://127.0.0.1:{full.getsockname()[1]}/"
 
 
 async def read_head(stream: trio.abc.Stream) -> bytes:

@@ -34,7 +34,7 @@ __all__ = ["Dispatcher"]
 
 _logger = logging.getLogger("requeuest_trio.dispatcher")
 _CHANNELS_PER_CLAIM = 100
-_LOST_LEASE_PAUSE = 0.2
+_OVERDUE_LEASE_PAUSE = 0.2
 _SOON_SECONDS = 0.05
 _STALLED_SECONDS = 1.0
 
@@ -150,7 +150,7 @@ class Dispatcher:
                 self._warm_up()
                 if not (places := self._places()):
                     await self._sleep_until_needed(next_poll)
-                elif self._lease.is_valid:
+                elif self._lease.is_fresh:
                     self._asked_for = places
                     try:
                         await self._claim(places, nursery)
@@ -158,7 +158,7 @@ class Dispatcher:
                         self._asked_for = ()
                         self._retire(places)
                 else:
-                    await trio.sleep(_LOST_LEASE_PAUSE)
+                    await trio.sleep(_OVERDUE_LEASE_PAUSE)
                 failures = 0
             except DATABASE_ERRORS as error:
                 failures += 1
