@@ -57,6 +57,7 @@ def assert_told(case: Case, delivery: Delivery) -> None:
     if delivery.reached is Reached.RESPONSE:
         assert delivery.answer is not None
         assert len(delivery.answer.body) <= SMALL.max_response_body
+        assert case.body is None or case.body(delivery.answer.body)
         assert case.truncated in {None, delivery.answer.truncated}
         assert bool(delivery.answer.cut_off) == (case.error is not None)
     else:
