@@ -9,7 +9,6 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -19,6 +18,7 @@ import trustme
 from requeuest_trio import Client, Config, Job, JobState, Reached, Request, RetryPolicy, open_requeuest
 from requeuest_trio.testing import Receiver, open_receiver
 from tests.engine.support import Eye, eye_on, nothing_left
+from tests.faults.memory import Peak
 from tests.faults.steady import Steady, percentile
 from tests.http.hostile import SHORT, never_accepting, raw_server, read_head
 from tests.http.hostile_cases import ANSWERED, CASES, Case
@@ -41,23 +41,6 @@ async def eye(migrated_dsn: str) -> AsyncIterator[Eye]:
 async def receiver() -> AsyncIterator[Receiver]:
     async with open_receiver() as opened:
         yield opened
-
-
-class Peak:
-    """The most memory that this process has had since."""
-
-    def __init__(self) -> None:
-        Path("/proc/self/clear_refs").write_text("5")
-        self._before = self._most()
-
-    @staticmethod
-    def _most() -> int:
-        status = Path("/proc/self/status").read_text()
-        [line] = [line for line in status.splitlines() if line.startswith("VmHWM:")]
-        return int(line.split()[1]) * 1024
-
-    def growth(self) -> int:
-        return self._most() - self._before
 
 
 def untrusted() -> ssl.SSLContext:
