@@ -3,7 +3,6 @@ however many jobs there are, and whenever their plan was made: it is kept from a
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -15,10 +14,10 @@ import pytest
 from requeuest_trio._model.states import JobState
 from tests.engine.bench import Bench, delivered, gave_up, new_job, to_be_retried
 from tests.engine.test_store_plans import BACKLOGS, explained, fill, nodes
+from tests.faults.scale import scale
 from tests.postgres.harness import Conn, value
 
-IS_LONG = float(os.environ.get("REQUEUEST_FAULTS_SCALE", "1")) >= 10
-SIZES = [0, 1_000, 100_000, *([1_000_000] if IS_LONG else [])]
+SIZES = [0, 1_000, 100_000, *([1_000_000] if scale() >= 10 else [])]
 WARM = 7
 """After five runs PostgreSQL may keep a plan that is for all parameters; psycopg prepares after as many."""
 BATCH = 10

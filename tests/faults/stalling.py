@@ -56,7 +56,8 @@ class Hooked(httpx2.AsyncBaseTransport):
         await self._inner.aclose()
 
 
-async def main(dsn: str, lease: str, file: str, path: str) -> None:
+async def main(*arguments: str) -> None:
+    dsn, lease, file, path = arguments
     logger = logging.getLogger("requeuest_trio")
     logger.addHandler(Reporter())
     logger.setLevel(logging.INFO)

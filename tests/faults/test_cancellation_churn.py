@@ -17,11 +17,12 @@ from requeuest_trio import Client, JobState, Request, RetryPolicy, TrioTransport
 from requeuest_trio._http.pool import ConnectionStatistics
 from requeuest_trio.testing import Receiver, Reply, open_receiver
 from tests.engine.support import PATIENCE, Eye, eye_on, nothing_left
+from tests.faults.scale import scale
 from tests.postgres.harness import until
 
 PLACES = 40
 CONNECTIONS = 10
-SECONDS = 2.0
+SECONDS = 2.0 * scale()
 ENOUGH = 100
 CUT = [0.02, 0.02, 0.2]
 """Seconds: at the first, hardly any attempt is answered on a busy machine."""

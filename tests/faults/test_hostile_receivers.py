@@ -20,7 +20,7 @@ from requeuest_trio.testing import Receiver, open_receiver
 from tests.engine.support import Eye, eye_on, nothing_left
 from tests.faults.memory import Peak
 from tests.faults.steady import Steady, percentile
-from tests.http.hostile import SHORT, never_accepting, raw_server, read_head
+from tests.http.hostile import SHORT, never_accepting, raw_server, until_left
 from tests.http.hostile_cases import ANSWERED, CASES, Case
 
 BODY_LIMIT = 100_000
@@ -52,13 +52,13 @@ def untrusted() -> ssl.SSLContext:
 async def start_all(stack: AsyncExitStack) -> dict[str, tuple[str, Case]]:
     """Every receiver, with its URL and what comes of it."""
     started = {
-        "never accepts": (stack.enter_context(never_accepting()), Case(read_head, {Reached.CONNECT}, None, SHORT))
+        "never accepts": (stack.enter_context(never_accepting()), Case(until_left, {Reached.CONNECT}, None, SHORT))
     }
     for name, case in CASES.items():
         server = await stack.enter_async_context(raw_server(case.handle))
         started[name] = (server.url.replace("http", case.scheme), case)
-    server = await stack.enter_async_context(raw_server(read_head, tls=untrusted()))
-    started["a bad certificate"] = (server.url, Case(read_head, {Reached.TLS}, None))
+    server = await stack.enter_async_context(raw_server(until_left, tls=untrusted()))
+    started["a bad certificate"] = (server.url, Case(until_left, {Reached.TLS}, None))
     return started
 
 

@@ -17,7 +17,7 @@ import trio
 from requeuest_trio import Client, JobState, Request, RetryPolicy, open_requeuest
 from tests.engine.support import Eye, eye_on, nothing_left
 from tests.http.hostile import Handler, RawServer, raw_server, read_head
-from tests.http.recording import OK
+from tests.http.recording import OK, job_of
 
 IDLE = 0.02
 JOBS = 100
@@ -28,11 +28,6 @@ AT_ONCE = RetryPolicy(initial=0.01, jitter=0.0)
 async def eye(migrated_dsn: str) -> AsyncIterator[Eye]:
     async with eye_on(migrated_dsn) as opened:
         yield opened
-
-
-def job_of(head: bytes) -> str:
-    [line] = [line for line in head.split(b"\r\n") if line.startswith(b"Idempotency-Key: ")]
-    return line.removeprefix(b"Idempotency-Key: ").decode()
 
 
 async def deliver_at_intervals(client: Client, server: RawServer, answers: list[float]) -> list[str]:
