@@ -22,9 +22,14 @@ import trio
 from requeuest_trio import Request, open_requeuest
 from requeuest_trio.testing import Receiver, Reply, Stall, open_receiver
 from tests.engine.support import Eye, eye_on, until_done
+from tests.http.hostile import raw_server, read_head
+from tests.http.recording import OK
 
 LEASE = 1.0
 JOBS = 3
+LARGE = b"x" * 10_000_000
+"""More than the kernel takes over."""
+QUIET = 0.2
 
 
 @pytest.fixture
@@ -127,6 +132,58 @@ async def test_a_process_that_stood_still_sends_nothing_more_and_recovers(
         for job_id in ids:
             assert await eye.job(job_id) == ("succeeded", 2, None)
     assert [arrival.target for arrival in receiver.arrivals] == ["/"] * 2 * JOBS + ["/last"]
+
+
+class HalfRead:
+    """Reads a part of the first request that comes, and the rest of what was sent of it when told; answers others."""
+
+    def __init__(self) -> None:
+        self.has_begun, self.may_drain, self.is_drained = trio.Event(), trio.Event(), trio.Event()
+        self.sent_before = self.sent_after = 0
+
+    async def handle(self, stream: trio.abc.Stream) -> None:
+        if self.has_begun.is_set():
+            await read_head(stream)
+            with trio.move_on_after(QUIET) as quiet:
+                while await stream.receive_some():
+                    quiet.deadline = trio.current_time() + QUIET
+            await stream.send_all(OK)
+            return
+        self.sent_before += len(await stream.receive_some(1_000))
+        self.has_begun.set()
+        await self.may_drain.wait()
+        with trio.move_on_after(QUIET) as quiet:
+            while data := await stream.receive_some():
+                self.sent_before += len(data)
+                quiet.deadline = trio.current_time() + QUIET
+        self.is_drained.set()
+        while data := await stream.receive_some():
+            self.sent_after += len(data)
+
+
+async def test_a_request_half_sent_is_not_sent_on(eye: Eye, tmp_path: Path) -> None:
+    """The other has delivered it meanwhile: this one's last bytes would make it arrive whole a second time."""
+    half = HalfRead()
+    async with (
+        raw_server(half.handle) as server,
+        stalling_worker(eye, tmp_path) as stalled,
+        open_requeuest(eye.dsn, (), poll_interval=0.1) as client,
+    ):
+        job_id = await client.spawn("shared", Request.post(server.url, content=LARGE))
+        await half.has_begun.wait()
+        await stalled.block()
+        began = trio.current_time()
+        async with open_requeuest(eye.dsn, ["shared"], lease=LEASE) as other:
+            await other.wait(job_id)
+        await at_least_two_leases_after(began)
+        half.may_drain.set()
+        await half.is_drained.wait()
+        assert half.sent_before < len(LARGE)
+        stalled.go_on()
+        await stalled.wait_for("lease_lost")
+        await server.wait_empty()
+        assert half.sent_after == 0
+        assert await eye.job(job_id) == ("succeeded", 2, None)
 
 
 async def test_the_outcome_of_a_hook_that_blocked_is_refused(eye: Eye, receiver: Receiver, tmp_path: Path) -> None:
