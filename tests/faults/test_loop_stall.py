@@ -95,6 +95,8 @@ async def stalling_worker(eye: Eye, directory: Path) -> AsyncIterator[Stalling]:
         assert closed["released"] == 0
     finally:
         process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
 
 
 async def at_least_two_leases_after(began: float) -> None:
