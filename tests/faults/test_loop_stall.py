@@ -123,8 +123,8 @@ async def test_a_process_that_stood_still_sends_nothing_more_and_recovers(
         went_on = trio.current_time()
 
         assert (await stalled.wait_for("lease_lost"))["cut_short"] == JOBS
-        assert 2 * LEASE - 0.2 < (await stalled.wait_for("stats"))["loop_lag"] < went_on - began + 1
-        assert (await stalled.wait_for("loop_stalled"))["lag"] > 2 * LEASE - 0.2
+        assert 2 * LEASE - 0.35 < (await stalled.wait_for("stats"))["loop_lag"] < went_on - began + 1
+        assert (await stalled.wait_for("loop_stalled"))["lag"] > 2 * LEASE - 0.35
 
         # It is a worker like any other again.
         last = await client.spawn("own", Request.get(receiver.url + "/last"))
@@ -214,5 +214,5 @@ async def test_the_lag_is_shown_also_by_a_process_that_only_enqueues(eye: Eye) -
         await trio.lowlevel.checkpoint()
         before = (await client.stats()).loop_lag
         assert 0 <= before < 5
-        time.sleep(before + 0.4)  # noqa: ASYNC251 - this is the stall
+        time.sleep(before + 0.7)  # noqa: ASYNC251 - this is the stall
         assert before + 0.25 < (await client.stats()).loop_lag
