@@ -58,6 +58,7 @@ class Client:
         config: Config,
         settings: Iterable[Channel],
         load: Callable[[], tuple[int, int]] | None,
+        loop_lag: Callable[[], float],
     ) -> None:
         self._database = database
         self._store = store
@@ -65,6 +66,7 @@ class Client:
         self._waiters = waiters
         self._checked = Checked(config, settings)
         self._load = load
+        self._loop_lag = loop_lag
         # One connection of the pool is always left for the library's own short operations: a caller that spawns without
         # `connection=` while its transactions have all the others would otherwise wait for itself.
         self._transactions = trio.Semaphore(config.pool_size - 1)
@@ -353,7 +355,7 @@ class Client:
         self._require_open()
         counts = await self._database.ask(self._store.counts)
         running, unrecorded = self._load() if self._load else (0, 0)
-        return Stats(channels=counts, running=running, unrecorded=unrecorded)
+        return Stats(channels=counts, running=running, unrecorded=unrecorded, loop_lag=self._loop_lag())
 
     # --- clearing -----------------------------------------------------------------------------------------------------
 

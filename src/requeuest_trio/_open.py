@@ -16,6 +16,7 @@ from requeuest_trio import embedded
 from requeuest_trio._client import Client
 from requeuest_trio._config import Config
 from requeuest_trio._engine.listener import Hints, Listener
+from requeuest_trio._engine.loop_lag import LoopLag
 from requeuest_trio._engine.runner import FINISH_SECONDS, Runner
 from requeuest_trio._http.sender import open_sender
 from requeuest_trio._model.channel import ALL, All, Channel, channels_of
@@ -37,6 +38,8 @@ __all__ = ["migrate", "open_requeuest"]
 
 _CLOSE_SECONDS = 5.0
 _LONGEST_SECONDS = 3_600.0
+_ALARMING_LAG = 1 / 4
+"""Of the lease."""
 
 
 async def migrate(dsn: str, *, schema: str = "requeuest", target: int | None = None) -> list[str]:
@@ -159,8 +162,10 @@ async def open_requeuest(
         announcer = Announcer(flushes, store)
         reserve = runner.dispatcher.reserve if runner else _no_place
         spawner = Spawner(flushes, calls, store, announcer, partial(_wake, runner), reserve)
-        client = Client(calls, store, spawner, waiters, config, settings, runner.load if runner else None)
-        services = [spawner.run, announcer.run, waiters.run, sender.run]
+        loop_lag = LoopLag(lease_seconds * _ALARMING_LAG)
+        load = runner.load if runner else None
+        client = Client(calls, store, spawner, waiters, config, settings, load, lambda: loop_lag.worst)
+        services = [spawner.run, announcer.run, waiters.run, sender.run, loop_lag.run]
         if config.notifications:
             services.append(_listener(await connect(1), store, waiters, runner).run)
         async with _running(client, runner, services, grace_seconds):

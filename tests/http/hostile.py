@@ -1,7 +1,8 @@
 """Servers that say byte for byte what a test wants, and senders to meet them."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from ssl import SSLContext
 
@@ -10,6 +11,7 @@ import trio
 from requeuest_trio import Config, Request
 from requeuest_trio._http.progress import Progress
 from requeuest_trio._http.sender import Sender
+from requeuest_trio._model.groups import raise_bare
 from requeuest_trio._model.outcome import Delivery
 
 Handler = Callable[[trio.abc.Stream], Awaitable[None]]
@@ -29,7 +31,7 @@ class RawServer:
     connections: int = 0
     is_empty: trio.Event = field(default_factory=trio.Event)
     """Set whenever the last connection was left."""
-    _open: int = 0
+    open: int = 0
 
     @property
     def url(self) -> str:
@@ -38,7 +40,7 @@ class RawServer:
     async def wait_empty(self) -> None:
         """Until every connection was left by the other side or the handler."""
         with trio.fail_after(5):
-            while self._open:
+            while self.open:
                 await self.is_empty.wait()
 
 
@@ -52,7 +54,7 @@ async def raw_server(
 
     async def serve(stream: trio.SocketStream) -> None:
         server.connections += 1
-        server._open += 1
+        server.open += 1
         try:
             outer: trio.abc.Stream = stream if tls is None else trio.SSLStream(stream, tls, server_side=True)
             async with stream:
@@ -60,15 +62,32 @@ async def raw_server(
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         finally:
-            server._open -= 1
-            if not server._open:
+            server.open -= 1
+            if not server.open:
                 server.is_empty.set()
                 server.is_empty = trio.Event()
 
-    async with trio.open_nursery() as nursery:
-        await nursery.start(trio.serve_listeners, serve, listeners)
-        yield server
-        nursery.cancel_scope.cancel()
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(trio.serve_listeners, serve, listeners)
+            yield server
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise_bare(group)
+
+
+@contextmanager
+def never_accepting() -> Iterator[str]:
+    """The URL of a server that does not even accept: the kernel does, until the queue of connections is full."""
+    with ExitStack() as stack:
+        full = stack.enter_context(socket.socket())
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        yield f"http://127.0.0.1:{full.getsockname()[1]}/"
 
 
 async def read_head(stream: trio.abc.Stream) -> bytes:

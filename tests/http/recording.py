@@ -13,6 +13,12 @@ from tests.http.hostile import RawServer, raw_server
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
+def job_of(head: bytes) -> str:
+    """The job to which a request belongs."""
+    [line] = [line for line in head.split(b"\r\n") if line.startswith(b"Idempotency-Key: ")]
+    return line.removeprefix(b"Idempotency-Key: ").decode()
+
+
 @dataclass(slots=True)
 class Recorder:
     """What came in, request by request."""

@@ -1,10 +1,7 @@
 """A name whose lookup hangs holds up itself alone, also when nobody waits for it any more."""
 
 import socket
-import threading
-from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import httpx2
 import pytest
@@ -15,36 +12,9 @@ from requeuest_trio._http import resolving
 from requeuest_trio._http.sender import Sender, open_sender
 from requeuest_trio.testing import Receiver
 from tests.http.hostile import PATIENT, SHORT, SMALL, send, send_request
+from tests.http.lookups import Lookups
 
 SHARE = resolving._MAX_LOOKUPS_PER_HOST
-
-
-class Lookups:
-    """The system's, but for names under `.slow`, which hang, and under `.fine`, which are this machine."""
-
-    def __init__(self) -> None:
-        self.may_end = threading.Event()
-        self.running: Counter[str] = Counter()
-        self.most: Counter[str] = Counter()
-        self._lock = threading.Lock()
-        self._real = socket.getaddrinfo
-
-    def getaddrinfo(self, host: str, *args: Any, **options: Any) -> Any:
-        is_asked = options.get("flags") != socket.AI_NUMERICHOST
-        if not (is_asked and host.endswith(".slow")):
-            return self._real("127.0.0.1" if is_asked else host, *args, **options)
-        with self._lock:
-            self.running[host] += 1
-            self.most[host] = max(self.most[host], self.running[host])
-        self.may_end.wait(30)
-        with self._lock:
-            self.running[host] -= 1
-        raise socket.gaierror(socket.EAI_AGAIN, "try again")
-
-    async def until_running(self, number: int) -> None:
-        with trio.fail_after(5):
-            while sum(self.running.values()) != number:  # noqa: ASYNC110 - threads tell nobody
-                await trio.sleep(0.001)
 
 
 @pytest.fixture

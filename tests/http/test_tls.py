@@ -2,7 +2,9 @@
 
 import socket
 import ssl
+import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -81,12 +83,46 @@ async def test_tls_1_1_is_refused(authority: trustme.CA) -> None:
             await client.get(record.url)
 
 
-async def test_by_default_the_operating_system_is_trusted(server_tls: ssl.SSLContext) -> None:
-    assert type(default_context()).__module__.startswith("truststore")
+async def test_by_default_the_operating_system_is_trusted(
+    authority: trustme.CA, server_tls: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its authorities are read once: for each connection it would keep the event loop for a tenth of a second."""
+    async with recorder(tls=server_tls) as record:
+        async with client_with(None) as client:
+            with pytest.raises(httpx2.ConnectError, match=r"(?i)certificate"):
+                await client.get(record.url)
+        assert record.wire == []
+
+        file = tmp_path / "authorities.pem"
+        authority.cert_pem.write_to_path(str(file))
+        monkeypatch.setenv("SSL_CERT_FILE", str(file))
+        async with client_with(None) as client:
+            for _ in range(3):
+                assert (await client.get(record.url, headers={"Connection": "close"})).text == "ok"
+                file.unlink(missing_ok=True)
+    assert record.server.connections == 4
+
+
+async def test_impatient_attempts_do_not_keep_each_other_from_the_authorities(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_end, calls = threading.Event(), 0
+
+    def slow() -> ssl.SSLContext:
+        nonlocal calls
+        calls += 1
+        may_end.wait(10)
+        return client_tls
+
+    monkeypatch.setattr("requeuest_trio._http.connecting.default_context", slow)
     async with recorder(tls=server_tls) as record, client_with(None) as client:
-        with pytest.raises(httpx2.ConnectError, match=r"(?i)certificate"):
-            await client.get(record.url)
-    assert record.wire == []
+        for _ in range(3):
+            with trio.move_on_after(0.02) as scope:
+                await client.get(record.url)
+            assert scope.cancelled_caught
+        may_end.set()
+        assert (await client.get(record.url)).text == "ok"
+    assert calls == 1
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

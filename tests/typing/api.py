@@ -142,6 +142,7 @@ async def looking(client: Client, job_id: UUID) -> None:
     assert_type(stats.channels, Mapping[str, Mapping[JobState, int]])
     assert_type(stats.count(JobState.DEAD), int)
     assert_type(stats.running + stats.unrecorded, int)
+    assert_type(stats.loop_lag, float)
     assert_type(await client.clear(ALL), int)
     assert_type(await client.clear(["billing"]), int)
 

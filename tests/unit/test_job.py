@@ -30,7 +30,10 @@ def test_job_is_frozen_and_keyword_only() -> None:
 
 def test_stats_count_over_all_channels() -> None:
     stats = Stats(
-        channels={"a": {JobState.DEAD: 2, JobState.AVAILABLE: 1}, "b": {JobState.DEAD: 3}}, running=0, unrecorded=0
+        channels={"a": {JobState.DEAD: 2, JobState.AVAILABLE: 1}, "b": {JobState.DEAD: 3}},
+        running=0,
+        unrecorded=0,
+        loop_lag=0.0,
     )
     assert {state: stats.count(state) for state in JobState if stats.count(state)} == {
         JobState.DEAD: 5,

@@ -35,7 +35,7 @@ __all__ = ["Dispatcher"]
 
 _logger = logging.getLogger("requeuest_trio.dispatcher")
 _CHANNELS_PER_CLAIM = 100
-_LOST_LEASE_PAUSE = 0.2
+_OVERDUE_LEASE_PAUSE = 0.2
 _SOON_SECONDS = 0.05
 _STALLED_SECONDS = 1.0
 
@@ -164,7 +164,7 @@ class Dispatcher:
                 self._warm_up()
                 if not (places := self._places()):
                     await self._sleep_until_needed(next_poll)
-                elif self._lease.is_valid:
+                elif self._lease.is_fresh:
                     self._asked_for = places
                     try:
                         await self._claim(places)
@@ -172,7 +172,7 @@ class Dispatcher:
                         self._asked_for = {}
                         self._retire(places)
                 else:
-                    await trio.sleep(_LOST_LEASE_PAUSE)
+                    await trio.sleep(_OVERDUE_LEASE_PAUSE)
                 failures = 0
             except DATABASE_ERRORS as error:
                 failures += 1
@@ -348,7 +348,7 @@ class Dispatcher:
         """Whether there is a place for a job of a channel, and nothing known that should have it first."""
         if not (self._channels is None or channel in self._channels):
             return False
-        if self._reserved or self._claiming.cancel_called or self._is_closed or not self._lease.is_valid:
+        if self._reserved or self._claiming.cancel_called or self._is_closed or not self._lease.is_fresh:
             return False
         if self._look_around or channel in self._hot or channel in self._asked_for:
             return False

@@ -14,6 +14,7 @@ import trio
 __all__ = ["Lease"]
 
 _TRUSTED_PART = 0.8
+_FRESH_PART = 0.4
 
 
 class Lease:
@@ -41,6 +42,11 @@ class Lease:
     def is_valid(self) -> bool:
         """Whether claims may be trusted now."""
         return self.left > 0
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether more may be claimed: not while its renewal is overdue, by a stalled loop or a slow database."""
+        return self.left > self.length * _FRESH_PART
 
     def is_valid_at(self, now: float) -> bool:
         """The same, for whoever has just looked at the clock."""

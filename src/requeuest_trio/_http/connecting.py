@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from itertools import zip_longest
@@ -28,18 +29,23 @@ _ATTEMPT_DELAY: Final = 0.25  # RFC 8305 section 5: how long one address may tak
 
 
 def default_context() -> ssl.SSLContext:
-    """TLS 1.2 or newer, with the certificates that the operating system trusts."""
+    """TLS 1.2 or newer, with the certificates that the operating system trusts. Reading them takes its time."""
     context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    return context
+    if sys.platform in {"darwin", "win32"}:
+        return context
+    # Elsewhere truststore finds the right file, but reads it again for each connection: a tenth of a second in which
+    # nothing else would run. It hands what it has read to the context within.
+    return context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="localhost").context
 
 
 class Connector:
-    """Opens connections."""
+    """Opens connections; without a context for https, with `default_context`."""
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    def __init__(self, context: ssl.SSLContext | None) -> None:
         self._context = context
+        self._making_context = trio.CapacityLimiter(1)
         self._resolver = Resolver()
 
     async def connect(self, origin: Origin, on_step: OnStep) -> Stream:
@@ -50,22 +56,33 @@ class Connector:
         await on_step(Reached.RESOLVE)
         try:
             addresses = await self._resolver.addresses(origin.host, origin.port)
+            context = None if origin.scheme == "http" else await self._tls_context()
             await on_step(Reached.CONNECT)
             sock = await _connected(addresses)
-            if origin.scheme == "http":
+            if context is None:
                 return PlainStream(sock)
             try:
                 await on_step(Reached.TLS)
             except BaseException:
                 sock.close()
                 raise
-            return await open_tls(sock, self._context, origin.host)
+            return await open_tls(sock, context, origin.host)
         except UnicodeError as error:
             raise ConnectError("the host is no name that can be looked up") from error
         except ssl.SSLError as error:
             raise ConnectError(f"no TLS: {error}") from error
         except OSError as error:
             raise ConnectError(str(error) or type(error).__name__) from error
+
+    async def _tls_context(self) -> ssl.SSLContext:
+        while self._context is None:
+            # It is kept also if nobody waits for it any more: the next attempt may be as impatient.
+            await trio.to_thread.run_sync(self._make_context, limiter=self._making_context, abandon_on_cancel=True)
+        return self._context
+
+    def _make_context(self) -> None:
+        if self._context is None:
+            self._context = default_context()
 
 
 async def _connected(addresses: list[Address]) -> socket.socket:

@@ -14,8 +14,9 @@ __all__ = ["Address", "Resolver"]
 Address = tuple[socket.AddressFamily, tuple[str | int | bytes, ...]]
 """What kind of socket to make, and what to connect it to."""
 
-# So many dead names as the one holds the other have to be asked for at once before healthy ones wait.
-_MAX_LOOKUPS = 128
+# So many dead names as the one holds the other have to be asked for at once before healthy ones wait. A resolver may
+# take longer to give up than an attempt, so it is more than there may be attempts; a thread that waits costs little.
+_MAX_LOOKUPS = 1_000
 _MAX_LOOKUPS_PER_HOST = 2
 
 

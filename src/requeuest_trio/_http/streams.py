@@ -64,6 +64,8 @@ class PlainStream:
             rest = memoryview(data)[sent:]
             while rest:
                 await trio.lowlevel.wait_writable(self._socket)
+                # After a standstill both has come true: there is room, and there is no time.
+                await trio.lowlevel.checkpoint_if_cancelled()
                 rest = rest[self._try_to_send(rest) :]
 
     def _try_to_send(self, data: bytes | memoryview) -> int:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import httpx2
 import trio
 
-from requeuest_trio._http.connecting import Connector, OnStep, default_context
+from requeuest_trio._http.connecting import Connector, OnStep
 from requeuest_trio._http.connection import Connection, Disconnected
 from requeuest_trio._http.message import Message, Origin, message_of
 from requeuest_trio._http.pool import Connections, ConnectionStatistics
@@ -78,7 +78,7 @@ class TrioTransport(httpx2.AsyncBaseTransport):
         ):
             if value is not None and not value >= least:  # NaN is not either
                 raise ValueError(f"{name} must be {least} or more, not {value}")
-        self._connector = Connector(default_context() if ssl_context is None else ssl_context)
+        self._connector = Connector(ssl_context)
         self._connections = Connections(
             most=max_connections, most_per_origin=max_connections_per_origin, keepalive=keepalive
         )

@@ -84,6 +84,11 @@ class Event(Enum):
         "lease_lost", "heartbeat", logging.ERROR, ("cut_short",),
         "The lease has run out; this process has stopped sending until it has a new one.",
     )  # fmt: skip
+    LOOP_STALLED = EventSpec(
+        "loop_stalled", "loop", logging.WARNING, ("lag",),
+        "Nothing ran in this process for so many seconds, more than a quarter of the lease: code without `await` "
+        "blocked the event loop, or the process was stopped.",
+    )  # fmt: skip
     MAINTENANCE_FAILED = EventSpec(
         "maintenance_failed", "maintenance", logging.WARNING, ("error",), "A round of maintenance failed."
     )

@@ -93,6 +93,9 @@ class Stats:
     """Attempts of this process."""
     unrecorded: int
     """Outcomes of this process that PostgreSQL has not confirmed yet."""
+    loop_lag: float
+    """Seconds for which nothing could run in this process, at worst, in the last minute. Some hundredths are usual;
+    close to `lease`, it loses its jobs to others."""
 
     def count(self, state: JobState) -> int:
         """Jobs in a state, over all channels."""

@@ -307,9 +307,10 @@ WITH input AS MATERIALIZED (
         unnest(%(bodies)b::bytea[])
     ) AS r (id, claim, state, retry_in, reached, status, error, headers, truncated, ago, duration, body)
 ), current AS MATERIALIZED (
-    -- As text, because otherwise PostgreSQL may look through all that is running, of all processes.
+    -- By their ids whatever the join: a plan that was made while there were few jobs, and is kept, would otherwise read
+    -- all of them. The state as text, because otherwise PostgreSQL may look through all that is running.
     SELECT job.id FROM {schema}.job JOIN input ON job.id = input.id AND job.claim = input.claim
-    WHERE job.state::text = 'running' ORDER BY job.id FOR UPDATE OF job
+    WHERE job.id = ANY (ARRAY(SELECT id FROM input)) AND job.state::text = 'running' ORDER BY job.id FOR UPDATE OF job
 ), recorded AS (
     UPDATE {schema}.job
     SET state = input.state::{schema}.job_state,

@@ -1,0 +1,37 @@
+"""The side of a program: what it is told at the start, what it says, and how it ends with the test."""
+
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+
+ORPHANED = 3
+"""The exit status of a program whose test is gone."""
+
+
+def say(word: str, **fields: Any) -> None:
+    """Tell the test something."""
+    print(json.dumps({"said": word, **fields}, default=str), flush=True)  # noqa: T201 - that is its way to the test
+
+
+async def hear(
+    act: Callable[[dict[str, Any]], None] = lambda _: None,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Do what the test says, line by line. When nobody is there any more, end at once."""
+    said = b""
+    async with trio.lowlevel.FdStream(os.dup(0)) as stream:
+        task_status.started()
+        while piece := await stream.receive_some(65_536):
+            *lines, said = (said + piece).split(b"\n")
+            for line in lines:
+                act(json.loads(line))
+    os._exit(ORPHANED)
+
+
+def run(main: Callable[[dict[str, Any]], Awaitable[int]]) -> None:
+    """Run a program with what the command line has."""
+    sys.exit(trio.run(main, json.loads(sys.argv[1])))

@@ -1,0 +1,101 @@
+"""
+Promise 5 and 6: attempts that are cut off all the time, wherever they are, leave nothing behind that is missing later.
+
+Forty places over ten connections; most attempts are cancelled by a deadline of 1 to 20 ms, some of them while they wait
+for a connection. A client that loses a connection that way is soon without any.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+
+import pytest
+import trio
+
+from requeuest_trio import Client, JobState, Request, RetryPolicy, TrioTransport, open_requeuest
+from requeuest_trio._http.pool import ConnectionStatistics
+from requeuest_trio.testing import Receiver, Reply, open_receiver
+from tests.engine.support import PATIENCE, Eye, eye_on, nothing_left
+from tests.faults.scale import scale
+from tests.postgres.harness import until
+
+PLACES = 40
+CONNECTIONS = 10
+SECONDS = 2.0 * scale()
+ENOUGH = 100
+CUT = [0.02, 0.02, 0.2]
+"""Seconds: at the first, hardly any attempt is answered on a busy machine."""
+LASTING = RetryPolicy(initial=0.01, multiplier=1.0, jitter=0.0)
+
+
+@pytest.fixture
+async def eye(migrated_dsn: str) -> AsyncIterator[Eye]:
+    async with eye_on(migrated_dsn) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with open_receiver() as opened:
+        yield opened
+
+
+async def churn(client: Client, eye: Eye, receiver: Receiver) -> None:
+    """Until there was enough of both kinds, however slow the machine."""
+    chance = random.Random(36)
+    receiver.decide = lambda _: Reply(body=b"x" * 5_000, delay=chance.random() * 0.005)
+    end = trio.current_time() + SECONDS
+    while trio.current_time() < end or min(await ended(eye)) < ENOUGH:
+        if await waiting(eye) < 2 * PLACES:
+            requests = [
+                Request.post(receiver.url, content=b"y" * 1_000, timeout=chance.uniform(0.001, chance.choice(CUT)))
+                for _ in range(2 * PLACES)
+            ]
+            await client.spawn_many("churn", requests, retry=LASTING)
+        await trio.sleep(0.02)
+
+
+async def waiting(eye: Eye) -> int:
+    return int(await eye.value("select count(*) from requeuest.job where state = 'available'"))
+
+
+async def ended(eye: Eye) -> tuple[int, int]:
+    """How many attempts were answered, and how many cut off."""
+    [row] = await eye.rows("select count(*) filter (where error is null), count(error) from requeuest.attempt")
+    return row[0], row[1]
+
+
+async def test_after_a_storm_of_cancellations_all_connections_are_there(eye: Eye, receiver: Receiver) -> None:
+    transport = TrioTransport(max_connections=CONNECTIONS)
+    async with nothing_left(eye), transport:
+        async with open_requeuest(eye.dsn, concurrency=PLACES, http=transport) as client:
+            await churn(client, eye, receiver)
+            await clear_all(client, eye)
+            assert at_rest(transport)
+
+            receiver.decide = lambda _: None
+            ids = await client.spawn_many("healthy", [Request.get(receiver.url, timeout=5.0)] * 100)
+            for job_id in ids:
+                assert (await client.wait(job_id)).state is JobState.SUCCEEDED
+                assert await eye.job(job_id) == ("succeeded", 1, None)
+            assert at_rest(transport)
+            assert 1 <= transport.statistics().idle <= CONNECTIONS
+        transport.close()
+        assert transport.statistics() == ConnectionStatistics(open=0, idle=0, waiting=0)
+
+
+async def clear_all(client: Client, eye: Eye) -> None:
+    """What is running while others are cleared is not cleared with them, and may come back."""
+
+    async def is_empty() -> bool:
+        await client.clear(["churn"])
+        return not await eye.value("select count(*) from requeuest.job")
+
+    await until(is_empty, patience=PATIENCE)
+
+
+def at_rest(transport: TrioTransport) -> bool:
+    """No place of the pool is taken, and nobody waits for one."""
+    seen = transport.statistics()
+    return (seen.open - seen.idle, seen.waiting) == (0, 0)
