@@ -78,6 +78,8 @@ def _checked_items(items: tuple[Any, ...]) -> Headers:
 
 def header_items(source: Any) -> Iterable[Any]:
     """The pairs of a mapping or of pairs, unchecked."""
+    if type(source) is dict:
+        return source.items()
     # The header types of httpx, httpx2 and Starlette lose case and repeats as mappings; `raw` has what was meant.
     raw = getattr(source, "raw", None)
     if isinstance(raw, list) and isinstance(source, Mapping):

@@ -44,6 +44,7 @@ class RequestOptions(TypedDict, total=False):
 
 
 _OPTIONS = frozenset(RequestOptions.__annotations__)
+_BODIES = frozenset({"json", "form", "content"})
 
 
 class _EcosystemRequest(Protocol):
@@ -233,6 +234,8 @@ class Request:
 
 
 def _checked_method(method: object) -> str:
+    if isinstance(method, str) and method in METHODS:
+        return method
     if isinstance(method, str) and method.isascii() and method.upper() in METHODS:
         return method.upper()
     raise InvalidRequest("method", f"must be one of {', '.join(sorted(METHODS))}, not {shown(method)}")
@@ -263,9 +266,10 @@ def _with_params(url: str, params: object) -> str:
 
 
 def _encoded_body(options: RequestOptions) -> tuple[bytes, str | None]:
-    given = [name for name in ("json", "form", "content") if name in options]
+    given = options.keys() & _BODIES
     if len(given) > 1:
-        raise InvalidRequest(given[1], f"goes without {given[0]}: a request has one body")
+        one, other = [name for name in ("json", "form", "content") if name in given][:2]
+        raise InvalidRequest(other, f"goes without {one}: a request has one body")
     if "json" in options:
         return json_body(options["json"]), "application/json"
     if "form" in options:
