@@ -96,6 +96,9 @@ class Bounds(NamedTuple):
     crashes: int = 1
 
 
+WIDE = Bounds()
+
+
 def start() -> State:
     """Both processes are registered, and nothing is stored."""
     first, second = Process((0, 0)), Process((1, 0))
@@ -105,7 +108,7 @@ def start() -> State:
 Steps = Iterator[tuple[Label, State]]
 
 
-def steps(state: State, guards: frozenset[str] = GUARDS, bounds: Bounds = Bounds()) -> Steps:
+def steps(state: State, guards: frozenset[str] = GUARDS, bounds: Bounds = WIDE) -> Steps:
     """Whatever can happen next."""
     yield from _spawn(state, guards)
     yield from _rescue(state, guards)
@@ -327,7 +330,7 @@ class Found(NamedTuple):
     path: tuple[Label, ...] = ()
 
 
-def search(guards: frozenset[str] = GUARDS, bounds: Bounds = Bounds()) -> Found:
+def search(guards: frozenset[str] = GUARDS, bounds: Bounds = WIDE) -> Found:
     """Look at every state that can be reached, nearest first, until an invariant is broken."""
     first = _essence(start(), guards)
     came_from: dict[State, tuple[State, Label] | None] = {first: None}

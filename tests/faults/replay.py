@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from requeuest_trio._store.rows import Claimed
 from tests.engine.bench import Bench, delivered, gave_up, new_job, to_be_retried

@@ -93,7 +93,7 @@ class ModelQueue:
             self._unblock(job)
         return {job.new.id for job in counted}
 
-    def release(self, worker: UUID, pairs: Collection[tuple[UUID, UUID]] | None = None) -> int:
+    def release(self, worker: UUID, pairs: Collection[tuple[UUID, UUID | None]] | None = None) -> int:
         held = [job for job in self.jobs.values() if job.worker == worker]
         held = [job for job in held if pairs is None or (job.new.id, job.claim) in pairs]
         for job in held:
