@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = ["GUARDS", "Bounds", "Found", "Label", "State", "judge", "search", "start", "steps"]
 
@@ -34,7 +34,7 @@ UNFINISHED = ("available", "running")
 FINISHED = ("succeeded", "dead")
 Identity = tuple[int, int]
 """A process and how often it has begun anew: what the column `worker` has."""
-Label = tuple[str | int, ...]
+Label = tuple[Any, ...]
 """What happens, and to which process, job and claim."""
 
 

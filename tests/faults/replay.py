@@ -43,7 +43,7 @@ class Replay:
             case ("claim", int(process), int(number)):
                 await self._claim(before.processes[process].identity, number, after)
             case ("record" | "late" | "give back" | "give back unknown", *write):
-                await self._write(Write(*write))  # type: ignore[arg-type] - made from one
+                await self._write(Write(*write))
             case ("rescue", _):
                 assert await self._bench.store.rescue(self._connection) == 1
             case ("expire", *identity):
@@ -90,6 +90,6 @@ class Replay:
         else:
             await self._bench.record(self._connection, [OUTCOMES[write.what](claimed)])
 
-    def _worker_of(self, identity: list[str | int]) -> UUID:
+    def _worker_of(self, identity: list[int]) -> UUID:
         process, times = identity
         return self._workers[int(process), int(times)]

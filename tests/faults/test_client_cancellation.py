@@ -131,7 +131,7 @@ async def test_cancelled_at_every_checkpoint(name: str, migrated_dsn: str) -> No
     async with enqueuing(migrated_dsn) as (client, eye, done):
 
         async def at_rest() -> bool:
-            return await eye.value(BUSY) == 0
+            return bool(await eye.value(BUSY) == 0)
 
         for k in range(MOST_CHECKPOINTS):
             with trio.fail_after(10), trio.CancelScope() as scope, AtCheckpoint(k, scope.cancel):

@@ -9,7 +9,7 @@ import random
 import pytest
 
 from tests.engine.bench import open_bench
-from tests.faults.protocol import GUARDS, Bounds, State, judge, search, start, steps
+from tests.faults.protocol import GUARDS, Bounds, Label, State, judge, search, start, steps
 from tests.faults.replay import Replay
 from tests.faults.scale import scale, scaled
 
@@ -69,7 +69,7 @@ async def test_the_store_does_what_the_model_says(migrated_dsn: str) -> None:
     assert done >= {"spawn", "claim", "begin", "end", "record", "late", "rescue", "expire", "forget", "beat", "leave"}
 
 
-def _chosen(state: State, chance: random.Random) -> tuple[tuple[str | int, ...], State]:
+def _chosen(state: State, chance: random.Random) -> tuple[Label, State]:
     """Rarely what only interrupts: otherwise little else would happen."""
     possible = list(steps(state, bounds=Bounds(claims=6, max_attempts=3, crashes=3)))
     return chance.choices(possible, [0.1 if label[0] in RARE else 1.0 for label, _ in possible])[0]
