@@ -39,7 +39,8 @@ def patch(offsets: Path) -> None:
 
 async def main(dsn: str, channel: str) -> None:
     async with open_requeuest(dsn, [channel], lease=LEASE, poll_interval=0.2):
-        print(datetime.fromtimestamp(time.time(), UTC).timestamp(), flush=True)
+        sys.stdout.write(f"{datetime.fromtimestamp(time.time(), UTC).timestamp()}\n")
+        sys.stdout.flush()
         await trio.to_thread.run_sync(sys.stdin.read)
 
 

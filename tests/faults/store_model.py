@@ -67,6 +67,14 @@ class ModelQueue:
                     job.state = "blocked"
                 self.jobs[new.id] = job
 
+    def spawn_claimed(self, new: Spawned, worker: UUID, claim: UUID) -> bool:
+        """Store a job as claimed by a process that has a place for it, if that may be; otherwise as any other."""
+        may_be = new.id not in self.jobs and new.channel not in self.ordered and worker in self.seen
+        self.spawn([new])
+        if may_be:
+            self._take(self.jobs[new.id], worker, claim)
+        return may_be
+
     def claim(self, worker: UUID, claim: UUID, places: dict[str, int]) -> set[tuple[UUID, int]]:
         taken = []
         for channel, number in places.items() if worker in self.seen else ():
@@ -74,7 +82,7 @@ class ModelQueue:
             due = [job for job in due if job.due[0] <= self.clock]
             taken += sorted(due, key=lambda job: (-job.new.priority, job.due, job.new.id))[:number]
         for job in taken:
-            job.state, job.claim, job.worker, job.attempts = "running", claim, worker, job.attempts + 1
+            self._take(job, worker, claim)
         return {(job.new.id, job.attempts) for job in taken}
 
     def record(self, reports: Iterable[tuple[UUID, UUID, str, float]]) -> set[UUID]:
@@ -121,6 +129,9 @@ class ModelQueue:
 
     def clear(self, channels: Collection[str]) -> int:
         return self._remove(j for j in self.jobs.values() if j.new.channel in channels and j.state != "running")
+
+    def _take(self, job: ModelJob, worker: UUID, claim: UUID) -> None:
+        job.state, job.claim, job.worker, job.attempts = "running", claim, worker, job.attempts + 1
 
     def _remove(self, jobs: Iterable[ModelJob]) -> int:
         gone = [job.new.id for job in jobs]

@@ -1,5 +1,5 @@
 """Clocks on walls that are wrong, or jump: nothing is sent early, nothing is taken from a process that lives, and
-nothing is stuck. What is due and what has expired is decided by the database's clock, and trust by the monotonic one."""
+nothing is stuck. What is due or has expired is decided by the database's clock, and trust by the monotonic one."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@ model says, and every call returns what it says."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from requeuest_trio import Channel, JobState
-from requeuest_trio._store.rows import Claimed, Report
+from requeuest_trio._store.rows import Claimed, Report, Reservation
 from requeuest_trio._store.store import FIRST_KEY
 from tests.engine.bench import Bench, delivered, gave_up, new_id, new_job, open_bench, to_be_retried
 from tests.faults.scale import scaled
@@ -84,6 +85,18 @@ class Play:
         self.model.spawn(new)
         jobs = [new_job(j.channel, j.key, id=j.id, priority=j.priority, delay=j.delay) for j in new]
         await self.bench.spawn(self.connection, *jobs)
+
+    async def spawn_claimed(self, one: int, two: int) -> None:
+        """Also in ordered channels, of processes that are not registered any more, and what is there already."""
+        new = Spawned(new_id(), CHANNELS[two % 3], None, 0, 0.0)
+        if two % 5 == 4 and self.spawned:
+            new = replace(new, id=self.spawned[one % len(self.spawned)].id)
+        self.spawned.append(new)
+        place = Reservation(new.channel, self.worker(one), uuid4())
+        await self.store.store(self.connection, [new_job(new.channel, id=new.id)], place=place)
+        assert (place.job is not None) == self.model.spawn_claimed(new, place.worker, place.claim)
+        if place.job is not None:
+            self.claimed.append((place.worker, place.job))
 
     async def register(self, one: int, two: int) -> None:
         worker = await self.bench.worker(self.connection, lease=LEASE)
@@ -172,8 +185,8 @@ def _in_order(outcomes: dict[int, str]) -> list[str]:
 
 OFTEN = ("spawn", "claim", "record")
 NAMES = (
-    *OFTEN, *OFTEN, "register", "release", "release_claim", "give_back", "beat", "deregister", "rescue", "pass_time",
-    "prune", "clear", "look_for_stranded",
+    *OFTEN, *OFTEN, "spawn_claimed", "register", "release", "release_claim", "give_back", "beat", "deregister",
+    "rescue", "pass_time", "prune", "clear", "look_for_stranded",
 )  # fmt: skip
 COMMAND = st.builds(Command, st.sampled_from(NAMES), st.integers(0, 40), st.integers(0, 40))
 COMMANDS = st.lists(COMMAND, min_size=50, max_size=50)
