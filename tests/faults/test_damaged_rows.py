@@ -4,6 +4,7 @@ can be read all the same is sent."""
 from __future__ import annotations
 
 import pytest
+import trio
 
 from requeuest_trio import JobState, Request, open_requeuest
 from requeuest_trio.testing import open_receiver
@@ -100,7 +101,8 @@ async def test_a_successor_that_is_due_never_does_not_keep_its_head_from_being_f
         )
         await bench.rows(conn, "UPDATE requeuest.job SET due_at = %s WHERE id = %s", due_at, never)
         async with open_requeuest(migrated_dsn, ["c"]) as client:
-            await client.result(head)
+            with trio.fail_after(10):
+                await client.result(head)
             for _ in range(3):
                 await client.spawn_returning("c", request)
         assert await eye.states() == {"succeeded": 4, "available": 1}

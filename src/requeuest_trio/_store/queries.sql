@@ -357,7 +357,10 @@ WITH next AS MATERIALIZED (
     UPDATE {schema}.job SET state = 'available' FROM next WHERE job.id = next.id AND state = 'blocked'
     RETURNING channel, due_at
 ), channels AS MATERIALIZED (
-    SELECT channel, extract(epoch FROM greatest(min(due_at), now()) - now())::double precision AS wait
+    -- Readable, because PostgreSQL before 17 can't tell how long it is until a due time that another program has set to
+    -- infinity; and then the outcome of the job before it could not be recorded.
+    SELECT channel,
+           extract(epoch FROM greatest({schema}.readable(min(due_at)), now()) - now())::double precision AS wait
     FROM unblocked GROUP BY channel
 ), announced AS MATERIALIZED (
     SELECT {schema}.announce(%(topic)s, json_object_agg(channel, wait)::text) FROM channels
