@@ -413,7 +413,8 @@ WITH held AS MATERIALIZED (
     SELECT id FROM {schema}.job
     WHERE worker = %(worker)s AND state = 'running'
       AND (%(claims)s::uuid[] IS NULL OR claim = ANY (%(claims)s::uuid[]))
-      AND (%(ids)s::uuid[] IS NULL OR id = ANY (%(ids)s::uuid[]))
+      AND (%(ids)s::uuid[] IS NULL
+           OR (id, claim) IN (SELECT * FROM unnest(%(ids)s::uuid[], %(claims)s::uuid[])))
     ORDER BY id FOR UPDATE
 ), released AS (
     UPDATE {schema}.job
