@@ -7,6 +7,7 @@ from collections import Counter
 from datetime import timedelta
 from uuid import UUID
 
+import pytest
 import trio
 
 from requeuest_trio import JobState
@@ -15,15 +16,28 @@ from tests.engine.bench import Bench, delivered, gave_up, new_job, to_be_retried
 from tests.postgres.harness import Conn, value
 
 CHANNELS = ("a", "b", "c")
-SECONDS = 4.0
+PLACES = 15
+SECONDS = 2.5
 
 
-async def test_claimers_recorders_rescuer_pruner_clearer_and_producers_do_not_deadlock(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    "forbidden",
+    [(), ("enable_hashjoin", "enable_mergejoin"), ("enable_nestloop",)],
+    ids=["any plan", "nested loops", "no nested loops"],
+)
+async def test_claimers_recorders_rescuer_pruner_clearer_and_producers_do_not_deadlock(
+    bench: Bench, forbidden: tuple[str, ...]
+) -> None:
+    """Whatever the plans: also no claim takes more than it has places for, and none what another has."""
     conn = await bench.connect()
+    database = await value(conn, "SELECT current_database()")
+    for setting in forbidden:
+        await conn.execute(f"ALTER DATABASE {database} SET {setting} = off".encode())
     name = await value(conn, "SELECT current_database()")
     await conn.execute(f"ALTER DATABASE {name} SET deadlock_timeout = '100ms'".encode())
     before = await deadlocks(conn)
     recorded: Counter[UUID] = Counter()
+    claimed: Counter[tuple[UUID, int]] = Counter()
     to_record, outcomes = trio.open_memory_channel[list[Claimed]](20)
 
     async def produce(connection: Conn, seed: int) -> None:
@@ -35,7 +49,9 @@ async def test_claimers_recorders_rescuer_pruner_clearer_and_producers_do_not_de
     async def claim(connection: Conn) -> None:
         worker = await bench.worker(connection)
         while True:
-            if jobs := await bench.claim(connection, worker, dict.fromkeys(CHANNELS, 15)):
+            if jobs := await bench.claim(connection, worker, dict.fromkeys(CHANNELS, PLACES)):
+                assert max(Counter(job.channel for job in jobs).values()) <= PLACES
+                claimed.update((job.id, job.attempt) for job in jobs)
                 await to_record.send(jobs)
 
     async def record(connection: Conn, seed: int) -> None:
@@ -73,6 +89,7 @@ async def test_claimers_recorders_rescuer_pruner_clearer_and_producers_do_not_de
     assert await deadlocks(conn) == before
     assert len(recorded) > 100, "too little happened to prove anything"
     assert set(recorded.values()) == {1}, "a job was finished twice"
+    assert set(claimed.values()) == {1}, "an attempt of a job was claimed twice"
     await finish_all(bench, conn)
 
 

@@ -287,8 +287,7 @@ class Dispatcher:
             return
         self._look_for_stalled_at = now + _STALLED_SECONDS if self._workers else math.inf
         if jobs := [job for worker in self._workers.values() for job in worker.take_stalled()]:
-            ids = [job.id for job in jobs]
-            await self._database.run(partial(self._store.release, worker=self._lease.worker, job_ids=ids))
+            await self._database.run(partial(self._store.give_back, worker=self._lease.worker, jobs=jobs))
 
     async def give_back_lost_claims(self) -> None:
         """Give back what this process holds without knowing it, because the answer to a claim was lost.

@@ -90,9 +90,8 @@ class Runner:
     async def _give_back(self, jobs: list[Claimed]) -> None:
         """At once, so that others need not wait for this process's slowest attempt. `finish` gives back the rest."""
         if jobs:
-            ids = [job.id for job in jobs]
             try:
-                await self._records.run(partial(self._store.release, worker=self._lease.worker, job_ids=ids))
+                await self._records.run(partial(self._store.give_back, worker=self._lease.worker, jobs=jobs))
             except DATABASE_ERRORS as error:
                 emit(_logger, Event.CLOSE_INCOMPLETE, error=error)
 

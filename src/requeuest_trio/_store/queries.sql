@@ -358,7 +358,10 @@ WITH next AS MATERIALIZED (
     UPDATE {schema}.job SET state = 'available' FROM next WHERE job.id = next.id AND state = 'blocked'
     RETURNING channel, due_at
 ), channels AS MATERIALIZED (
-    SELECT channel, extract(epoch FROM greatest(min(due_at), now()) - now())::double precision AS wait
+    -- Readable, because PostgreSQL before 17 can't tell how long it is until a due time that another program has set to
+    -- infinity; and then the outcome of the job before it could not be recorded.
+    SELECT channel,
+           extract(epoch FROM greatest({schema}.readable(min(due_at)), now()) - now())::double precision AS wait
     FROM unblocked GROUP BY channel
 ), announced AS MATERIALIZED (
     SELECT {schema}.announce(%(topic)s, json_object_agg(channel, wait)::text) FROM channels
@@ -405,13 +408,14 @@ SELECT DISTINCT claim FROM {schema}.job WHERE worker = %(worker)s AND state = 'r
 
 
 -- name: release
--- Give back jobs of a process, by their claims or ids (or all of them, if none are named): their attempt is not
--- counted, and other processes are told.
+-- Give back jobs of a process, by their claims, or single ones by their ids and claims (or all of them, if none are
+-- named): their attempt is not counted, and other processes are told.
 WITH held AS MATERIALIZED (
     SELECT id FROM {schema}.job
     WHERE worker = %(worker)s AND state = 'running'
       AND (%(claims)s::uuid[] IS NULL OR claim = ANY (%(claims)s::uuid[]))
-      AND (%(ids)s::uuid[] IS NULL OR id = ANY (%(ids)s::uuid[]))
+      AND (%(ids)s::uuid[] IS NULL
+           OR (id, claim) IN (SELECT * FROM unnest(%(ids)s::uuid[], %(claims)s::uuid[])))
     ORDER BY id FOR UPDATE
 ), released AS (
     UPDATE {schema}.job
@@ -445,17 +449,18 @@ DELETE FROM {schema}.worker WHERE id = %(worker)s;
 -- name: rescue
 -- Give jobs of lost processes to others, up to 1,000 at a time. The attempt counts, because it may have been sent.
 -- Nothing is done for a rescuer that was not seen of late itself: then the database stood still, and all look lost.
--- A job is taken under the claim that was found lost: it may meanwhile have been given to a process that lives.
-WITH found AS MATERIALIZED (
+-- What another transaction has locked is passed over before it is counted. A job is taken only if the claim that was
+-- locked is the one that was found lost: it may meanwhile have been given to a process that lives.
+WITH locked AS MATERIALIZED (
     SELECT id, claim FROM {schema}.job
     WHERE state = 'running'
       AND NOT EXISTS (SELECT FROM {schema}.worker WHERE worker.id = job.worker AND seen_at + lease >= now())
       AND (%(rescuer)s::uuid IS NULL
            OR EXISTS (SELECT FROM {schema}.worker WHERE worker.id = %(rescuer)s AND seen_at + lease / 2 >= now()))
-    LIMIT 1000
+    LIMIT 1000 FOR UPDATE OF job SKIP LOCKED
 ), lost AS MATERIALIZED (
-    SELECT job.id FROM {schema}.job JOIN found ON job.id = found.id AND job.claim = found.claim
-    WHERE state = 'running' FOR UPDATE OF job SKIP LOCKED
+    -- Not locked here, so that this is the row as it was before.
+    SELECT job.id FROM {schema}.job JOIN locked ON job.id = locked.id AND job.claim = locked.claim
 ), logged AS (
     INSERT INTO {schema}.attempt (job_id, number, started_at, duration, reached, error, retry_at)
     SELECT id, attempts, claimed_at, extract(epoch FROM now() - claimed_at), 'unknown', %(error)s, now()

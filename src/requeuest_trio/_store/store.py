@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -147,19 +147,22 @@ class Store(Storing):
         cursor = await self._execute(connection, "held_claims", worker=worker)
         return {claim for (claim,) in await cursor.fetchall()}
 
-    async def release(
-        self,
-        connection: TrioConnection,
-        worker: UUID,
-        claims: Iterable[UUID] | None = None,
-        job_ids: Iterable[UUID] | None = None,
+    async def release(self, connection: TrioConnection, worker: UUID, claims: Iterable[UUID] | None = None) -> int:
+        """Give back what a process holds, or only some claims of it, their attempts not counted."""
+        return await self._release(connection, worker, None if claims is None else list(claims), None)
+
+    async def give_back(self, connection: TrioConnection, worker: UUID, jobs: Collection[Claimed]) -> int:
+        """The same for single jobs, each only under the claim it was taken with.
+
+        A statement may be carried out long after it was given up, when a network delivers what it had kept back. By
+        then the process may have lost these jobs, claimed them anew, and be sending them.
+        """
+        return await self._release(connection, worker, [job.claim for job in jobs], [job.id for job in jobs])
+
+    async def _release(
+        self, connection: TrioConnection, worker: UUID, claims: list[UUID] | None, ids: list[UUID] | None
     ) -> int:
-        """Give back what a process holds, or only some claims or jobs of it, their attempts not counted."""
-        columns = {
-            "claims": None if claims is None else list(claims),
-            "ids": None if job_ids is None else list(job_ids),
-        }
-        cursor = await self._execute(connection, "release", worker=worker, **columns, topic=self._due)
+        cursor = await self._execute(connection, "release", worker=worker, claims=claims, ids=ids, topic=self._due)
         [(released, _)] = await cursor.fetchall()
         return int(released)
 

@@ -1,0 +1,118 @@
+"""The reference model in place of the store and its database, for tests on virtual time: it may fail at any statement,
+before it is carried out or after."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from typing import Any
+from uuid import UUID
+
+import trio
+
+from requeuest_trio import DatabaseUnavailable
+from requeuest_trio._store.rows import Claimed, Report
+from requeuest_trio._store.store import FIRST_KEY, Recorded
+from tests.faults.store_model import ModelQueue, Spawned
+
+__all__ = ["FakeDatabase", "FakeStore"]
+
+
+class FakeDatabase:
+    """Runs operations, each after a while, and one after the other, because it has one connection."""
+
+    statement_timeout = 10.0
+
+    def __init__(self, store: FakeStore, chance: random.Random) -> None:
+        self.chance = chance
+        self.store = store
+        self.connection = trio.Lock()
+        self.failing = 0.0
+        """How likely a statement fails: half of those that do are carried out, and only the answer is lost."""
+
+    async def run(self, operation: Callable[[Any], Awaitable[Any]]) -> Any:
+        fails, is_lost = self.chance.random() < self.failing, self.chance.random() < 0.5
+        async with self.connection:
+            await trio.sleep(self.chance.choice([0, 0, 0.001, 0.1]))
+            if fails and not is_lost:
+                raise DatabaseUnavailable("not carried out")
+            answer = await operation(None)
+            await trio.lowlevel.checkpoint()
+        if fails:
+            raise DatabaseUnavailable("the answer is lost")
+        return answer
+
+
+class FakeStore:
+    """What the engine asks of a store."""
+
+    def __init__(self, jobs: Iterable[Spawned], requests: Callable[[Spawned, UUID, int], Claimed]) -> None:
+        self.queue = ModelQueue(())
+        self.queue.spawn(jobs)
+        self.requests = requests
+        self.recorded: Counter[tuple[UUID, UUID]] = Counter()
+        self.bug: Exception | None = None
+        """Raised by the next record: not an error of the database, but of a programmer."""
+        self.bug_was_met = False
+
+    @property
+    def now(self) -> ModelQueue:
+        self.queue.clock = trio.current_time()
+        return self.queue
+
+    async def register(self, _: object, worker: UUID, lease: float) -> None:
+        self.now.seen[worker] = self.queue.clock
+
+    async def heartbeat(self, _: object, worker: UUID) -> bool:
+        if worker not in self.now.seen:
+            return False
+        self.queue.seen[worker] = self.queue.clock
+        return True
+
+    async def deregister(self, _: object, worker: UUID) -> None:
+        self.now.seen.pop(worker, None)
+
+    async def due_channels(self, _: object, channels: Iterable[str] | None, horizon: float) -> dict[str, float]:
+        waits: dict[str, float] = {}
+        for job in self.now.jobs.values():
+            wait = job.due[0] - self.queue.clock
+            if job.state == "available" and wait <= horizon:
+                waits[job.new.channel] = min(wait, waits.get(job.new.channel, wait))
+        return waits
+
+    async def claim(self, _: object, worker: UUID, claim: UUID, places: dict[str, int]) -> tuple[list[Claimed], bool]:
+        taken = self.now.claim(worker, claim, places)
+        return [self.requests(self.queue.jobs[job_id].new, claim, number) for job_id, number in sorted(taken)], False
+
+    async def record(self, _: object, reports: Sequence[Report], *, now: float, excerpt: int) -> Recorded:
+        if self.bug is not None:
+            self.bug_was_met = True
+            raise self.bug
+        rows = [(r.job.id, r.job.claim, str(r.outcome.state), r.outcome.retry_in or 0.0) for r in reports]
+        counted = self.now.record(rows)
+        self.recorded.update((r.job.id, r.job.claim) for r in reports if r.job.id in counted)
+        return Recorded({r.job.id for r in reports} - counted, {}, set())
+
+    async def release(self, _: object, worker: UUID, claims: Collection[UUID] | None = None) -> int:
+        held = [job for job in self.now.jobs.values() if job.worker == worker]
+        pairs = {(job.new.id, job.claim) for job in held if job.claim and (claims is None or job.claim in claims)}
+        return self.queue.release(worker, pairs)
+
+    async def give_back(self, _: object, worker: UUID, jobs: Collection[Claimed]) -> int:
+        return self.now.release(worker, {(job.id, job.claim) for job in jobs})
+
+    async def held_claims(self, _: object, worker: UUID) -> set[UUID]:
+        return {job.claim for job in self.queue.jobs.values() if job.worker == worker and job.claim}
+
+    async def locked_jobs(self, _: object, job_ids: Iterable[UUID]) -> set[UUID]:
+        return set()
+
+    async def rescue(self, _: object, rescuer: UUID) -> int:
+        return self.now.rescue(rescuer)
+
+    async def free_stranded(self, _: object, after: object) -> tuple[dict[str, float], object]:
+        return {}, FIRST_KEY
+
+    async def prune(self, _: object, state: str, keep: object) -> int:
+        return 0
