@@ -11,6 +11,7 @@ import pytest
 
 from requeuest_trio._embedded.files import EXCLUSIVE, Home, is_locked
 from tests.faults.throwaway import throwaway_server
+from tests.faults.warden import is_server
 from tests.servers import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -65,11 +66,12 @@ def test_a_test_that_is_killed_leaves_nothing_running(wal_room: int) -> None:
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         data, pid = holder.stdout.readline().split()
+        assert is_server(int(pid), Path(data))
         assert (Path(data).parent / "wal").is_mount() == bool(wal_room)
         holder.send_signal(signal.SIGKILL)
     home = Path(data).parents[1]
     try:
-        wait_for(lambda: not Path(f"/proc/{pid}").exists())
+        wait_for(lambda: not is_server(int(pid), Path(data)))
         wait_for(lambda: not (Path(data).parent / "wal").is_mount())
         # So that the next session removes it, once it is old enough.
         assert not is_locked(Home(home).users_lock, EXCLUSIVE)

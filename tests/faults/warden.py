@@ -16,27 +16,24 @@ from pathlib import Path
 
 def main(home: Path) -> None:
     sys.stdin.buffer.read()
-    for pid in [pid for path in home.glob("*/data/postmaster.pid") if (pid := _running(path))]:
-        os.kill(pid, signal.SIGQUIT)
-        _wait_for_the_end(pid)
+    for pid_file in list(home.glob("*/data/postmaster.pid")):
+        pid, data = int(pid_file.read_text().split(maxsplit=1)[0]), pid_file.parent
+        if is_server(pid, data):
+            os.kill(pid, signal.SIGQUIT)
+            deadline = time.monotonic() + 20
+            while is_server(pid, data) and time.monotonic() < deadline:
+                time.sleep(0.01)
     for path in [path for path in home.glob("*/*") if path.is_mount()]:
         subprocess.run(["umount", "--lazy", path], check=True)
 
 
-def _running(pid_file: Path) -> int | None:
-    """The server that has this file, if it is one: after a crash the number may be another program's."""
-    pid = int(pid_file.read_text().split(maxsplit=1)[0])
+def is_server(pid: int, data: Path) -> bool:
+    """Whether this process is a server of this directory, and alive: its number may be another program's by now."""
     try:
-        command = Path(f"/proc/{pid}/cmdline").read_text(errors="surrogateescape").split("\0")
+        return str(data) in Path(f"/proc/{pid}/cmdline").read_text(errors="surrogateescape").split("\0")
     except OSError:
-        return None
-    return pid if str(pid_file.parent) in command else None
+        return False
 
 
-def _wait_for_the_end(pid: int) -> None:
-    deadline = time.monotonic() + 20
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-
-
-main(Path(sys.argv[1]))
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
