@@ -74,7 +74,7 @@ class Dispatcher:
         self._asked_for: Collection[str] = ()
         self._look_for_stalled_at = math.inf
         self._claim_was_lost = False
-        self._backoff = Backoff(initial=0.1, cap=5.0)
+        self._backoff = Backoff(initial=0.1, cap=1.5)
         self._claiming = trio.CancelScope()
         self._has_stopped = trio.Event()
         self._worker_ended = trio.Event()
