@@ -145,8 +145,8 @@ async def open_requeuest(
         runner = None
         if names:
             runner = Runner(
-                await connect(1, lease=lease_seconds),
-                await connect(1, lease=lease_seconds),
+                await connect(1, lease=lease_seconds, plans_once=True),
+                await connect(1, lease=lease_seconds, plans_once=True),
                 store,
                 sender,
                 waiters,

@@ -41,7 +41,7 @@ async def _most_in_hand(seconds: float, jobs: int) -> int:
 
     def hand_over() -> None:
         nonlocal jobs, most
-        number = min(jobs, worker.places)
+        number = min(jobs, worker.free + worker.ahead)
         jobs -= number
         worker.hand_over([new_job() for _ in range(number)])
         most = max(most, worker.in_hand)

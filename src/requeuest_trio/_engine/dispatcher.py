@@ -13,7 +13,7 @@ import heapq
 import logging
 import math
 import random
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from uuid import uuid4
@@ -194,19 +194,31 @@ class Dispatcher:
         )
 
     def _places(self) -> dict[str, int]:
-        """How many jobs to claim for which channels, within both limits: the longest unserved first, in equal parts."""
-        left = self._max_running - self.running
-        if left <= 0 or not self._hot:
-            return {}
-        free = ((channel, self._free_places(channel)) for channel in self._hot)
-        wanting = list(
-            islice(((channel, places) for channel, places in free if places), min(left, _CHANNELS_PER_CLAIM))
-        )
-        return {channel: min(places, left // len(wanting)) for channel, places in wanting}
+        """How many jobs to claim for which channels: the longest unserved first, free places in equal parts.
 
-    def _free_places(self, channel: str) -> int:
-        worker = self._workers.get(channel)
-        return self._concurrency if worker is None else worker.places
+        `max_running` is about places. Jobs ahead begin only where another ends, so only a channel whose places are all
+        taken may have them, and as many as it likes.
+        """
+        left = self._max_running - sum(worker.occupied for worker in self._workers.values())
+        candidates = self._hot if left else [channel for channel in self._workers if channel in self._hot]
+        wanting = list(islice(self._wanting(candidates), _CHANNELS_PER_CLAIM))
+        share = max(1, left // max(1, sum(free > 0 for _, free, _ in wanting)))
+        places: dict[str, int] = {}
+        for channel, free, ahead in wanting:
+            granted = min(free, share, left)
+            left -= granted
+            if number := granted + (ahead if granted == free else 0):
+                places[channel] = number
+        return places
+
+    def _wanting(self, channels: Iterable[str]) -> Iterator[tuple[str, int, int]]:
+        """Of these channels, those that jobs may be claimed for: for free places, and ahead of them."""
+        for channel in channels:
+            worker = self._workers.get(channel)
+            if worker is None:
+                yield channel, self._concurrency, 0
+            elif worker.free or worker.ahead:
+                yield channel, worker.free, worker.ahead
 
     async def _claim(self, places: dict[str, int], nursery: trio.Nursery) -> None:
         for channel in places:

@@ -43,7 +43,7 @@ class Worker:
 
     def __repr__(self) -> str:
         running, waiting = len(self._running), len(self._buffer)
-        return f"<Worker for {self.channel!r}: {running} running, {waiting} waiting, {self.places} free>"
+        return f"<Worker for {self.channel!r}: {running} running, {waiting} waiting, {self.free} free>"
 
     @property
     def in_hand(self) -> int:
@@ -51,11 +51,21 @@ class Worker:
         return len(self._running) + len(self._buffer)
 
     @property
-    def places(self) -> int:
-        """How many more jobs may be claimed for it; none, while what waits here will last for another claim."""
+    def occupied(self) -> int:
+        """Places that are taken, or will be at once; what is in hand beyond them only waits for one."""
+        return min(self.in_hand, self._limit)
+
+    @property
+    def free(self) -> int:
+        """How many more jobs it could begin at once."""
+        return self._limit - self.occupied
+
+    @property
+    def ahead(self) -> int:
+        """How many more it could hold for the places to come; none, while what waits will last for another claim."""
         if len(self._buffer) > self._ahead // 2:
             return 0
-        return self._limit + self._ahead - self.in_hand
+        return self._limit + self._ahead - max(self.in_hand, self._limit)
 
     @property
     def claims(self) -> set[UUID]:
@@ -119,7 +129,7 @@ class Worker:
                         del self._running[id(begun)]
                         self._ended += 1
                         self._has_moved = True
-                        if self.places:
+                        if self.ahead or self.free:
                             self._on_place()
                     job = self._begin() if self._buffer else None
             if job is None and self._buffer:
