@@ -60,3 +60,15 @@ async def spawn_surely(client: Client, channel: str, request: Request, ordering_
             return await client.spawn(channel, request, job_id=job_id, ordering_key=ordering_key)
         except DatabaseUnavailable:
             await trio.sleep(0.02)
+
+
+@asynccontextmanager
+async def open_replica(server: Throwaway) -> AsyncIterator[Throwaway]:
+    """A replica of the server, which is never waited for."""
+    manager = server.replica()
+    replica = await in_thread(manager.__enter__)
+    try:
+        yield replica
+    finally:
+        with trio.CancelScope(shield=True):
+            await in_thread(manager.__exit__, None, None, None)

@@ -162,7 +162,12 @@ class Database:
             with translated():
                 pooled = self._pool.connection(timeout=self._acquire_timeout)
                 connection = await stack.enter_async_context(pooled)
-            yield connection
+            try:
+                yield connection
+            except errors.ReadOnlySqlTransaction:
+                # This server has become a replica, or its name has come to lead to one: look for another.
+                connection.close_nowait()
+                raise
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[TrioConnection]:
@@ -206,6 +211,9 @@ class Database:
                 connection = await self._pool.acquire(timeout=self._acquire_timeout)
                 try:
                     return await operation(connection)
+                except errors.ReadOnlySqlTransaction:
+                    connection.close_nowait()  # as above
+                    raise
                 finally:
                     await self._pool.give_back(connection)  # noqa: ASYNC102 - has shields of its own
             except psycopg.Error as error:
