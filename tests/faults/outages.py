@@ -19,9 +19,9 @@ in_thread = trio.to_thread.run_sync
 
 
 @asynccontextmanager
-async def queue_server(settings: dict[str, str] | None = None, *, room: int | None = None) -> AsyncIterator[Throwaway]:
+async def queue_server(settings: dict[str, str] | None = None, **rooms: int) -> AsyncIterator[Throwaway]:
     """A server of the test's own in which the schema is up to date."""
-    manager = throwaway_server(settings, wal_room=room)
+    manager = throwaway_server(settings, **rooms)
     server = await in_thread(manager.__enter__)
     try:
         await migrate(server.dsn())

@@ -67,12 +67,12 @@ def test_a_test_that_is_killed_leaves_nothing_running(wal_room: int) -> None:
         assert holder.stdout is not None
         data, pid = holder.stdout.readline().split()
         assert is_server(int(pid), Path(data))
-        assert (Path(data).parent / "wal").is_mount() == bool(wal_room)
+        assert (Path(data).parent / "room").is_mount() == bool(wal_room)
         holder.send_signal(signal.SIGKILL)
     home = Path(data).parents[1]
     try:
         wait_for(lambda: not is_server(int(pid), Path(data)))
-        wait_for(lambda: not (Path(data).parent / "wal").is_mount())
+        wait_for(lambda: not (Path(data).parent / "room").is_mount())
         # So that the next session removes it, once it is old enough.
         assert not is_locked(Home(home).users_lock, EXCLUSIVE)
     finally:

@@ -53,7 +53,9 @@ class Throwaway:
     def __init__(self, home: Path, account: pwd.struct_passwd | None, settings: dict[str, str]) -> None:
         self.data = home / "data"
         self.socket = home / "socket"
-        self.wal = home / "wal"
+        self.room = home / "room"
+        self.wal = self.room / "wal"
+        self.tablespace = self.room / "tables"
         self.log = home / "server.log"
         self._home = home
         self._account = account
@@ -134,18 +136,18 @@ class Throwaway:
 
             wait_for(is_thrown_out)
 
-    # --- room for the log ---------------------------------------------------------------------------------------------
+    # --- a small room -------------------------------------------------------------------------------------------------
 
     def fill(self) -> None:
-        """Leave no room where the write-ahead log is kept. Needs a server with `wal_room`."""
-        with contextlib.suppress(OSError), (self.wal / BALLAST).open("wb", buffering=0) as ballast:
+        """Leave no room on the small file system. Needs a server with `wal_room` or `table_room`."""
+        with contextlib.suppress(OSError), (self.room / BALLAST).open("wb", buffering=0) as ballast:
             while True:
                 ballast.write(bytes(65_536))
-        assert shutil.disk_usage(self.wal).free == 0
+        assert shutil.disk_usage(self.room).free == 0
 
     def make_room(self) -> None:
         """Take away what `fill` has left."""
-        (self.wal / BALLAST).unlink()
+        (self.room / BALLAST).unlink()
 
     # --- a replica ----------------------------------------------------------------------------------------------------
 
@@ -172,14 +174,16 @@ class Throwaway:
         finally:
             self.stop()
 
-    def make(self, wal_room: int | None) -> None:
-        """Make the data directory, with the log on a file system of `wal_room` bytes, if it is given."""
+    def make(self, wal_room: int | None, table_room: int | None) -> None:
+        """Make the data directory, with the log or a tablespace in a small room, if its bytes are given."""
         options = ["-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync", "--wal-segsize=1"]
+        if wal_room is not None or table_room is not None:
+            self.room.mkdir()
+            size = f"size={wal_room or table_room}"
+            subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", self.room], check=True)
+            self._own_directory(self.wal if wal_room is not None else self.tablespace)
         if wal_room is not None:
-            self.wal.mkdir()
-            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={wal_room}", "tmpfs", self.wal], check=True)
-            self._own_directory(self.wal / "pg_wal")
-            options += ["-X", str(self.wal / "pg_wal")]
+            options += ["-X", str(self.wal)]
         self.run("initdb", "-D", str(self.data), *options)
 
     def run(self, program: str, *arguments: str) -> None:
@@ -210,13 +214,16 @@ class Throwaway:
 
 
 @contextlib.contextmanager
-def throwaway_server(settings: dict[str, str] | None = None, *, wal_room: int | None = None) -> Iterator[Throwaway]:
+def throwaway_server(
+    settings: dict[str, str] | None = None, *, wal_room: int | None = None, table_room: int | None = None
+) -> Iterator[Throwaway]:
     """
     A running server with an empty database `postgres`; afterwards nothing of it is left.
 
     Args:
         settings: PostgreSQL settings on top of `SETTINGS`.
         wal_room: bytes for the write-ahead log, on a file system of its own that can be filled. Only root can mount it.
+        table_room: bytes for a tablespace at `tablespace`, likewise. One of the two.
     """
     with temporary_home() as path, _watched(path), _in_use(path):
         account = server_account()
@@ -224,7 +231,7 @@ def throwaway_server(settings: dict[str, str] | None = None, *, wal_room: int | 
             let_in(account, path)
             let_run(account, binaries().parent)
         server = Throwaway(path / "primary", account, settings or {})
-        server.make(wal_room)
+        server.make(wal_room, table_room)
         with server.running():
             yield server
 
