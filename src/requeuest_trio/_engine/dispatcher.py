@@ -14,7 +14,8 @@ import logging
 import math
 import random
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from uuid import UUID, uuid4
@@ -28,7 +29,7 @@ from requeuest_trio._model.channel import ALL, All
 from requeuest_trio._model.events import Event, emit
 from requeuest_trio._postgres import Backoff, TrioConnection
 from requeuest_trio._store.database import DATABASE_ERRORS, Database
-from requeuest_trio._store.rows import Claimed
+from requeuest_trio._store.rows import Claimed, Reservation
 from requeuest_trio._store.store import Store
 
 __all__ = ["Dispatcher"]
@@ -39,6 +40,7 @@ _LOST_LEASE_PAUSE = 0.2
 _SOON_SECONDS = 0.05
 _STALLED_SECONDS = 1.0
 _REMEMBERED_CLAIMS = 10_000
+"""Those of some seconds: what PostgreSQL may forget is younger."""
 
 
 class Dispatcher:
@@ -65,22 +67,23 @@ class Dispatcher:
         self._max_running = max_running
         self._poll_interval = poll_interval
         self._workers: dict[str, Worker] = {}
-        self._attended: set[str] = set()
-        """Channels whose workers have a task."""
         self._hot: dict[str, None] = {}
         self._later: dict[str, float] = {}
         self._timers: list[tuple[float, str]] = []
         self._timed: set[str] = set()
         self._look_around = True
         self._woken = trio.Event()
-        self._asked_for: Collection[str] = ()
+        self._asked_for: Mapping[str, int] = {}
         self._look_for_stalled_at = math.inf
         self._claim_was_lost = False
         self._handed_over: deque[UUID] = deque(maxlen=_REMEMBERED_CLAIMS)
         self._backoff = Backoff(initial=0.1, cap=1.5)
         self._claiming = trio.CancelScope()
         self._has_stopped = trio.Event()
-        self._worker_ended = trio.Event()
+        self._worker_is_idle = trio.Event()
+        self._reserved: Reservation | None = None
+        self._is_closed = False
+        self._nursery: trio.Nursery
 
     def __repr__(self) -> str:
         return f"<Dispatcher: {self.running} running in {len(self._workers)} channels, {len(self._hot)} hot>"
@@ -116,16 +119,21 @@ class Dispatcher:
         self._look_around = True
         self._woken.set()
 
-    def _place_freed(self) -> None:
+    def _place_freed(self, worker: Worker) -> None:
         if self._hot:
             self._woken.set()
+        if not worker.in_hand:
+            self._retire([worker.channel])
+            self._worker_is_idle.set()
+            self._worker_is_idle = trio.Event()
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     async def run(self, nursery: trio.Nursery) -> None:
         """Claim until `stop` is called. Errors of the database are logged, and tried again after a pause."""
+        self._nursery = nursery
         with self._claiming:
-            await self._run(nursery)
+            await self._run()
         self._has_stopped.set()
 
     def stop(self) -> None:
@@ -135,10 +143,17 @@ class Dispatcher:
     async def wait_until_idle(self) -> None:
         """Wait, after `stop`, until nothing is in hand any more."""
         await self._has_stopped.wait()
-        while self._attended:
-            await self._worker_ended.wait()
+        while any(worker.in_hand for worker in self._workers.values()):
+            await self._worker_is_idle.wait()
 
-    async def _run(self, nursery: trio.Nursery) -> None:
+    async def close(self) -> None:
+        """Begin nothing more, after the tasks have ended; what is just being stored is for the others then."""
+        self._is_closed = True
+        while self._reserved is not None:
+            self._woken = trio.Event()
+            await self._woken.wait()
+
+    async def _run(self) -> None:
         failures = 0
         next_poll = trio.current_time()
         while True:
@@ -156,9 +171,9 @@ class Dispatcher:
                 elif self._lease.is_valid:
                     self._asked_for = places
                     try:
-                        await self._claim(places, nursery)
+                        await self._claim(places)
                     finally:
-                        self._asked_for = ()
+                        self._asked_for = {}
                         self._retire(places)
                 else:
                     await trio.sleep(_LOST_LEASE_PAUSE)
@@ -202,7 +217,7 @@ class Dispatcher:
         `max_running` is about places. Jobs ahead begin only where another ends, so only a channel whose places are all
         taken may have them, and as many as it likes.
         """
-        left = self._max_running - sum(worker.occupied for worker in self._workers.values())
+        left = self._max_running - self._occupied
         candidates = self._hot if left else [channel for channel in self._workers if channel in self._hot]
         wanting = list(islice(self._wanting(candidates), _CHANNELS_PER_CLAIM))
         share = max(1, left // max(1, sum(free > 0 for _, free, _ in wanting)))
@@ -218,25 +233,34 @@ class Dispatcher:
         """Of these channels, those that jobs may be claimed for: for free places, and ahead of them."""
         for channel in channels:
             worker = self._workers.get(channel)
-            if worker is None:
-                yield channel, self._concurrency, 0
-            elif worker.free or worker.ahead:
-                yield channel, worker.free, worker.ahead
+            free, ahead = (self._concurrency, 0) if worker is None else (worker.free, worker.ahead)
+            if self._reserved is not None and self._reserved.channel == channel:
+                free -= 1
+            if free or ahead:
+                yield channel, free, ahead
 
-    async def _claim(self, places: dict[str, int], nursery: trio.Nursery) -> None:
+    @property
+    def _occupied(self) -> int:
+        """Places that are taken, over all channels."""
+        return sum(worker.occupied for worker in self._workers.values()) + (self._reserved is not None)
+
+    async def _claim(self, places: dict[str, int]) -> None:
         for channel in places:
             # Off the list before asking: a hint that comes meanwhile puts it back.
             del self._hot[channel]
         worker, term = self._lease.worker, self._lease.term
-        # Until the jobs are in hand: if only the answer is lost, they are claimed, and nobody knows it.
-        self._claim_was_lost = True
         claim = uuid4()
-        jobs, was_cut = await self._database.run(partial(self._store.claim, worker=worker, claim=claim, places=places))
+        operation = partial(self._store.claim, worker=worker, claim=claim, places=places)
+        try:
+            jobs, was_cut = await self._database.run(operation)
+        except BaseException:
+            # If only the answer is lost, they are claimed, and nobody knows it.
+            self._claim_was_lost = True
+            raise
         if not self._lease.is_valid or self._lease.term != term:
             # Too late to be trusted. Nothing was sent, so they go back uncounted.
-            self._look_around = True
+            self._claim_was_lost = self._look_around = True
             return
-        self._claim_was_lost = False
         by_channel: dict[str, list[Claimed]] = {}
         for job in jobs:
             by_channel.setdefault(job.channel, []).append(job)
@@ -247,7 +271,7 @@ class Dispatcher:
             if len(claimed) == places[channel]:
                 # Probably there is more; at the end of the list, so that the others come first.
                 self._hot[channel] = None
-            self._hand_over(channel, claimed, nursery)
+            self._hand_over(channel, claimed)
         if jobs:
             self._handed_over.append(claim)
             emit(_logger, Event.CLAIMED, jobs=len(jobs), channels=len(by_channel))
@@ -294,13 +318,55 @@ class Dispatcher:
     async def _give_up_unknown(self, connection: TrioConnection) -> tuple[int, int]:
         worker = self._lease.worker
         held = await self._store.held_claims(connection, worker)
-        # Compared only now. Claims go over the same, only connection: none of those held is on its way here.
+        # Compared only now. Claims go over the same, only connection: none of those held is on its way here; and that
+        # of a job that is being stored was noted before.
         known = self._deliverer.recorder.claims.union(*(channel.claims for channel in self._workers.values()))
+        if self._reserved is not None:
+            known.add(self._reserved.claim)
         if not (unknown := held - known):
             return 0, 0
         forgotten = unknown.intersection(self._handed_over)
         disowned = await self._store.disown(connection, worker, forgotten)
         return await self._store.release(connection, worker, unknown - forgotten), disowned
+
+    # --- jobs that are spawned here -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def reserve(self, channel: str) -> Iterator[Reservation | None]:
+        """Keep a place for a job that is about to be stored, if that could be sent at once.
+
+        Then it may be stored as claimed already, which spares a commit, and everybody the news of it. What becomes of
+        it is to be noted in the reservation; else it counts as a claim whose answer was lost.
+        """
+        if not self._can_begin_at_once(channel):
+            yield None
+            return
+        term = self._lease.term
+        reservation = self._reserved = Reservation(channel, self._lease.worker, uuid4())
+        try:
+            yield reservation
+        finally:
+            self._reserved = None
+            job, may_send = reservation.job, self._lease.is_valid and self._lease.term == term and not self._is_closed
+            if job is not None and may_send:
+                self._hand_over(channel, [job])
+                self._handed_over.append(job.claim)
+                emit(_logger, Event.CLAIMED, jobs=1, channels=1)
+            else:
+                self._claim_was_lost |= job is not None or reservation.is_unknown
+                self._woken.set()
+
+    def _can_begin_at_once(self, channel: str) -> bool:
+        """Whether there is a place for a job of a channel, and nothing known that should have it first."""
+        if not (self._channels is None or channel in self._channels):
+            return False
+        if self._reserved or self._claiming.cancel_called or self._is_closed or not self._lease.is_valid:
+            return False
+        if self._look_around or channel in self._hot or channel in self._asked_for:
+            return False
+        worker = self._workers.get(channel)
+        is_full = worker is not None and not worker.free
+        return not is_full and self._occupied + sum(self._asked_for.values()) < self._max_running
 
     # --- workers ------------------------------------------------------------------------------------------------------
 
@@ -313,30 +379,18 @@ class Dispatcher:
         for job in self.take_back():
             self._deliverer.give_up(job)
 
-    def _hand_over(self, channel: str, jobs: list[Claimed], nursery: trio.Nursery) -> None:
+    def _hand_over(self, channel: str, jobs: list[Claimed]) -> None:
         worker = self._workers.get(channel)
         if worker is None:
-            worker = self._workers[channel] = Worker(channel, self._concurrency, self._deliverer, self._place_freed)
+            worker = Worker(channel, self._concurrency, self._deliverer, self._nursery, self._place_freed)
+            self._workers[channel] = worker
+        self._look_for_stalled_at = min(self._look_for_stalled_at, trio.current_time() + _STALLED_SECONDS)
         worker.hand_over(jobs)
-        if channel not in self._attended:
-            self._attended.add(channel)
-            self._look_for_stalled_at = min(self._look_for_stalled_at, trio.current_time() + _STALLED_SECONDS)
-            nursery.start_soon(self._run_worker, worker)
-
-    async def _run_worker(self, worker: Worker) -> None:
-        # Work may be handed over while the worker's nursery closes. No checkpoint may come between the last look and
-        # the removal.
-        while worker.in_hand:
-            await worker.run()
-        self._attended.remove(worker.channel)
-        self._retire([worker.channel])
-        self._worker_ended.set()
-        self._worker_ended = trio.Event()
 
     def _retire(self, channels: Iterable[str]) -> None:
         """Forget workers that have nothing to do, and will get nothing: until then they know how fast they are."""
         for channel in channels:
             worker = self._workers.get(channel)
-            is_needed = channel in self._attended or channel in self._hot or channel in self._asked_for
-            if worker is not None and not is_needed:
+            is_needed = channel in self._hot or channel in self._asked_for
+            if worker is not None and not worker.in_hand and not is_needed:
                 del self._workers[channel]
