@@ -1,0 +1,263 @@
+"""
+Judges a history by the invariants that hold whatever happens. Pure: the same history gets the same judgement.
+
+I1 no loss · I2 no invention · I3 no delivery after a recorded success · I4 order within a key · I5 nothing is stuck ·
+I6 attempts are counted · I7 bounded · I8 alive again soon after the last fault
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple, TypeVar
+from uuid import UUID
+
+from tests.faults.figures import recovery_time
+from tests.faults.history import FINISHED, Arrival, History, StoredAttempt, StoredJob
+
+T = TypeVar("T")
+K = TypeVar("K")
+
+CLOCKS = 0.02
+"""Seconds by which two events in different logs may seem to be in the wrong order."""
+
+
+class Violation(NamedTuple):
+    """What must not be."""
+
+    invariant: str
+    subject: object
+    text: str
+
+
+def judge(history: History) -> list[Violation]:
+    """All that is wrong with a history; nothing, if every invariant holds."""
+    return [
+        Violation(f"I{number}", subject, text)
+        for number, rule in enumerate(RULES, start=1)
+        for subject, text in rule(history)
+    ]
+
+
+Found = Iterator[tuple[object, str]]
+
+
+# --- I1 ---------------------------------------------------------------------------------------------------------------
+
+
+def no_loss(history: History) -> Found:
+    """What was acknowledged is finished, and delivered if it says so; what is unknown is so whole or not at all."""
+    accepted = {arrival.job for arrival in history.arrivals if _is_accepted(arrival)}
+    for spawn in history.spawns:
+        job = history.by_job.get(spawn.job)
+        if job is None:
+            if spawn.result == "ok":
+                yield spawn.job, "was acknowledged, and is not there"
+        elif job.state not in FINISHED:
+            yield spawn.job, f"is still {job.state}"
+        elif job.state == "succeeded" and spawn.job not in accepted:
+            yield spawn.job, "is recorded as delivered, and no receiver has accepted it"
+    for batch, spawns in _grouped(history.spawns, lambda spawn: spawn.batch).items():
+        stored = sum(spawn.job in history.by_job for spawn in spawns)
+        if 0 < stored < len(spawns):
+            yield batch, f"of {len(spawns)} jobs spawned together, {stored} are stored"
+
+
+# --- I2 ---------------------------------------------------------------------------------------------------------------
+
+
+def no_invention(history: History) -> Found:
+    """What is delivered was asked for, and is what was asked for."""
+    spawns = {spawn.job: spawn for spawn in history.spawns}
+    for arrival in history.arrivals:
+        spawn = spawns.get(arrival.job)
+        if spawn is None or spawn.result == "fail":
+            yield arrival.job, "was delivered, and nobody had spawned it"
+        elif arrival.job not in history.by_job:
+            yield arrival.job, "was delivered, and is not stored"
+        elif arrival.at < spawn.invoked_at:
+            yield arrival.job, "was delivered before it was asked for"
+        elif (arrival.body, arrival.key, arrival.seq) != (spawn.body, spawn.key, spawn.seq):
+            yield arrival.job, f"was delivered as {arrival}, not as {spawn}"
+
+
+# --- I3 ---------------------------------------------------------------------------------------------------------------
+
+
+def no_delivery_after_success(history: History) -> Found:
+    """A second delivery needs a fault that may have lost the first one's outcome, and comes soon if it comes late."""
+    zombie_for = history.promise.zombie_for
+    for job_id, arrivals in _grouped(history.arrivals, lambda arrival: arrival.job).items():
+        excuses = [fault for fault in history.faults if fault.jobs is None or job_id in fault.jobs]
+        accepted = [arrival for arrival in arrivals if _is_accepted(arrival)]
+        for number, arrival in enumerate(accepted[1:], start=1):
+            if sum(fault.at <= arrival.at for fault in excuses) < number:
+                yield job_id, f"was delivered {len(accepted)} times, and {len(excuses)} faults had a part in it"
+                break
+        job = history.by_job.get(job_id)
+        if job is None or job.state != "succeeded":
+            continue
+        for arrival in arrivals:
+            late = arrival.at - job.finished_at
+            if late > CLOCKS and (late > zombie_for or not any(fault.at <= arrival.at for fault in excuses)):
+                yield job_id, f"was sent again {late:.3f} s after its success was recorded"
+
+
+# --- I4 ---------------------------------------------------------------------------------------------------------------
+
+
+def order_within_keys(history: History) -> Found:
+    """Within a key one job comes after the other, in the order of commits, and one at a time."""
+    yield from _positions_follow_commits(history)
+    arrivals = _grouped(history.arrivals, lambda arrival: arrival.job)
+    keyed = [job for job in history.jobs if job.key is not None]
+    for key, jobs in _grouped(keyed, lambda job: (job.channel, job.key)).items():
+        jobs.sort(key=lambda job: job.position or 0)
+        for earlier, later in pairwise(jobs):
+            if first := arrivals.get(later.id):
+                ahead = earlier.finished_at - first[0].at
+                if ahead > CLOCKS:
+                    yield key, f"{later.id} was sent {ahead:.3f} s before {earlier.id} was finished"
+        come = sorted((arrival for job in jobs for arrival in arrivals.get(job.id, ())), key=lambda each: each.at)
+        for earlier_arrival, later_arrival in pairwise(come):
+            overlap = earlier_arrival.ended_at - later_arrival.at
+            if overlap > CLOCKS and not _may_be_zombie(history, earlier_arrival, later_arrival):
+                text = f"{later_arrival.job} came while {earlier_arrival.job} was still being answered"
+                yield key, f"{text}, for {overlap:.3f} s"
+
+
+def _positions_follow_commits(history: History) -> Found:
+    """The order in the database is that of the commits, as far as the producers could see it."""
+    spawns = [spawn for spawn in history.spawns if spawn.key is not None and spawn.job in history.by_job]
+    for key, of_key in _grouped(spawns, lambda spawn: (spawn.channel, spawn.key)).items():
+        placed = sorted(of_key, key=lambda spawn: history.by_job[spawn.job].position or 0)
+        latest = -math.inf
+        for before, spawn in pairwise([None, *placed]):
+            assert spawn is not None
+            if before is not None and before.batch == spawn.batch and before.place > spawn.place:
+                yield key, f"{before.job} stands before {spawn.job}, and was given after it"
+            # Who was acknowledged before another was asked for, was committed before it.
+            if spawn.ended_at < latest:
+                yield key, f"{spawn.job} was committed before a job that stands before it was asked for"
+            latest = max(latest, spawn.invoked_at)
+
+
+def _may_be_zombie(history: History, arrival: Arrival, successor: Arrival) -> bool:
+    """Whether an attempt may still be under way, because a fault has taken its job from it."""
+    return successor.at - arrival.at <= history.promise.zombie_for + history.promise.stuck_after and any(
+        arrival.at - CLOCKS <= fault.until and fault.at <= successor.at
+        for fault in history.faults
+        if fault.jobs is None or arrival.job in fault.jobs
+    )
+
+
+# --- I5 ---------------------------------------------------------------------------------------------------------------
+
+
+def nothing_is_stuck(history: History) -> Found:
+    """No dead claim lives for too long, and no job is overtaken by one that was due so much later."""
+    allowed = history.promise.stuck_after
+    for attempt in history.attempts:
+        if attempt.reached == "unknown":
+            since = _undisturbed_since(history, attempt.job, attempt.started_at, attempt.ended_at)
+            if attempt.ended_at - since > allowed:
+                yield attempt.job, f"a dead claim lived for {attempt.ended_at - since:.1f} s, not {allowed:.1f}"
+    for channel, waits in _waits(history).items():
+        earliest_start = math.inf
+        # From the last to be due to the first: who was due that much later than this one, and was begun before it?
+        later = sorted(waits, reverse=True)
+        index = 0
+        for due_at, started_at, job in later:
+            while later[index][0] > due_at + allowed:
+                earliest_start = min(earliest_start, later[index][1])
+                index += 1
+            if earliest_start < started_at:
+                yield job, f"in {channel!r} jobs went before it that were due {allowed:.1f} s later"
+
+
+def _waits(history: History) -> dict[str, list[tuple[float, float, UUID]]]:
+    """For each channel, when jobs without a key were due, and when they were begun then."""
+    waits: dict[str, list[tuple[float, float, UUID]]] = defaultdict(list)
+    attempts = _grouped(history.attempts, lambda attempt: attempt.job)
+    invoked = {spawn.job: spawn.ended_at for spawn in history.spawns if spawn.result == "ok"}
+    for job in history.jobs:
+        if job.key is None and job.id in invoked:
+            due_at = invoked[job.id]
+            for attempt in attempts.get(job.id, ()):
+                since = _undisturbed_since(history, job.id, due_at, attempt.started_at)
+                waits[job.channel].append((since, attempt.started_at, job.id))
+                due_at = attempt.retry_at
+    return waits
+
+
+def _undisturbed_since(history: History, job: UUID, since: float, until: float) -> float:
+    """From when on nothing that concerns a job was in the way of it, until a time."""
+    faults = (fault for fault in history.faults if fault.at <= until and (fault.jobs is None or job in fault.jobs))
+    return max([since, *(fault.until for fault in faults)])
+
+
+# --- I6 ---------------------------------------------------------------------------------------------------------------
+
+
+def attempts_are_counted(history: History) -> Found:
+    """Every attempt is written down once, and none that arrived is left out; never more than were allowed."""
+    attempts = _grouped(history.attempts, lambda attempt: attempt.job)
+    arrivals = _grouped(history.arrivals, lambda arrival: arrival.job)
+    for job in history.jobs:
+        yield from _attempts_of(job, attempts.get(job.id, []), arrivals.get(job.id, []), history)
+
+
+def _attempts_of(
+    job: StoredJob, attempts: list[StoredAttempt], arrivals: list[Arrival], history: History
+) -> Iterator[tuple[object, str]]:
+    faults = [fault for fault in history.faults if fault.jobs is None or job.id in fault.jobs]
+    uncounted = sum(fault.uncounted for fault in faults)
+    numbers = [attempt.number for attempt in attempts]
+    if job.state in FINISHED and sorted(numbers) != list(range(1, job.attempts + 1)):
+        yield job.id, f"has made {job.attempts} attempts, and those written down are {numbers}"
+    if job.attempts < len(arrivals) - uncounted:
+        yield job.id, f"has made {job.attempts} attempts, and arrived {len(arrivals)} times"
+    if not history.faults and job.attempts > len(arrivals):
+        yield job.id, f"has made {job.attempts} attempts without a fault, and arrived {len(arrivals)} times"
+    if job.attempts > job.max_attempts + len(faults):
+        yield job.id, f"has made {job.attempts} attempts, of {job.max_attempts}, with {len(faults)} faults"
+
+
+# --- I7, I8 -----------------------------------------------------------------------------------------------------------
+
+
+def bounded(history: History) -> Found:
+    """Nothing has grown that must not."""
+    for usage in history.usages:
+        if usage.after > usage.before + usage.allowed:
+            yield usage.what, f"went from {usage.before:,.0f} to {usage.after:,.0f}; {usage.allowed:,.0f} are allowed"
+
+
+def alive_again(history: History) -> Found:
+    """After the last fault, the throughput is soon what it was before the first."""
+    time = recovery_time(history)
+    if time is not None and time > history.promise.recovery:
+        yield "throughput", f"was not back to 80 % within {history.promise.recovery:g} s: {time:.1f} s"
+
+
+RULES: Sequence[Callable[[History], Found]] = (
+    no_loss,
+    no_invention,
+    no_delivery_after_success,
+    order_within_keys,
+    nothing_is_stuck,
+    attempts_are_counted,
+    bounded,
+    alive_again,
+)
+
+
+def _is_accepted(arrival: Arrival) -> bool:
+    return arrival.status is not None and 200 <= arrival.status < 300
+
+
+def _grouped(things: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    groups: dict[K, list[T]] = defaultdict(list)
+    for thing in things:
+        groups[key(thing)].append(thing)
+    return groups

@@ -1,0 +1,37 @@
+"""What the fault tests start from: a seed that is told when a test fails, and a rig."""
+
+import os
+import random
+from collections.abc import AsyncIterator, Generator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.rig import Rig, open_rig
+
+RIG = pytest.StashKey[Rig]()
+SEED_VARIABLE = "REQUEUEST_FAULTS_SEED"
+
+
+@pytest.fixture
+def seed() -> int:
+    """All chance in a test comes from it. `REQUEUEST_FAULTS_SEED=...` repeats what a failed test was given."""
+    return int(os.environ.get(SEED_VARIABLE) or random.randrange(2**32))
+
+
+@pytest.fixture
+async def rig(migrated_dsn: str, tmp_path: Path, seed: int, request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
+    """A database with the schema in place, and the means to start programs on it and to judge what they did."""
+    async with open_rig(migrated_dsn, tmp_path, seed) as opened:
+        request.node.stash[RIG] = opened
+        yield opened
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that has failed tells its seed, what its programs did last, and what the database was doing."""
+    report = yield
+    rig = item.stash.get(RIG, None)
+    if rig is not None and report.failed:
+        report.sections.append(("what the programs did", rig.epitaph))
+    return report

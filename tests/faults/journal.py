@@ -1,0 +1,30 @@
+"""Logs that survive their writers: one line of JSON for each event, each written at once.
+
+Times are CLOCK_MONOTONIC, which all processes of a machine share.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+
+class Journal:
+    """A log that is only added to. A line is written with one call, so a kill comes before it or after it."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    def write(self, event: str, **fields: Any) -> None:
+        line = json.dumps({"event": event, "at": time.monotonic(), **fields}, default=str)
+        os.write(self._file, line.encode() + b"\n")
+
+
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """All events so far; none, if the log was not begun."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    # What stands after the last line break is not whole yet.
+    return [json.loads(line) for line in lines[:-1]]

@@ -1,0 +1,267 @@
+"""What a fault test is built on: programs, faults that are done to them, and the judgement at the end."""
+
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import trio
+
+from requeuest_trio._model.groups import raise_bare
+from tests.faults.arrivals import Answer, told
+from tests.faults.checker import judge
+from tests.faults.history import (
+    Arrival,
+    Fault,
+    History,
+    Promise,
+    Spawn,
+    Usage,
+    read_arrivals,
+    read_attempts,
+    read_jobs,
+    read_spawns,
+)
+from tests.faults.processes import PATIENCE, Program, start_program, until
+from tests.faults.producing import Orders
+from tests.faults.working import Terms
+
+UNFINISHED = "select not exists (select from requeuest.job where finished_at is null)"
+ACTIVITY = (
+    "select pid, application_name, state, wait_event_type, wait_event, xact_start, left(query, 100) "
+    "from pg_stat_activity where datname = current_database() order by pid"
+)
+MIB = 1_048_576
+
+
+class Rig:
+    """One database, one receiver, and any number of producers and workers."""
+
+    def __init__(self, dsn: str, directory: Path, seed: int, nursery: trio.Nursery) -> None:
+        self.dsn = dsn
+        self.directory = directory
+        self.seed = seed
+        self.programs: list[Program] = []
+        self.faults: list[Fault] = []
+        self.usages: list[Usage] = []
+        self.load: tuple[float, float] | None = None
+        self.terms = Terms()
+        """Of the last worker that was started."""
+        self.epitaph = ""
+        """What there is to say about it once it has ended, if the test has failed."""
+        self._nursery = nursery
+        self._receiver: Program | None = None
+        self._url = ""
+
+    # --- programs -----------------------------------------------------------------------------------------------------
+
+    async def start_receiver(self, *answers: Answer) -> str:
+        """Start the receiver, which does this with the first, second ... arrival of each job. Returns its URL."""
+        self._receiver = self._start("arrivals", "receiver", seed=self.seed, **told(answers))
+        self._url = f"http://127.0.0.1:{(await self._receiver.said('ready'))['port']}"
+        return self._url
+
+    async def answer(self, *answers: Answer) -> None:
+        """From now on, the receiver does this."""
+        assert self._receiver is not None
+        times = sum(line["said"] == "told" for line in self._receiver.heard)
+        await self._receiver.tell(**told(answers))
+        await self._receiver.said("told", times + 1)
+
+    async def start_worker(self, name: str = "", *, dsn: str | None = None, **terms: Any) -> Program:
+        """Start a worker; the arguments are those of `Terms`, and `dsn` is for one that goes through a proxy."""
+        self.terms = Terms(**terms)
+        worker = self._start(
+            "working",
+            name or f"worker-{len(self.programs)}",
+            dsn=dsn or self.dsn,
+            seed=self.seed + len(self.programs),
+            terms=asdict(self.terms),
+            level="INFO",
+        )
+        await worker.said("ready")
+        return worker
+
+    async def start_producer(self, name: str = "", *, dsn: str | None = None, **orders: Any) -> Program:
+        """Start a producer; the arguments are those of `Orders`. The requests go to the receiver."""
+        name = name or f"producer-{len(self.programs)}"
+        producer = self._start(
+            "producing",
+            name,
+            dsn=dsn or self.dsn,
+            name=name,
+            seed=self.seed + len(self.programs),
+            orders=asdict(Orders(**{"url": self._url, **orders})),
+        )
+        await producer.said("ready")
+        return producer
+
+    async def produce(self, *, patience: float = 60.0, **orders: Any) -> None:
+        """Run a producer to its end."""
+        producer = await self.start_producer(**orders)
+        await producer.said("done", patience=patience)
+        await producer.ended()
+
+    def _start(self, module: str, program: str, **settings: Any) -> Program:
+        started = start_program(self._nursery, module, program, self.directory, settings)
+        self.programs.append(started)
+        return started
+
+    # --- faults -------------------------------------------------------------------------------------------------------
+
+    def note_fault(self, kind: str, at: float, *, jobs: Iterable[UUID] | None = None, uncounted: bool = False) -> None:
+        """Something was done to the system from then until now."""
+        concerned = None if jobs is None else frozenset(jobs)
+        self.faults.append(Fault(kind=kind, at=at, until=time.monotonic(), jobs=concerned, uncounted=uncounted))
+
+    @contextmanager
+    def fault(self, kind: str, **options: Any) -> Iterator[None]:
+        """Something is done to the system as long as this block lasts."""
+        at = time.monotonic()
+        try:
+            yield
+        finally:
+            self.note_fault(kind, at, **options)
+
+    async def kill(self, worker: Program) -> frozenset[UUID]:
+        """kill -9. Returns the jobs that it had in hand, which nobody will hear of."""
+        at = time.monotonic()
+        await worker.kill()
+        try:
+            jobs: frozenset[UUID] | None = await self.held_by(worker)
+        except psycopg.OperationalError:
+            jobs = None
+        self.note_fault("kill", at, jobs=jobs)
+        return jobs or frozenset()
+
+    async def held_by(self, worker: Program) -> frozenset[UUID]:
+        """The jobs that a worker has claimed and not finished."""
+        rows = await self.ask(
+            "select id from requeuest.job where state = 'running' "
+            "and worker in (select id from requeuest.worker where pid = %s)",
+            worker.pid,
+        )
+        return frozenset(row[0] for row in rows)
+
+    # --- what the database says ---------------------------------------------------------------------------------------
+
+    async def ask(self, query: str, *params: object) -> list[tuple[Any, ...]]:
+        """The rows of a query, over a connection of its own. Raises `psycopg.OperationalError`."""
+        return await trio.to_thread.run_sync(partial(self._ask, query, params))
+
+    def _ask(self, query: str, params: tuple[object, ...]) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.dsn, connect_timeout=5, autocommit=True) as connection:
+            cursor = connection.execute(query.encode(), params or None)
+            return cursor.fetchall() if cursor.description else []
+
+    async def until_true(self, query: str, *params: object, patience: float = PATIENCE) -> None:
+        """Wait until a query gives a true value; while the database is not there, it does not."""
+        rows: list[tuple[Any, ...]] = []
+        with trio.move_on_after(patience):
+            while not (rows and rows[0][0]):
+                try:
+                    rows = await self.ask(query, *params)
+                except psycopg.OperationalError:
+                    rows = []
+                if not (rows and rows[0][0]):
+                    await trio.sleep(0.03)
+            return
+        raise AssertionError(f"not within {patience} s: {query}")
+
+    async def until_finished(self, *, patience: float = 60.0) -> None:
+        """Wait until no job is unfinished."""
+        await self.until_true(UNFINISHED, patience=patience)
+
+    # --- what the logs say --------------------------------------------------------------------------------------------
+
+    def arrivals(self) -> list[Arrival]:
+        return read_arrivals(self.directory / "receiver.log")
+
+    def spawns(self) -> list[Spawn]:
+        return read_spawns(sorted(self.directory.glob("producer*.log")))
+
+    async def until_arrived(self, number: int, *, patience: float = PATIENCE) -> list[Arrival]:
+        """Wait until so many requests have come, and return all that have."""
+        await until(
+            lambda: len(self.arrivals()) >= number,
+            patience=patience,
+            what=lambda: f"{len(self.arrivals())} arrivals, not {number}",
+        )
+        return self.arrivals()
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    async def leave(self, worker: Program, *, patience: float = PATIENCE) -> dict[str, Any]:
+        """End a worker in the normal way, and note what it has left behind. Returns what it said last."""
+        worker.terminate()
+        ended = await worker.said("ended", patience=patience)
+        await worker.ended()
+        for what, allowed in (("rss", 64 * MIB), ("files", 0), ("tasks", 0)):
+            before, after = ended["before"][what], ended["after"][what]
+            self.usages.append(Usage(what=f"{what} of {worker.name}", before=before, after=after, allowed=allowed))
+        return ended
+
+    async def history(self, **promise: float) -> History:
+        """Everything so far. What is promised follows from the terms of the last worker, unless it is given."""
+        times = {name: getattr(self.terms, name) for name in ("lease", "poll_interval", "attempt_timeout")}
+        return await trio.to_thread.run_sync(partial(self._history, Promise(**{**times, **promise})))
+
+    def _history(self, promise: Promise) -> History:
+        with psycopg.connect(self.dsn) as connection:
+            return History(
+                promise=promise,
+                spawns=self.spawns(),
+                arrivals=self.arrivals(),
+                jobs=read_jobs(connection),
+                attempts=read_attempts(connection),
+                faults=sorted(self.faults, key=lambda fault: fault.at),
+                usages=self.usages,
+                load=self.load,
+            )
+
+    async def must_hold(self, **promise: float) -> History:
+        """Every program is well, and every invariant holds."""
+        for program in self.programs:
+            program.must_be_well()
+        history = await self.history(**promise)
+        assert history.spawns, "nothing was asked for"
+        violations = judge(history)
+        assert not violations, "\n".join(str(violation) for violation in violations[:20])
+        return history
+
+    async def close(self) -> None:
+        self.epitaph = await trio.to_thread.run_sync(self._epitaph)
+        for program in self.programs:
+            await program.end()
+
+    def _epitaph(self) -> str:
+        """The seed, the ends of all logs, and what the database is doing."""
+        parts = [f"REQUEUEST_FAULTS_SEED={self.seed}", *(str(fault) for fault in self.faults[-20:])]
+        for path in sorted(self.directory.iterdir()):
+            parts += [f"--- {path.name}", *path.read_text(errors="replace").splitlines()[-12:]]
+        try:
+            parts += ["--- pg_stat_activity", *(str(row) for row in self._ask(ACTIVITY, ()))]
+        except psycopg.Error as error:
+            parts += [f"--- no pg_stat_activity: {error}"]
+        return "\n".join(line[:400] for line in parts)
+
+
+@asynccontextmanager
+async def open_rig(dsn: str, directory: Path, seed: int) -> AsyncIterator[Rig]:
+    """A rig on a migrated database. When the block ends, however it does, so have all its programs."""
+    try:
+        async with trio.open_nursery(strict_exception_groups=True) as nursery:
+            rig = Rig(dsn, directory, seed, nursery)
+            try:
+                yield rig
+            finally:
+                with trio.CancelScope(shield=True):
+                    await rig.close()
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise_bare(group)

@@ -1,0 +1,295 @@
+"""
+The checker can fail: for each invariant, histories made by hand in which it is broken, and their harmless likeness.
+
+Every history starts from the same good one, and has one thing changed.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+from uuid import UUID
+
+import pytest
+
+from tests.faults.checker import judge
+from tests.faults.figures import recovery_time, takeover_time
+from tests.faults.history import Arrival, Fault, History, Promise, Spawn, StoredAttempt, StoredJob, Usage
+
+A, B, C = UUID(int=1), UUID(int=2), UUID(int=3)
+PROMISE = Promise(lease=6.0, poll_interval=1.0, attempt_timeout=5.0, recovery=10.0)  # stuck after 10 s, zombies for 6 s
+
+SPAWN = Spawn(
+    job=A, batch=("p", 1), place=0, channel="a", key=None, seq=1, body="b", invoked_at=0.0, ended_at=0.1, result="ok"
+)
+ARRIVAL = Arrival(job=A, at=1.0, key=None, seq=1, body="b", ended_at=1.1, status=200)
+JOB = StoredJob(
+    id=A, channel="a", key=None, position=None, state="succeeded", attempts=1, max_attempts=9, finished_at=1.2
+)
+ATTEMPT = StoredAttempt(
+    job=A, number=1, started_at=0.9, ended_at=1.1, reached="response", status=200, retry_at=math.inf
+)
+GOOD = History(promise=PROMISE, spawns=[SPAWN], arrivals=[ARRIVAL], jobs=[JOB], attempts=[ATTEMPT])
+
+
+def broken(history: History) -> set[str]:
+    return {violation.invariant for violation in judge(history)}
+
+
+def kill(at: float, *jobs: UUID, kind: str = "kill", until: float | None = None, uncounted: bool = False) -> Fault:
+    concerned = frozenset(jobs) or None
+    return Fault(kind=kind, at=at, until=at if until is None else until, jobs=concerned, uncounted=uncounted)
+
+
+def test_a_good_history_is_good() -> None:
+    assert judge(GOOD) == []
+
+
+# --- I1 ---------------------------------------------------------------------------------------------------------------
+
+
+def test_an_acknowledged_job_must_be_there() -> None:
+    assert "I1" in broken(replace(GOOD, jobs=[], arrivals=[], attempts=[]))
+
+
+@pytest.mark.parametrize("result", ["unknown", "fail"])
+def test_one_that_was_not_acknowledged_need_not_be_there(result: Literal["unknown", "fail"]) -> None:
+    spawn = replace(SPAWN, result=result)
+    assert not broken(replace(GOOD, spawns=[spawn], jobs=[], arrivals=[], attempts=[]))
+
+
+@pytest.mark.parametrize("result", ["ok", "unknown"])
+def test_what_is_there_must_be_finished(result: Literal["ok", "unknown"]) -> None:
+    job = replace(JOB, state="running", finished_at=math.inf)
+    assert broken(replace(GOOD, spawns=[replace(SPAWN, result=result)], jobs=[job])) == {"I1"}
+
+
+def test_what_is_recorded_as_delivered_must_have_been_accepted() -> None:
+    assert broken(replace(GOOD, arrivals=[replace(ARRIVAL, status=503)])) == {"I1"}
+    assert "I1" in broken(replace(GOOD, arrivals=[]))
+
+
+def test_a_batch_is_stored_whole_or_not_at_all() -> None:
+    other = replace(SPAWN, job=B, place=1, result="unknown")
+    assert broken(replace(GOOD, spawns=[replace(SPAWN, result="unknown"), other])) == {"I1"}
+    assert not broken(replace(GOOD, spawns=[SPAWN, replace(other, batch=("p", 2))]))
+
+
+# --- I2 ---------------------------------------------------------------------------------------------------------------
+
+
+def test_what_nobody_asked_for_must_not_arrive() -> None:
+    assert broken(replace(GOOD, spawns=[])) == {"I2"}
+    assert broken(replace(GOOD, spawns=[replace(SPAWN, result="fail")])) == {"I2"}
+
+
+def test_what_is_not_stored_must_not_arrive() -> None:
+    unknown = replace(SPAWN, result="unknown")
+    assert broken(replace(GOOD, spawns=[unknown], jobs=[], attempts=[])) == {"I2"}
+
+
+def test_nothing_arrives_before_it_is_asked_for() -> None:
+    assert broken(replace(GOOD, spawns=[replace(SPAWN, invoked_at=1.05, ended_at=1.06)])) == {"I2"}
+
+
+@pytest.mark.parametrize("change", [{"body": "x"}, {"key": "k"}, {"seq": 2}])
+def test_what_arrives_must_be_what_was_asked_for(change: dict[str, str]) -> None:
+    arrival = replace(ARRIVAL, **change)  # type: ignore[arg-type] # fields by name
+    assert broken(replace(GOOD, arrivals=[arrival])) == {"I2"}
+
+
+# --- I3 ---------------------------------------------------------------------------------------------------------------
+
+
+def twice(second: float, *faults: Fault) -> History:
+    """Delivered twice, and recorded at 1.2 as the second attempt."""
+    return replace(
+        GOOD,
+        arrivals=[replace(ARRIVAL, at=0.5, ended_at=0.6), replace(ARRIVAL, at=second, ended_at=second + 0.1)],
+        jobs=[replace(JOB, attempts=2)],
+        attempts=[replace(ATTEMPT, reached="unknown", ended_at=0.9), replace(ATTEMPT, number=2)],
+        faults=faults,
+    )
+
+
+def test_a_second_delivery_needs_a_fault_that_concerns_it() -> None:
+    assert broken(twice(1.0)) == {"I3"}
+    assert broken(twice(1.0, kill(0.7, B))) == {"I3"}
+    assert broken(twice(1.0, kill(2.0, A))) == {"I3"}
+    assert not broken(twice(1.0, kill(0.7, A)))
+    assert not broken(twice(1.0, kill(0.7)))
+
+
+def test_nothing_is_sent_after_its_success_was_recorded() -> None:
+    late = replace(ARRIVAL, at=1.5, ended_at=1.6, status=None)
+    jobs = [replace(JOB, attempts=2)]
+    attempts = [ATTEMPT, replace(ATTEMPT, number=2)]
+    history = replace(GOOD, arrivals=[ARRIVAL, late], jobs=jobs, attempts=attempts)
+    assert broken(history) == {"I3"}
+    assert not broken(replace(history, faults=[kill(1.0, A)]))
+
+
+def test_not_even_a_zombie_sends_for_longer_than_an_attempt_may_take() -> None:
+    assert not broken(twice(1.2 + 5.9, kill(0.7, A)))
+    assert broken(twice(1.2 + 6.1, kill(0.7, A))) == {"I3"}
+
+
+# --- I4 ---------------------------------------------------------------------------------------------------------------
+
+
+def chain(*times: tuple[float, float, float]) -> History:
+    """Jobs of one key in order: for each, when it arrived, was answered, and was recorded."""
+    ids = [UUID(int=number) for number in range(1, len(times) + 1)]
+    return replace(
+        GOOD,
+        spawns=[
+            replace(SPAWN, job=job, key="k", seq=place, place=place, batch=("p", place), ended_at=0.0)
+            for place, job in enumerate(ids)
+        ],
+        arrivals=[
+            replace(ARRIVAL, job=job, key="k", seq=place, at=at, ended_at=ended_at)
+            for place, (job, (at, ended_at, _)) in enumerate(zip(ids, times, strict=True))
+        ],
+        jobs=[
+            replace(JOB, id=job, key="k", position=place, finished_at=finished_at)
+            for place, (job, (_, _, finished_at)) in enumerate(zip(ids, times, strict=True))
+        ],
+        attempts=[replace(ATTEMPT, job=job) for job in ids],
+    )
+
+
+def test_one_job_of_a_key_comes_after_the_other() -> None:
+    assert not broken(chain((1.0, 1.1, 1.2), (1.3, 1.4, 1.5)))
+
+
+def test_a_successor_must_wait_until_the_one_before_is_finished() -> None:
+    assert broken(chain((1.0, 1.1, 1.3), (1.2, 1.4, 1.5))) == {"I4"}
+
+
+def test_the_order_is_that_of_the_positions() -> None:
+    assert "I4" in broken(chain((1.3, 1.4, 1.5), (1.0, 1.1, 1.2)))
+
+
+def test_two_jobs_of_a_key_are_never_in_flight_at_once() -> None:
+    overlapping = chain((1.0, 1.5, 1.1), (1.2, 1.4, 1.5))
+    assert broken(overlapping) == {"I4"}
+    assert not broken(replace(overlapping, faults=[kill(1.05, A)]))
+    assert broken(replace(overlapping, faults=[kill(1.05, B)])) == {"I4"}
+
+
+def test_what_was_committed_first_stands_first() -> None:
+    history = chain((1.0, 1.1, 1.2), (1.3, 1.4, 1.5))
+    first, second = history.spawns
+    late = replace(first, invoked_at=0.6, ended_at=0.7)
+    assert broken(replace(history, spawns=[late, replace(second, ended_at=0.5)])) == {"I4"}
+    assert not broken(replace(history, spawns=[late, replace(second, ended_at=0.65)]))
+
+
+def test_a_batch_keeps_its_order() -> None:
+    history = chain((1.0, 1.1, 1.2), (1.3, 1.4, 1.5))
+    first, second = history.spawns
+    assert broken(replace(history, spawns=[replace(first, place=2), replace(second, batch=first.batch)])) == {"I4"}
+
+
+# --- I5 ---------------------------------------------------------------------------------------------------------------
+
+
+def rescued(ended_at: float, *faults: Fault) -> History:
+    """Its first attempt was lost, and found to be so then."""
+    return replace(
+        GOOD,
+        jobs=[replace(JOB, attempts=2, finished_at=ended_at + 0.2)],
+        arrivals=[replace(ARRIVAL, at=ended_at + 0.1, ended_at=ended_at + 0.2)],
+        attempts=[replace(ATTEMPT, reached="unknown", ended_at=ended_at), replace(ATTEMPT, number=2)],
+        faults=faults,
+    )
+
+
+def test_a_dead_claim_must_not_live_for_too_long() -> None:
+    assert not broken(rescued(10.9, kill(1.0, A)))
+    assert broken(rescued(11.1, kill(1.0, A))) == {"I5"}
+    assert not broken(rescued(11.1, kill(1.0, A), kill(2.0, A, until=8.0)))
+    assert broken(rescued(11.1, kill(1.0, A), kill(2.0, B, until=8.0))) == {"I5"}
+
+
+def test_no_job_is_overtaken_by_one_that_was_due_much_later() -> None:
+    def two(due_at: float) -> History:
+        other = replace(SPAWN, job=B, seq=2, batch=("p", 2), invoked_at=due_at - 0.1, ended_at=due_at)
+        return replace(
+            GOOD,
+            spawns=[SPAWN, other],
+            arrivals=[replace(ARRIVAL, job=B, seq=2, at=30.0), replace(ARRIVAL, at=31.0)],
+            jobs=[replace(JOB, finished_at=32.0), replace(JOB, id=B, finished_at=32.0)],
+            attempts=[replace(ATTEMPT, started_at=31.0), replace(ATTEMPT, job=B, started_at=30.0)],
+        )
+
+    assert not broken(two(10.0))
+    assert broken(two(10.2)) == {"I5"}
+    assert not broken(replace(two(10.2), faults=[kill(5.0, A, until=6.0)]))
+
+
+# --- I6 ---------------------------------------------------------------------------------------------------------------
+
+
+def test_every_attempt_is_written_down_once() -> None:
+    assert broken(replace(GOOD, attempts=[])) == {"I6"}
+    assert broken(replace(GOOD, attempts=[ATTEMPT, replace(ATTEMPT, number=2)])) == {"I6"}
+    assert broken(replace(GOOD, attempts=[ATTEMPT, ATTEMPT])) == {"I6"}
+
+
+def test_no_attempt_that_arrived_is_left_out() -> None:
+    before = replace(ARRIVAL, at=0.5, ended_at=0.6, status=None)
+    history = replace(GOOD, arrivals=[before, ARRIVAL])
+    assert broken(history) == {"I6"}
+    assert broken(replace(history, faults=[kill(0.55, A)])) == {"I6"}
+    assert not broken(replace(history, faults=[kill(0.55, A, kind="cancel", uncounted=True)]))
+
+
+def test_without_a_fault_no_attempt_is_counted_that_did_not_arrive() -> None:
+    history = replace(GOOD, jobs=[replace(JOB, attempts=2)], attempts=[ATTEMPT, replace(ATTEMPT, number=2)])
+    assert broken(history) == {"I6"}
+    assert not broken(replace(history, faults=[kill(0.5)]))
+
+
+def test_there_are_no_more_attempts_than_were_allowed_and_one_for_each_fault() -> None:
+    jobs, attempts = [replace(JOB, attempts=3, max_attempts=1)], [replace(ATTEMPT, number=n) for n in (1, 2, 3)]
+    history = replace(GOOD, jobs=jobs, attempts=attempts)
+    assert broken(replace(history, faults=[kill(0.5, A)])) == {"I6"}
+    assert not broken(replace(history, faults=[kill(0.5, A), kill(0.6, A)]))
+
+
+# --- I7, I8 -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_must_not_grow_does_not_grow() -> None:
+    assert not broken(replace(GOOD, usages=[Usage(what="files", before=10, after=12, allowed=2)]))
+    assert broken(replace(GOOD, usages=[Usage(what="files", before=10, after=13, allowed=2)])) == {"I7"}
+
+
+def under_load(back_at: float, *faults: Fault) -> History:
+    """Ten arrivals per second, but not from the fault at 20 until they are back; the load ends at 60."""
+    times: Sequence[float] = [step / 10 for step in range(600) if not 20 <= step / 10 < back_at]
+    arrivals = [replace(ARRIVAL, at=at, ended_at=at, status=None) for at in times]
+    return replace(GOOD, arrivals=[*arrivals, replace(ARRIVAL, at=60, ended_at=60.1)], load=(0.0, 60.0), faults=faults)
+
+
+def test_after_the_last_fault_the_throughput_is_soon_back() -> None:
+    assert "I8" not in broken(under_load(29.0, kill(20.0)))
+    assert "I8" in broken(under_load(34.0, kill(20.0)))
+    assert "I8" in broken(under_load(60.0, kill(20.0)))
+    assert "I8" not in broken(under_load(34.0, kill(20.0), kill(25.0)))
+
+
+def test_the_recovery_is_measured_from_the_end_of_the_last_fault() -> None:
+    time = recovery_time(under_load(29.0, kill(20.0, until=22.0)))
+    assert time is not None
+    assert 6.0 <= time <= 7.0
+    assert recovery_time(under_load(29.0)) is None
+    assert recovery_time(GOOD) is None
+
+
+def test_a_takeover_lasts_from_the_kill_to_the_next_attempt() -> None:
+    history = rescued(7.0, kill(1.0, A))
+    first, second = history.attempts
+    assert takeover_time(replace(history, attempts=[first, replace(second, started_at=7.5)])) == 6.5
+    assert takeover_time(GOOD) is None

@@ -1,0 +1,127 @@
+"""
+The worker: a process of its own that delivers, writes down what the library logs, and ends on signals.
+
+SIGTERM or SIGINT let it leave the block normally, a second one cancels it. It may hold several blocks of
+`open_requeuest` at once, which come and go while it runs.
+"""
+
+import logging
+import os
+import random
+import resource
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from requeuest_trio import ALL, Client, Config, DatabaseUnavailable, open_requeuest
+from requeuest_trio.cli.signals import Stop, stopping_on_signals
+from tests.faults.journal import Journal
+from tests.faults.program import hear, say
+
+Block = Callable[[], AbstractAsyncContextManager[Client]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """How a worker delivers."""
+
+    channels: tuple[str, ...] | None = None
+    """None: all."""
+    concurrency: int = 8
+    lease: float = 1.5
+    grace: float = 5.0
+    poll_interval: float = 0.3
+    attempt_timeout: float = 5.0
+    config: dict[str, Any] | None = None
+    """More of `Config`."""
+    blocks: int = 1
+    """So many blocks at once."""
+    stay: tuple[float, float] | None = None
+    """Each block is left after so many seconds, chosen at random between these, and opened again; every other one of
+    them by cancellation. None: they stay."""
+
+
+class EventLog(logging.Handler):
+    """Writes the library's events into the journal, with their fields."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(logging.DEBUG)
+        self._journal = journal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event = getattr(record, "event", None) or record.getMessage()
+        self._journal.write(event, level=record.levelname, fields=getattr(record, "fields", {}))
+
+
+def usage() -> dict[str, int]:
+    """What this process has: memory in bytes, files, tasks."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return {
+        "rss": pages * resource.getpagesize(),
+        "files": len(os.listdir("/proc/self/fd")),  # noqa: PTH208 - without one of its own
+        "tasks": trio.lowlevel.current_statistics().tasks_living,
+    }
+
+
+async def work(block: Block, choose: random.Random, stop: Stop) -> None:
+    """One block, for as long as there is no signal; opened again while there is no database."""
+    while stop.received is None:
+        try:
+            async with block():
+                say("ready", **usage())
+                with stop.gracefully(""):
+                    await trio.sleep_forever()
+        except DatabaseUnavailable as error:
+            say("unavailable", error=error)
+            await trio.sleep(choose.uniform(0.05, 0.2))
+
+
+async def come_and_go(block: Block, choose: random.Random, stay: tuple[float, float]) -> None:
+    """Blocks one after the other, each for a while, left in turn normally and by cancellation."""
+    is_cancelled = choose.random() < 0.5
+    while True:
+        is_cancelled = not is_cancelled
+        with trio.CancelScope() as scope:
+            async with block():
+                say("joined")
+                await trio.sleep(choose.uniform(*stay))
+                if is_cancelled:
+                    scope.cancel()
+        say("left", cancelled=is_cancelled)
+
+
+async def main(settings: dict[str, Any]) -> None:
+    terms = Terms(**settings["terms"])
+    block = partial(
+        open_requeuest,
+        settings["dsn"],
+        ALL if terms.channels is None else terms.channels,
+        concurrency=terms.concurrency,
+        lease=terms.lease,
+        grace=terms.grace,
+        poll_interval=terms.poll_interval,
+        config=Config(attempt_timeout=terms.attempt_timeout, **(terms.config or {})),
+    )
+    logger = logging.getLogger("requeuest_trio")
+    logger.addHandler(EventLog(Journal(settings["log"])))
+    logger.setLevel(settings["level"])
+    async with trio.open_nursery() as nursery:
+        await nursery.start(hear)
+        async with stopping_on_signals(lambda text: say("signal", text=text)) as stop:
+            before = usage()
+            if terms.stay is None:
+                await work(block, random.Random(settings["seed"]), stop)
+            else:
+                say("ready", **usage())
+                async with trio.open_nursery() as blocks:
+                    for number in range(terms.blocks):
+                        choose = random.Random(f"{settings['seed']} {number}")
+                        blocks.start_soon(come_and_go, block, choose, terms.stay)
+            after = usage()
+        say("ended", before=before, after=after, signals=stop.signals)
+        nursery.cancel_scope.cancel()
