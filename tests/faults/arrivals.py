@@ -17,7 +17,7 @@ import httptools
 import trio
 
 from tests.faults.journal import Journal
-from tests.faults.program import hear, run, say
+from tests.faults.program import hear, say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +122,7 @@ async def _is_gone_within(stream: trio.SocketStream, seconds: float) -> bool:
     return False
 
 
-async def main(settings: dict[str, Any]) -> int:
+async def main(settings: dict[str, Any]) -> None:
     receiver = Receiver(settings)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(hear, receiver.tell)
@@ -130,8 +130,3 @@ async def main(settings: dict[str, Any]) -> int:
             partial(trio.serve_tcp, receiver.serve, settings.get("port", 0), host="127.0.0.1", backlog=1024)
         )
         say("ready", port=listener.socket.getsockname()[1])
-    return 0
-
-
-if __name__ == "__main__":
-    run(main)

@@ -18,7 +18,7 @@ from requeuest_trio import Client, DatabaseUnavailable, InvalidRequest, Request,
 from requeuest_trio.cli.signals import stopping_on_signals
 from tests.faults.arrivals import body_hash
 from tests.faults.journal import Journal
-from tests.faults.program import hear, run, say
+from tests.faults.program import hear, say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +132,7 @@ class Producer:
             )
 
 
-async def main(settings: dict[str, Any]) -> int:
+async def main(settings: dict[str, Any]) -> None:
     orders = Orders(**settings["orders"])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(hear)
@@ -147,8 +147,3 @@ async def main(settings: dict[str, Any]) -> int:
                             writers.start_soon(producer.write)
             say("done", spawned=producer.spawned)
         nursery.cancel_scope.cancel()
-    return 0
-
-
-if __name__ == "__main__":
-    run(main)

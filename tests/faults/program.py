@@ -3,8 +3,9 @@
 import json
 import os
 import sys
+import traceback
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import trio
 
@@ -32,6 +33,16 @@ async def hear(
     os._exit(ORPHANED)
 
 
-def run(main: Callable[[dict[str, Any]], Awaitable[int]]) -> None:
-    """Run a program with what the command line has."""
-    sys.exit(trio.run(main, json.loads(sys.argv[1])))
+def run(main: Callable[[dict[str, Any]], Awaitable[None]], settings: dict[str, Any]) -> NoReturn:
+    """Run a program in this process, and say at the end that it came to its end."""
+    status = 1
+    try:
+        trio.run(main, settings)
+        say("exit")
+        status = 0
+    finally:
+        if status:
+            traceback.print_exc()
+            sys.stderr.flush()
+        # Without anything that this process was before it became the program.
+        os._exit(status)

@@ -21,7 +21,7 @@ import trio
 from requeuest_trio import ALL, Client, Config, DatabaseUnavailable, open_requeuest
 from requeuest_trio.cli.signals import Stop, stopping_on_signals
 from tests.faults.journal import Journal
-from tests.faults.program import hear, run, say
+from tests.faults.program import hear, say
 
 Block = Callable[[], AbstractAsyncContextManager[Client]]
 
@@ -95,7 +95,7 @@ async def come_and_go(block: Block, choose: random.Random, stay: tuple[float, fl
         say("left", cancelled=is_cancelled)
 
 
-async def main(settings: dict[str, Any]) -> int:
+async def main(settings: dict[str, Any]) -> None:
     terms = Terms(**settings["terms"])
     block = partial(
         open_requeuest,
@@ -125,8 +125,3 @@ async def main(settings: dict[str, Any]) -> int:
             after = usage()
         say("ended", before=before, after=after, signals=stop.signals)
         nursery.cancel_scope.cancel()
-    return 0
-
-
-if __name__ == "__main__":
-    run(main)

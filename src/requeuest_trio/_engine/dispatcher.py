@@ -13,11 +13,12 @@ import heapq
 import logging
 import math
 import random
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import trio
 
@@ -38,6 +39,8 @@ _CHANNELS_PER_CLAIM = 100
 _OVERDUE_LEASE_PAUSE = 0.2
 _SOON_SECONDS = 0.05
 _STALLED_SECONDS = 1.0
+_REMEMBERED_CLAIMS = 10_000
+"""Those of some seconds: what PostgreSQL may forget is younger."""
 
 
 class Dispatcher:
@@ -73,7 +76,8 @@ class Dispatcher:
         self._asked_for: Mapping[str, int] = {}
         self._look_for_stalled_at = math.inf
         self._claim_was_lost = False
-        self._backoff = Backoff(initial=0.1, cap=5.0)
+        self._handed_over: deque[UUID] = deque(maxlen=_REMEMBERED_CLAIMS)
+        self._backoff = Backoff(initial=0.1, cap=1.5)
         self._claiming = trio.CancelScope()
         self._has_stopped = trio.Event()
         self._worker_is_idle = trio.Event()
@@ -245,9 +249,10 @@ class Dispatcher:
             # Off the list before asking: a hint that comes meanwhile puts it back.
             del self._hot[channel]
         worker, term = self._lease.worker, self._lease.term
-        claim = partial(self._store.claim, worker=worker, claim=uuid4(), places=places)
+        claim = uuid4()
+        operation = partial(self._store.claim, worker=worker, claim=claim, places=places)
         try:
-            jobs, was_cut = await self._database.run(claim)
+            jobs, was_cut = await self._database.run(operation)
         except BaseException:
             # If only the answer is lost, they are claimed, and nobody knows it.
             self._claim_was_lost = True
@@ -268,6 +273,7 @@ class Dispatcher:
                 self._hot[channel] = None
             self._hand_over(channel, claimed)
         if jobs:
+            self._handed_over.append(claim)
             emit(_logger, Event.CLAIMED, jobs=len(jobs), channels=len(by_channel))
         await self._look_up_emptied(self._timed.intersection(places).difference(self._hot))
 
@@ -293,19 +299,22 @@ class Dispatcher:
         """Give back what this process holds without knowing it, because the answer to a claim was lost.
 
         A claim may even be carried out long after it was given up, when a network delivers what it had kept back; so
-        maintenance comes here again and again. Raises `DatabaseUnavailable`.
+        maintenance comes here again and again. What it did know, and has recorded since, PostgreSQL has forgotten, as
+        it may after a crash or a failover: these attempts were made, and count. Raises `DatabaseUnavailable`.
         """
         self._claim_was_lost = False
         try:
-            released = await self._database.run(self._release_unknown)
+            released, disowned = await self._database.run(self._give_up_unknown)
         except BaseException:
             self._claim_was_lost = True
             raise
+        if disowned:
+            emit(_logger, Event.OUTCOMES_LOST, jobs=disowned)
         if released:
             emit(_logger, Event.CLAIM_LOST, jobs=released)
             self.wake_all()
 
-    async def _release_unknown(self, connection: TrioConnection) -> int:
+    async def _give_up_unknown(self, connection: TrioConnection) -> tuple[int, int]:
         worker = self._lease.worker
         held = await self._store.held_claims(connection, worker)
         # Compared only now. Claims go over the same, only connection: none of those held is on its way here; and that
@@ -313,9 +322,11 @@ class Dispatcher:
         known = self._deliverer.recorder.claims.union(*(channel.claims for channel in self._workers.values()))
         if self._reserved is not None:
             known.add(self._reserved.claim)
-        if unknown := held - known:
-            return await self._store.release(connection, worker, unknown)
-        return 0
+        if not (unknown := held - known):
+            return 0, 0
+        forgotten = unknown.intersection(self._handed_over)
+        disowned = await self._store.disown(connection, worker, forgotten)
+        return await self._store.release(connection, worker, unknown - forgotten), disowned
 
     # --- jobs that are spawned here -----------------------------------------------------------------------------------
 
@@ -338,6 +349,7 @@ class Dispatcher:
             job, may_send = reservation.job, self._lease.is_valid and self._lease.term == term and not self._is_closed
             if job is not None and may_send:
                 self._hand_over(channel, [job])
+                self._handed_over.append(job.claim)
                 emit(_logger, Event.CLAIMED, jobs=1, channels=1)
             else:
                 self._claim_was_lost |= job is not None or reservation.is_unknown

@@ -17,6 +17,7 @@ __all__ = ["Heartbeat"]
 
 _logger = logging.getLogger("requeuest_trio.heartbeat")
 _BEATS_PER_LEASE = 6
+_RETRY_SECONDS = 1.0
 
 
 class Heartbeat:
@@ -37,11 +38,15 @@ class Heartbeat:
 
     async def run(self) -> None:
         """Beat until cancelled. `watch` has to be running too."""
+        pause = self.interval
         while True:
-            await trio.sleep(self.interval)
+            await trio.sleep(pause)
+            pause = self.interval
             try:
                 await self._beat()
             except DATABASE_ERRORS as error:
+                # Once the lease is over, all of this process waits for this.
+                pause = min(self.interval, _RETRY_SECONDS)
                 emit(_logger, Event.HEARTBEAT_FAILED, error=error, lease_left=round(self._lease.left, 1))
 
     async def _beat(self) -> None:

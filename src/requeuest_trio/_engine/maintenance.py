@@ -81,6 +81,14 @@ class Maintenance:
             self._up_since = now
         self._answered_at = now
 
+    def _was_up_for_a_lease(self) -> bool:
+        """After an outage every lease looks expired. Whoever lives renews it within one lease; so wait for that long.
+
+        If the last answer is not a recent one, the outage may be going on, or have ended just now.
+        """
+        now, lease = trio.current_time(), self._lease.length
+        return now - self._answered_at <= lease / 2 and now - self._up_since >= lease
+
     async def _free_stranded(self) -> None:
         """Look at some of the ordering keys, the next round at those after them; go on at once if some are found."""
         while True:
@@ -91,8 +99,7 @@ class Maintenance:
             self._dispatcher.wake(channels)
 
     async def _rescue(self) -> None:
-        # After an outage every lease looks expired. Whoever lives renews it within one lease; so wait for that long.
-        while trio.current_time() - self._up_since >= self._lease.length:
+        while self._was_up_for_a_lease():
             try:
                 rescued = await self._ask(partial(self._store.rescue, rescuer=self._lease.worker))
             except DATABASE_ERRORS:

@@ -56,6 +56,10 @@ class Event(Enum):
         "claim_lost", "dispatcher", logging.WARNING, ("jobs",),
         "The answer to a claim had been lost; its jobs were given back, their attempt not counted.",
     )  # fmt: skip
+    OUTCOMES_LOST = EventSpec(
+        "outcomes_lost", "dispatcher", logging.WARNING, ("jobs",),
+        "PostgreSQL has forgotten outcomes that it had confirmed, as it may after a failover; the jobs are sent again.",
+    )  # fmt: skip
     CLAIMED = EventSpec("claimed", "dispatcher", logging.DEBUG, ("jobs", "channels"), "Jobs were claimed.")
     ATTEMPT = EventSpec(
         "attempt", "attempt", logging.DEBUG, ("job", "number", "state", "status", "reached", "duration", "error"),

@@ -13,7 +13,7 @@ from psycopg import errors
 
 from requeuest_trio._config import Config
 from requeuest_trio._model.errors import DatabaseUnavailable, RequeuestError, SchemaMismatch
-from requeuest_trio._postgres import SETTLE_TIMEOUT, ConnectionPool, TrioConnection
+from requeuest_trio._postgres import SETTLE_TIMEOUT, Backoff, ConnectionPool, TrioConnection
 from requeuest_trio._store.queries import Queries
 
 __all__ = ["DATABASE_ERRORS", "Database", "connected", "first_line", "for_callers", "run_once", "translated"]
@@ -25,6 +25,8 @@ DATABASE_ERRORS = (RequeuestError, psycopg.Error)
 
 _CONNECT_SECONDS = 10.0
 _GRACE_SECONDS = 5.0
+_CONNECTING = Backoff(initial=0.1, cap=2.0)
+"""However long an outage was, what waits for its end goes on soon after it."""
 _NO_LIMITS = {"statement_timeout": "0", "lock_timeout": "0", "idle_timeout": "0", "plan_cache_mode": "auto"}
 
 _GONE = (errors.OperationalError, errors.InterfaceError, errors.ReadOnlySqlTransaction)
@@ -124,7 +126,12 @@ class Database:
         self._until_one_ends = trio.lowlevel.ParkingLot()
         self._is_closed = False
         self._pool = ConnectionPool(
-            dsn, max_size=size, configure=self._configure, connect_timeout=config.connect_timeout, autocommit=True
+            dsn,
+            max_size=size,
+            configure=self._configure,
+            connect_timeout=config.connect_timeout,
+            autocommit=True,
+            backoff=_CONNECTING,
         )
 
     async def __aenter__(self) -> Self:
@@ -155,7 +162,12 @@ class Database:
             with translated():
                 pooled = self._pool.connection(timeout=self._acquire_timeout)
                 connection = await stack.enter_async_context(pooled)
-            yield connection
+            try:
+                yield connection
+            except errors.ReadOnlySqlTransaction:
+                # This server has become a replica, or its name has come to lead to one: look for another.
+                connection.close_nowait()
+                raise
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[TrioConnection]:
@@ -199,6 +211,9 @@ class Database:
                 connection = await self._pool.acquire(timeout=self._acquire_timeout)
                 try:
                     return await operation(connection)
+                except errors.ReadOnlySqlTransaction:
+                    connection.close_nowait()  # as above
+                    raise
                 finally:
                     await self._pool.give_back(connection)  # noqa: ASYNC102 - has shields of its own
             except psycopg.Error as error:

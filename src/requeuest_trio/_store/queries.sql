@@ -429,6 +429,16 @@ SELECT (SELECT count(*) FROM released) AS released,
        (SELECT {schema}.announce(%(topic)s, channels)::text FROM announced) AS announced;
 
 
+-- name: disown
+-- Hold some claims no longer, as if their process were lost: then their jobs are rescued, and their attempts count.
+WITH held AS MATERIALIZED (
+    SELECT id FROM {schema}.job
+    WHERE worker = %(worker)s AND state = 'running' AND claim = ANY (%(claims)s::uuid[])
+    ORDER BY id FOR UPDATE
+)
+UPDATE {schema}.job SET worker = '00000000-0000-0000-0000-000000000000' FROM held WHERE job.id = held.id;
+
+
 -- name: register
 -- Announce this process as alive, so that it may claim.
 INSERT INTO {schema}.worker (id, lease, host, pid)

@@ -166,6 +166,10 @@ class Store(Storing):
         [(released, _)] = await cursor.fetchall()
         return int(released)
 
+    async def disown(self, connection: TrioConnection, worker: UUID, claims: Iterable[UUID]) -> int:
+        """Leave what a process holds under some claims to `rescue`. Returns how many jobs that are."""
+        return (await self._execute(connection, "disown", worker=worker, claims=list(claims))).rowcount
+
     # --- maintenance --------------------------------------------------------------------------------------------------
 
     async def rescue(self, connection: TrioConnection, rescuer: UUID | None = None) -> int:
