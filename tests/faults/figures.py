@@ -2,6 +2,7 @@
 
 import math
 from bisect import bisect_left
+from itertools import pairwise
 
 from tests.faults.history import History
 
@@ -44,6 +45,15 @@ def recovery_time(history: History) -> float | None:
             return since - last
         since += step
     return math.inf
+
+
+def longest_pause(history: History) -> float | None:
+    """The longest time without an arrival while there was something to deliver."""
+    if history.load is None:
+        return None
+    since, until = history.load
+    times = [since, *(arrival.at for arrival in history.arrivals if since <= arrival.at <= until), until]
+    return max(later - earlier for earlier, later in pairwise(times))
 
 
 def takeover_time(history: History) -> float | None:

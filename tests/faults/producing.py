@@ -31,6 +31,8 @@ class Orders:
     channels: tuple[str, ...] = ("a",)
     keys: int = 0
     """How many ordering keys there are; every batch has one of them. 0: no keys."""
+    prefix: str = ""
+    """What the names of the keys begin with."""
     largest_batch: int = 1
     """Batches of up to so many, by `spawn_many`; those of one by `spawn`."""
     writers: int = 1
@@ -77,7 +79,7 @@ class Producer:
             number += 1
             size = self._random.randint(1, orders.largest_batch)
             size = size if left is None else min(size, left)
-            key = f"{self._random.randrange(orders.keys)}" if orders.keys else None
+            key = f"{orders.prefix}{self._random.randrange(orders.keys)}" if orders.keys else None
             batch = Batch(number, self._random.choice(orders.channels), key, [], [], [])
             for _ in range(size):
                 seq += 1

@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import resource
+import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -90,9 +91,10 @@ async def come_and_go(block: Block, choose: random.Random, stay: tuple[float, fl
             async with block():
                 say("joined")
                 await trio.sleep(choose.uniform(*stay))
+                leaves_at = time.monotonic()
                 if is_cancelled:
                     scope.cancel()
-        say("left", cancelled=is_cancelled)
+        say("left", cancelled=is_cancelled, since=leaves_at)
 
 
 async def main(settings: dict[str, Any]) -> None:
