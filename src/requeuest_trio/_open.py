@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -145,8 +145,8 @@ async def open_requeuest(
         runner = None
         if names:
             runner = Runner(
-                await connect(1, lease=lease_seconds),
-                await connect(1, lease=lease_seconds),
+                await connect(1, lease=lease_seconds, plans_once=True),
+                await connect(1, lease=lease_seconds, plans_once=True),
                 store,
                 sender,
                 waiters,
@@ -157,7 +157,8 @@ async def open_requeuest(
                 poll_interval=poll_seconds,
             )
         announcer = Announcer(flushes, store)
-        spawner = Spawner(flushes, calls, store, announcer, partial(_wake, runner))
+        reserve = runner.dispatcher.reserve if runner else _no_place
+        spawner = Spawner(flushes, calls, store, announcer, partial(_wake, runner), reserve)
         client = Client(calls, store, spawner, waiters, config, settings, runner.load if runner else None)
         services = [spawner.run, announcer.run, waiters.run, sender.run]
         if config.notifications:
@@ -213,6 +214,11 @@ def _wake(runner: Runner | None, waits: Waits) -> None:
     if runner is not None:
         for channel, wait in pairs(waits):
             runner.dispatcher.wake({channel: wait})
+
+
+def _no_place(_: str) -> AbstractContextManager[None]:
+    """This process delivers nothing."""
+    return nullcontext()
 
 
 def _listener(database: Database, store: Store, waiters: Waiters, runner: Runner | None) -> Listener:

@@ -25,7 +25,7 @@ LIMITS = {
     "statement_timeout": "20s",
     "lock_timeout": "10s",
     "idle_timeout": "60s",
-    "plan_cache_mode": "auto",
+    "plan_cache_mode": "force_generic_plan",
 }
 SCHEMA = "requeuest"
 REQUEST = Request.post("http://receiver.test/hook", json={"order": 7})

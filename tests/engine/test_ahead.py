@@ -39,16 +39,15 @@ async def _most_in_hand(seconds: float, jobs: int) -> int:
     """How many jobs a worker holds at the most that is handed what it asks for."""
     most = 0
 
-    def hand_over() -> None:
+    def hand_over(worker: Worker) -> None:
         nonlocal jobs, most
-        number = min(jobs, worker.places)
+        number = min(jobs, worker.free + worker.ahead)
         jobs -= number
         worker.hand_over([new_job() for _ in range(number)])
         most = max(most, worker.in_hand)
 
-    worker = Worker("a", PLACES, cast("Deliverer", Slow(seconds)), hand_over)
-    hand_over()
-    await worker.run()
+    async with trio.open_nursery() as nursery:
+        hand_over(Worker("a", PLACES, cast("Deliverer", Slow(seconds)), nursery, hand_over))
     assert not jobs
     return most
 

@@ -170,7 +170,7 @@ async def test_cancelled_at_any_step_no_outcome_is_lost(log: Log) -> None:
 async def test_too_much_unconfirmed_holds_its_callers() -> None:
     books = Books()
     recorder = recorder_on(books, config=Config(max_running=10))
-    for _ in range(21):
+    for _ in range(1_011):
         recorder.submit(report())
     with trio.move_on_after(0.05) as waited:
         await recorder.wait_for_room()
@@ -184,7 +184,7 @@ async def test_too_much_unconfirmed_holds_its_callers() -> None:
     assert waited.cancelled_caught
     await recorder.flush()
     await recorder.wait_for_room()
-    assert [len(batch) for batch in books.batches] == [21, 2, 2, 2, 2, 1]
+    assert [len(batch) for batch in books.batches] == [500, 500, 11, 2, 2, 2, 2, 1]
 
 
 async def test_one_refused_outcome_is_found_among_many(log: Log) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from requeuest_trio import JobState
 from requeuest_trio._model.states import FINISHED, TRANSITIONS
+from requeuest_trio._store.rows import Reservation
 from tests.engine.bench import Bench, delivered, gave_up, new_id, new_job, to_be_retried
 from tests.postgres.harness import Conn, value
 
@@ -40,6 +41,7 @@ async def test_the_database_has_the_same_states(bench: Bench, conn: Conn) -> Non
 async def test_every_transition_is_made_by_some_statement(bench: Bench, conn: Conn) -> None:
     await conn.execute(WATCH.encode())
     worker = await bench.worker(conn)
+    await bench.store.store(conn, [new_job("d")], place=Reservation("d", worker, uuid4()))
     await bench.spawn(conn, *(new_job(key=key) for key in ("k", "k", None, None)))
     head, dead, again = await bench.claim(conn, worker)
     await bench.record(conn, [delivered(head), gave_up(dead), to_be_retried(again)])
@@ -68,6 +70,7 @@ async def try_all(bench: Bench, conn: Conn, state: JobState, key: str | None) ->
     store, no_wait = bench.store, timedelta(0)
     tries: dict[str, Callable[[], Awaitable[object]]] = {
         "spawn": lambda: store.spawn(conn, [new_job(key=key, id=job_id)]),
+        "spawn claimed": lambda: store.store(conn, [new_job(id=job_id)], place=Reservation("c", worker, uuid4())),
         "claim": lambda: bench.claim(conn, worker),
         "deliver": lambda: bench.record(conn, [delivered(report)]),
         "give up": lambda: bench.record(conn, [gave_up(report)]),

@@ -13,7 +13,8 @@ import heapq
 import logging
 import math
 import random
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from uuid import uuid4
@@ -27,7 +28,7 @@ from requeuest_trio._model.channel import ALL, All
 from requeuest_trio._model.events import Event, emit
 from requeuest_trio._postgres import Backoff, TrioConnection
 from requeuest_trio._store.database import DATABASE_ERRORS, Database
-from requeuest_trio._store.rows import Claimed
+from requeuest_trio._store.rows import Claimed, Reservation
 from requeuest_trio._store.store import Store
 
 __all__ = ["Dispatcher"]
@@ -63,21 +64,22 @@ class Dispatcher:
         self._max_running = max_running
         self._poll_interval = poll_interval
         self._workers: dict[str, Worker] = {}
-        self._attended: set[str] = set()
-        """Channels whose workers have a task."""
         self._hot: dict[str, None] = {}
         self._later: dict[str, float] = {}
         self._timers: list[tuple[float, str]] = []
         self._timed: set[str] = set()
         self._look_around = True
         self._woken = trio.Event()
-        self._asked_for: Collection[str] = ()
+        self._asked_for: Mapping[str, int] = {}
         self._look_for_stalled_at = math.inf
         self._claim_was_lost = False
         self._backoff = Backoff(initial=0.1, cap=5.0)
         self._claiming = trio.CancelScope()
         self._has_stopped = trio.Event()
-        self._worker_ended = trio.Event()
+        self._worker_is_idle = trio.Event()
+        self._reserved: Reservation | None = None
+        self._is_closed = False
+        self._nursery: trio.Nursery
 
     def __repr__(self) -> str:
         return f"<Dispatcher: {self.running} running in {len(self._workers)} channels, {len(self._hot)} hot>"
@@ -113,16 +115,21 @@ class Dispatcher:
         self._look_around = True
         self._woken.set()
 
-    def _place_freed(self) -> None:
+    def _place_freed(self, worker: Worker) -> None:
         if self._hot:
             self._woken.set()
+        if not worker.in_hand:
+            self._retire([worker.channel])
+            self._worker_is_idle.set()
+            self._worker_is_idle = trio.Event()
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     async def run(self, nursery: trio.Nursery) -> None:
         """Claim until `stop` is called. Errors of the database are logged, and tried again after a pause."""
+        self._nursery = nursery
         with self._claiming:
-            await self._run(nursery)
+            await self._run()
         self._has_stopped.set()
 
     def stop(self) -> None:
@@ -132,10 +139,17 @@ class Dispatcher:
     async def wait_until_idle(self) -> None:
         """Wait, after `stop`, until nothing is in hand any more."""
         await self._has_stopped.wait()
-        while self._attended:
-            await self._worker_ended.wait()
+        while any(worker.in_hand for worker in self._workers.values()):
+            await self._worker_is_idle.wait()
 
-    async def _run(self, nursery: trio.Nursery) -> None:
+    async def close(self) -> None:
+        """Begin nothing more, after the tasks have ended; what is just being stored is for the others then."""
+        self._is_closed = True
+        while self._reserved is not None:
+            self._woken = trio.Event()
+            await self._woken.wait()
+
+    async def _run(self) -> None:
         failures = 0
         next_poll = trio.current_time()
         while True:
@@ -153,9 +167,9 @@ class Dispatcher:
                 elif self._lease.is_valid:
                     self._asked_for = places
                     try:
-                        await self._claim(places, nursery)
+                        await self._claim(places)
                     finally:
-                        self._asked_for = ()
+                        self._asked_for = {}
                         self._retire(places)
                 else:
                     await trio.sleep(_LOST_LEASE_PAUSE)
@@ -194,34 +208,54 @@ class Dispatcher:
         )
 
     def _places(self) -> dict[str, int]:
-        """How many jobs to claim for which channels, within both limits: the longest unserved first, in equal parts."""
-        left = self._max_running - self.running
-        if left <= 0 or not self._hot:
-            return {}
-        free = ((channel, self._free_places(channel)) for channel in self._hot)
-        wanting = list(
-            islice(((channel, places) for channel, places in free if places), min(left, _CHANNELS_PER_CLAIM))
-        )
-        return {channel: min(places, left // len(wanting)) for channel, places in wanting}
+        """How many jobs to claim for which channels: the longest unserved first, free places in equal parts.
 
-    def _free_places(self, channel: str) -> int:
-        worker = self._workers.get(channel)
-        return self._concurrency if worker is None else worker.places
+        `max_running` is about places. Jobs ahead begin only where another ends, so only a channel whose places are all
+        taken may have them, and as many as it likes.
+        """
+        left = self._max_running - self._occupied
+        candidates = self._hot if left else [channel for channel in self._workers if channel in self._hot]
+        wanting = list(islice(self._wanting(candidates), _CHANNELS_PER_CLAIM))
+        share = max(1, left // max(1, sum(free > 0 for _, free, _ in wanting)))
+        places: dict[str, int] = {}
+        for channel, free, ahead in wanting:
+            granted = min(free, share, left)
+            left -= granted
+            if number := granted + (ahead if granted == free else 0):
+                places[channel] = number
+        return places
 
-    async def _claim(self, places: dict[str, int], nursery: trio.Nursery) -> None:
+    def _wanting(self, channels: Iterable[str]) -> Iterator[tuple[str, int, int]]:
+        """Of these channels, those that jobs may be claimed for: for free places, and ahead of them."""
+        for channel in channels:
+            worker = self._workers.get(channel)
+            free, ahead = (self._concurrency, 0) if worker is None else (worker.free, worker.ahead)
+            if self._reserved is not None and self._reserved.channel == channel:
+                free -= 1
+            if free or ahead:
+                yield channel, free, ahead
+
+    @property
+    def _occupied(self) -> int:
+        """Places that are taken, over all channels."""
+        return sum(worker.occupied for worker in self._workers.values()) + (self._reserved is not None)
+
+    async def _claim(self, places: dict[str, int]) -> None:
         for channel in places:
             # Off the list before asking: a hint that comes meanwhile puts it back.
             del self._hot[channel]
         worker, term = self._lease.worker, self._lease.term
-        # Until the jobs are in hand: if only the answer is lost, they are claimed, and nobody knows it.
-        self._claim_was_lost = True
         claim = partial(self._store.claim, worker=worker, claim=uuid4(), places=places)
-        jobs, was_cut = await self._database.run(claim)
+        try:
+            jobs, was_cut = await self._database.run(claim)
+        except BaseException:
+            # If only the answer is lost, they are claimed, and nobody knows it.
+            self._claim_was_lost = True
+            raise
         if not self._lease.is_valid or self._lease.term != term:
             # Too late to be trusted. Nothing was sent, so they go back uncounted.
-            self._look_around = True
+            self._claim_was_lost = self._look_around = True
             return
-        self._claim_was_lost = False
         by_channel: dict[str, list[Claimed]] = {}
         for job in jobs:
             by_channel.setdefault(job.channel, []).append(job)
@@ -232,7 +266,7 @@ class Dispatcher:
             if len(claimed) == places[channel]:
                 # Probably there is more; at the end of the list, so that the others come first.
                 self._hot[channel] = None
-            self._hand_over(channel, claimed, nursery)
+            self._hand_over(channel, claimed)
         if jobs:
             emit(_logger, Event.CLAIMED, jobs=len(jobs), channels=len(by_channel))
         await self._look_up_emptied(self._timed.intersection(places).difference(self._hot))
@@ -275,11 +309,52 @@ class Dispatcher:
     async def _release_unknown(self, connection: TrioConnection) -> int:
         worker = self._lease.worker
         held = await self._store.held_claims(connection, worker)
-        # Compared only now. Claims go over the same, only connection: none of those held is on its way here.
+        # Compared only now. Claims go over the same, only connection: none of those held is on its way here; and that
+        # of a job that is being stored was noted before.
         known = self._deliverer.recorder.claims.union(*(channel.claims for channel in self._workers.values()))
+        if self._reserved is not None:
+            known.add(self._reserved.claim)
         if unknown := held - known:
             return await self._store.release(connection, worker, unknown)
         return 0
+
+    # --- jobs that are spawned here -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def reserve(self, channel: str) -> Iterator[Reservation | None]:
+        """Keep a place for a job that is about to be stored, if that could be sent at once.
+
+        Then it may be stored as claimed already, which spares a commit, and everybody the news of it. What becomes of
+        it is to be noted in the reservation; else it counts as a claim whose answer was lost.
+        """
+        if not self._can_begin_at_once(channel):
+            yield None
+            return
+        term = self._lease.term
+        reservation = self._reserved = Reservation(channel, self._lease.worker, uuid4())
+        try:
+            yield reservation
+        finally:
+            self._reserved = None
+            job, may_send = reservation.job, self._lease.is_valid and self._lease.term == term and not self._is_closed
+            if job is not None and may_send:
+                self._hand_over(channel, [job])
+                emit(_logger, Event.CLAIMED, jobs=1, channels=1)
+            else:
+                self._claim_was_lost |= job is not None or reservation.is_unknown
+                self._woken.set()
+
+    def _can_begin_at_once(self, channel: str) -> bool:
+        """Whether there is a place for a job of a channel, and nothing known that should have it first."""
+        if not (self._channels is None or channel in self._channels):
+            return False
+        if self._reserved or self._claiming.cancel_called or self._is_closed or not self._lease.is_valid:
+            return False
+        if self._look_around or channel in self._hot or channel in self._asked_for:
+            return False
+        worker = self._workers.get(channel)
+        is_full = worker is not None and not worker.free
+        return not is_full and self._occupied + sum(self._asked_for.values()) < self._max_running
 
     # --- workers ------------------------------------------------------------------------------------------------------
 
@@ -292,30 +367,18 @@ class Dispatcher:
         for job in self.take_back():
             self._deliverer.give_up(job)
 
-    def _hand_over(self, channel: str, jobs: list[Claimed], nursery: trio.Nursery) -> None:
+    def _hand_over(self, channel: str, jobs: list[Claimed]) -> None:
         worker = self._workers.get(channel)
         if worker is None:
-            worker = self._workers[channel] = Worker(channel, self._concurrency, self._deliverer, self._place_freed)
+            worker = Worker(channel, self._concurrency, self._deliverer, self._nursery, self._place_freed)
+            self._workers[channel] = worker
+        self._look_for_stalled_at = min(self._look_for_stalled_at, trio.current_time() + _STALLED_SECONDS)
         worker.hand_over(jobs)
-        if channel not in self._attended:
-            self._attended.add(channel)
-            self._look_for_stalled_at = min(self._look_for_stalled_at, trio.current_time() + _STALLED_SECONDS)
-            nursery.start_soon(self._run_worker, worker)
-
-    async def _run_worker(self, worker: Worker) -> None:
-        # Work may be handed over while the worker's nursery closes. No checkpoint may come between the last look and
-        # the removal.
-        while worker.in_hand:
-            await worker.run()
-        self._attended.remove(worker.channel)
-        self._retire([worker.channel])
-        self._worker_ended.set()
-        self._worker_ended = trio.Event()
 
     def _retire(self, channels: Iterable[str]) -> None:
         """Forget workers that have nothing to do, and will get nothing: until then they know how fast they are."""
         for channel in channels:
             worker = self._workers.get(channel)
-            is_needed = channel in self._attended or channel in self._hot or channel in self._asked_for
-            if worker is not None and not is_needed:
+            is_needed = channel in self._hot or channel in self._asked_for
+            if worker is not None and not worker.in_hand and not is_needed:
                 del self._workers[channel]

@@ -76,7 +76,8 @@ class Recorder:
         self._database = database
         self._store = store
         self._excerpt = config.excerpt
-        self._limit = 2 * config.max_running
+        # Attempts go on while one batch is written and the next one gathers.
+        self._limit = config.max_running + 2 * _MAX_ROWS
         self._on_recorded = on_recorded
         self._backlog: dict[_Entry, None] = {}
         self._bytes = 0

@@ -114,6 +114,7 @@ class Runner:
         worker = self._lease.worker
         problem: Exception | None = None
         released = 0
+        await self.dispatcher.close()
         try:
             problem = await self.recorder.finish()
         except DATABASE_ERRORS as error:

@@ -10,7 +10,6 @@ from uuid import UUID
 import trio
 
 from requeuest_trio._engine.attempt import Deliverer
-from requeuest_trio._model.groups import raise_bare
 from requeuest_trio._store.rows import Claimed
 
 __all__ = ["Worker"]
@@ -20,22 +19,25 @@ _AHEAD_MOST: Final = 8
 
 
 class Worker:
-    """Delivers what it is handed, up to `limit` jobs at once. Its task lives while it has work.
+    """Delivers what it is handed, up to `limit` jobs at once, each place by a task that lives while there is work.
 
     Under load it is handed more than that: as many jobs as it will take up within a tenth of a second, by the
     measure of the last ones. So no place waits for a claim, and claims are large; and with slow receivers, or little
     to do, nothing is kept from other processes.
     """
 
-    def __init__(self, channel: str, limit: int, deliverer: Deliverer, on_place: Callable[[], None]) -> None:
+    def __init__(
+        self, channel: str, limit: int, deliverer: Deliverer, nursery: trio.Nursery, on_place: Callable[[Worker], None]
+    ) -> None:
+        """`on_place` is called when more jobs may be claimed for it."""
         self.channel = channel
         self._limit = limit
         self._deliverer = deliverer
+        self._nursery = nursery
         self._on_place = on_place
         self._buffer: deque[Claimed] = deque()
         # By identity: an attempt that is being cut short and its successor are of the same job.
         self._running: dict[int, Claimed] = {}
-        self._nursery: trio.Nursery
         self._ahead = 0
         self._ended = 0
         self._has_moved = True
@@ -43,7 +45,7 @@ class Worker:
 
     def __repr__(self) -> str:
         running, waiting = len(self._running), len(self._buffer)
-        return f"<Worker for {self.channel!r}: {running} running, {waiting} waiting, {self.places} free>"
+        return f"<Worker for {self.channel!r}: {running} running, {waiting} waiting, {self.free} free>"
 
     @property
     def in_hand(self) -> int:
@@ -51,11 +53,21 @@ class Worker:
         return len(self._running) + len(self._buffer)
 
     @property
-    def places(self) -> int:
-        """How many more jobs may be claimed for it; none, while what waits here will last for another claim."""
+    def occupied(self) -> int:
+        """Places that are taken, or will be at once; what is in hand beyond them only waits for one."""
+        return min(self.in_hand, self._limit)
+
+    @property
+    def free(self) -> int:
+        """How many more jobs it could begin at once."""
+        return self._limit - self.occupied
+
+    @property
+    def ahead(self) -> int:
+        """How many more it could hold for the places to come; none, while what waits will last for another claim."""
         if len(self._buffer) > self._ahead // 2:
             return 0
-        return self._limit + self._ahead - self.in_hand
+        return self._limit + self._ahead - max(self.in_hand, self._limit)
 
     @property
     def claims(self) -> set[UUID]:
@@ -66,9 +78,8 @@ class Worker:
         """Give it jobs to deliver."""
         self._look_ahead()
         self._buffer.extend(jobs)
-        if self._running:
-            # Otherwise its nursery is closing, and `run` will be called again.
-            self._fill_places()
+        while self._buffer and len(self._running) < self._limit:
+            self._nursery.start_soon(self._occupy_place, self._begin())
 
     def take_back(self) -> list[Claimed]:
         """Return what has not been begun."""
@@ -84,14 +95,6 @@ class Worker:
         self._ahead = 0
         return self.take_back()
 
-    async def run(self) -> None:
-        """Deliver until nothing is in hand any more."""
-        try:
-            async with trio.open_nursery(strict_exception_groups=True) as self._nursery:
-                self._fill_places()
-        except BaseExceptionGroup as group:
-            raise_bare(group)
-
     def _look_ahead(self) -> None:
         now = trio.current_time()
         seconds = now - self._counted_since
@@ -99,10 +102,6 @@ class Worker:
             expected = round(self._ended * _AHEAD_SECONDS / seconds)
             self._ahead = min(expected, _AHEAD_MOST * self._limit)
             self._ended, self._counted_since = 0, now
-
-    def _fill_places(self) -> None:
-        while self._buffer and len(self._running) < self._limit:
-            self._nursery.start_soon(self._occupy_place, self._begin())
 
     async def _occupy_place(self, job: Claimed | None) -> None:
         """Deliver a job, and then whatever waits.
@@ -119,8 +118,8 @@ class Worker:
                         del self._running[id(begun)]
                         self._ended += 1
                         self._has_moved = True
-                        if self.places:
-                            self._on_place()
+                        if self.ahead or self.free:
+                            self._on_place(self)
                     job = self._begin() if self._buffer else None
             if job is None and self._buffer:
                 # The last attempt's time was over, and with it the scope's.

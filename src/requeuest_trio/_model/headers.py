@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from requeuest_trio._model.errors import InvalidRequest, shown
@@ -26,6 +27,7 @@ Headers = tuple[tuple[str, str], ...]
 HeaderSource = Mapping[str, str] | Iterable[tuple[str, str]]
 
 MAX_HEADER_BYTES = 65_536
+_NO_PAIRS = "must be a mapping or pairs of name and value"
 
 RESERVED = frozenset({
     "connection", "content-length", "expect", "host", "keep-alive",
@@ -51,9 +53,22 @@ _SECRET_PARAMETER = re.compile(
 def checked_headers(source: HeaderSource) -> Headers:
     """Bring headers to pairs of `str`, refusing what can't be sent as it stands. Raises `InvalidRequest`."""
     try:
-        pairs = tuple(_pair(item) for item in header_items(source))
+        items = tuple(header_items(source))
     except (TypeError, ValueError) as error:
-        raise InvalidRequest("headers", "must be a mapping or pairs of name and value") from error
+        raise InvalidRequest("headers", _NO_PAIRS) from error
+    try:
+        return _checked_items(items)
+    except TypeError:
+        return _checked_items.__wrapped__(items)  # lists can't be looked up
+
+
+@lru_cache(maxsize=64)
+def _checked_items(items: tuple[Any, ...]) -> Headers:
+    """Most requests of a program have the same few sets of headers."""
+    try:
+        pairs = [_pair(item) for item in items]
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest("headers", _NO_PAIRS) from error
     checked = tuple(_checked(name, value) for name, value in pairs)
     size = sum(len(name) + len(value) + 4 for name, value in checked)
     if size > MAX_HEADER_BYTES:

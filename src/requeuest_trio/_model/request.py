@@ -43,6 +43,9 @@ class RequestOptions(TypedDict, total=False):
     follow_redirects: bool
 
 
+_OPTIONS = frozenset(RequestOptions.__annotations__)
+
+
 class _EcosystemRequest(Protocol):
     """What `httpx.Request` and `httpx2.Request` have in common, as far as it matters here."""
 
@@ -208,13 +211,14 @@ class Request:
 
     @classmethod
     def _build(cls, method: str, url: str, **options: Unpack[RequestOptions]) -> Self:
-        unknown = options.keys() - RequestOptions.__annotations__.keys()
-        if unknown:
-            raise TypeError(f"Request.{method.lower()}() has no option {min(unknown)!r}")
-        headers = checked_headers(options.get("headers", ()))
+        if not options.keys() <= _OPTIONS:
+            raise TypeError(f"Request.{method.lower()}() has no option {min(options.keys() - _OPTIONS)!r}")
+        headers = options.get("headers", ())
         body, content_type = _encoded_body(options)
-        if content_type is not None and find(headers, "content-type") is None:
-            headers += (("Content-Type", content_type),)
+        if content_type is not None:
+            headers = checked_headers(headers)
+            if find(headers, "content-type") is None:
+                headers += (("Content-Type", content_type),)
         if (params := options.get("params")) is not None:
             url = _with_params(url_text(url), params)
         return cls(

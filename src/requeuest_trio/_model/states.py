@@ -41,6 +41,7 @@ class Transition(NamedTuple):
 TRANSITIONS = (
     Transition(None, JobState.AVAILABLE, "spawn"),
     Transition(None, JobState.BLOCKED, "spawn behind an unfinished job of the same ordering key"),
+    Transition(None, JobState.RUNNING, "spawn where it can be sent at once"),
     Transition(JobState.BLOCKED, JobState.AVAILABLE, "the job before it has finished or was cleared"),
     Transition(JobState.AVAILABLE, JobState.RUNNING, "claim"),
     Transition(JobState.RUNNING, JobState.SUCCEEDED, "record: an accepted status"),

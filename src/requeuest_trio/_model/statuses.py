@@ -33,6 +33,8 @@ def statuses(argument: str, spec: StatusSpec | Iterable[StatusSpec]) -> Statuses
 
     Raises `InvalidRequest`, naming `argument`, for other types, ranges with a step, and codes outside 100 to 599.
     """
+    if spec is SUCCESS:
+        return SUCCESS
     items = [spec] if isinstance(spec, int | range | StatusClass) else spec
     if isinstance(items, str | bytes | bytearray) or not isinstance(items, Iterable):
         raise InvalidRequest(argument, f"must be status codes, ranges or StatusClass members, not {shown(spec)}")

@@ -150,10 +150,6 @@ def _retry(_: str, policy: RetryPolicy) -> bytes | None:
     )
 
 
-def _timeout(job: NewJob) -> float | None:
-    return job.timeout if job.timeout is not None else job.request.timeout
-
-
 class _Column(NamedTuple):
     """How a column comes from a job."""
 
@@ -174,7 +170,7 @@ _COLUMNS = {
     "headers": _Column(_JSON, attrgetter("request.headers"), _headers),
     "body": _Column(_BYTEA, attrgetter("request.body"), lambda _, data: data),
     "accept": _Column(_INT4MULTIRANGE, attrgetter("request.accept"), _multirange),
-    "timeout": _Column(_FLOAT8, _timeout, lambda _, number: _DOUBLE(number)),
+    "timeout": _Column(_FLOAT8, attrgetter("attempt_timeout"), lambda _, number: _DOUBLE(number)),
     "follow_redirects": _Column(_BOOL, attrgetter("request.follow_redirects"), _bool),
     "retry": _Column(_JSONB, attrgetter("retry"), _retry),
     "awaited": _Column(_BOOL, attrgetter("awaited"), _bool),

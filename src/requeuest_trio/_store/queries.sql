@@ -113,6 +113,20 @@ WHERE NOT EXISTS (SELECT FROM {schema}.channel WHERE name = %(channel)s AND orde
 ON CONFLICT (id) DO NOTHING;
 
 
+-- name: spawn_claimed
+-- Store one such job as claimed, by a process that can send it at once: nobody else need know of it. Nothing is stored
+-- for a process that is not registered (any more).
+INSERT INTO {schema}.job (id, channel, priority, due_at, method, url, headers, body, accept, timeout, follow_redirects,
+                          retry, awaited, state, attempts, worker, claim, claimed_at)
+SELECT %(id)s::uuid, %(channel)s::text, %(priority)s::smallint, now(), %(method)s::text, %(url)s::text,
+       %(headers)s::json, %(body)s::bytea, %(accept)s::int4multirange, %(timeout)s::double precision,
+       %(follow_redirects)s::boolean, %(retry)s::jsonb, %(awaited)s::boolean, 'running', 1, worker.id, %(claim)s::uuid,
+       now()
+FROM {schema}.worker
+WHERE worker.id = %(worker)s::uuid AND NOT EXISTS (SELECT FROM {schema}.channel WHERE name = %(channel)s AND ordered)
+ON CONFLICT (id) DO NOTHING;
+
+
 -- name: spawn
 -- Store jobs without an ordering key, each once. Jobs of ordered channels are left out and these channels returned, so
 -- that the caller can store them with their key; and with them the time from which delays count. Announces what it is

@@ -26,6 +26,7 @@ __all__ = [
     "Claimed",
     "NewJob",
     "Report",
+    "Reservation",
     "attempt_from_row",
     "job_from_row",
     "outcome_rows",
@@ -51,6 +52,11 @@ class NewJob:
     retry: RetryPolicy = DEFAULT_RETRY
     timeout: float | None = None
     awaited: bool = False
+
+    @property
+    def attempt_timeout(self) -> float | None:
+        """Seconds for each attempt, if it is not the default."""
+        return self.request.timeout if self.timeout is None else self.timeout
 
 
 class Claimed(NamedTuple):
@@ -93,6 +99,45 @@ class Claimed(NamedTuple):
         timeout = None if self.timeout is None else checks.seconds("timeout", self.timeout, positive=True)
         headers, accept = _checked_headers(self.headers), _accepted(self.accept)
         return Request.restored(self.method, self.url, headers, self.body, accept, timeout, self.follow_redirects)
+
+
+@dataclass(slots=True)
+class Reservation:
+    """A place of this process that is kept for a job while that is stored as claimed."""
+
+    channel: str
+    worker: UUID
+    claim: UUID
+    job: Claimed | None = None
+    """What was stored."""
+    is_unknown: bool = True
+    """Whether it was."""
+
+    def settle(self, stored: NewJob | None) -> None:
+        """Note what the database has answered."""
+        self.is_unknown = False
+        if stored is not None:
+            self.job = _claimed_at_once(stored, self.claim)
+
+
+def _claimed_at_once(job: NewJob, claim: UUID) -> Claimed:
+    """What a claim would read of a job that was stored under it."""
+    request, policy = job.request, job.retry.to_json()
+    return Claimed(
+        claim=claim,
+        id=job.id,
+        channel=job.channel,
+        ordering_key=None,
+        attempt=1,
+        method=request.method,
+        url=request.url,
+        headers=json.dumps(request.headers),
+        body=request.body,
+        accept=_multirange(request.accept),
+        timeout=job.attempt_timeout,
+        follow_redirects=request.follow_redirects,
+        retry=json.dumps(policy) if policy else None,
+    )
 
 
 class Report(NamedTuple):
@@ -226,6 +271,11 @@ def _ranges(multirange: str) -> Statuses:
         raise InvalidRequest("accept", "must have at least one status")
     bounds = [part.strip("[)").split(",") for part in inner.split("),")]
     return tuple(range(int(start), int(stop)) for start, stop in bounds)
+
+
+@lru_cache(maxsize=64)
+def _multirange(accept: Statuses) -> str:
+    return "{" + ",".join(f"[{part.start},{part.stop})" for part in accept) + "}"
 
 
 @lru_cache(maxsize=1_024)

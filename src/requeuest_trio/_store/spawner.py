@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from uuid import UUID
 
@@ -21,7 +21,7 @@ from requeuest_trio._postgres import Backoff, PoolTimeout
 from requeuest_trio._store.announcer import Announcer
 from requeuest_trio._store.columns import patience
 from requeuest_trio._store.database import Database, first_line
-from requeuest_trio._store.rows import NewJob
+from requeuest_trio._store.rows import NewJob, Reservation
 from requeuest_trio._store.store import Store
 from requeuest_trio._store.storing import Stored
 from requeuest_trio._store.waits import Waits, known_waits, without
@@ -64,10 +64,20 @@ class Spawner:
         store: Store,
         announcer: Announcer,
         wake: Callable[[Waits], None],
+        reserve: Callable[[str], AbstractContextManager[Reservation | None]],
     ) -> None:
-        """`wake` is told after each commit which channels have something due, and when; it is for this process."""
+        """
+        Args:
+            flushes: the one connection for what callers share.
+            calls: those for callers who wait alone.
+            store: the statements.
+            announcer: tells other processes.
+            wake: is told after each commit which channels have something due, and when; it is for this process.
+            reserve: keeps a place in this process for a job of a channel, if it could be sent at once.
+        """
         self._announcer = announcer
         self._wake = wake
+        self._reserve = reserve
         self._flushes = flushes
         self._calls = calls
         self._calling = trio.Semaphore(calls.size - 1)
@@ -88,8 +98,8 @@ class Spawner:
             await self._wait_for_flush(waiting)
         else:
             # Nobody to share with: done here, without the detour over another task.
-            with self._flushing():
-                await self._flush([waiting])
+            with self._flushing(), self._reserve(job.channel) as place:
+                await self._flush([waiting], place)
         if waiting.error is not None:
             raise waiting.error
         if waiting.is_left:
@@ -172,12 +182,12 @@ class Spawner:
             size += len(batch[-1].job.request.body)
         return batch
 
-    async def _flush(self, batch: list[_Waiting]) -> None:
+    async def _flush(self, batch: list[_Waiting], place: Reservation | None = None) -> None:
         error: Exception | None = trio.ClosedResourceError("the client was closed while the job was being stored")
         left: set[UUID] = set()
         try:
             jobs = [waiting.job for waiting in batch]
-            left = {job.id for job in await self._store_repeatedly(self._flushes, jobs)}
+            left = {job.id for job in await self._store_repeatedly(self._flushes, jobs, place)}
             error = None
         except RequeuestError as problem:
             error = problem
@@ -198,17 +208,19 @@ class Spawner:
                     waiting.is_left = waiting.job.id in left
                     waiting.done.set()
 
-    async def _store_repeatedly(self, database: Database, jobs: Sequence[NewJob]) -> list[NewJob]:
+    async def _store_repeatedly(
+        self, database: Database, jobs: Sequence[NewJob], place: Reservation | None = None
+    ) -> list[NewJob]:
         """Store jobs, once more if the first answer is lost: ids are made before, so that nothing is stored twice.
 
         Returns those that were not stored, because another transaction is busy with their ordering keys.
         """
-        # The statement for jobs with ordering keys announces nothing.
-        goes_along = any(job.ordering_key is None for job in jobs)
+        # The statement for jobs with ordering keys announces nothing; and what is sent from here need not be.
+        goes_along = place is None and any(job.ordering_key is None for job in jobs)
         announced = self._announcer.take(known_waits(jobs)) if goes_along else {}
         unannounced = announced
         try:
-            stored = await self._try(database, jobs, announced)
+            stored = await self._try(database, jobs, announced, place)
             if stored is None:
                 # Without the announcement, in case that it was what failed: other programs may have filled the queue.
                 stored = await self._try_again(database, jobs)
@@ -221,9 +233,11 @@ class Spawner:
         self._announcer.note(without(stored.waits, announced))
         return stored.left
 
-    async def _try(self, database: Database, jobs: Sequence[NewJob], announced: Waits) -> Stored | None:
+    async def _try(
+        self, database: Database, jobs: Sequence[NewJob], announced: Waits, place: Reservation | None
+    ) -> Stored | None:
         """None: whether they are stored is unknown."""
-        store = partial(self._store.store, jobs=jobs, announced=announced, wait_for_keys=False)
+        store = partial(self._store.store, jobs=jobs, announced=announced, wait_for_keys=False, place=place)
         try:
             return await database.run(store, pieces=patience(jobs))
         except DatabaseUnavailable as error:

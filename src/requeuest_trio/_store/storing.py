@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._store.columns import chunks, spawn_columns, spawn_values, text_array
-from requeuest_trio._store.rows import WHOLE_CHANNEL, NewJob
+from requeuest_trio._store.rows import WHOLE_CHANNEL, NewJob, Reservation
 from requeuest_trio._store.statements import Key, Statements, transaction
 from requeuest_trio._store.waits import Waits, firsts, known_waits, merged, waits_of, without
 
@@ -54,12 +54,16 @@ class Storing(Statements):
         *,
         announced: Waits | None = None,
         wait_for_keys: bool = True,
+        place: Reservation | None = None,
     ) -> Stored:
         """Store jobs, each once: when this returns, or with the transaction that is open on the connection.
 
         What is to be announced together with them is, unless all of them have ordering keys. Those that another
-        transaction's ordering key is in the way of are left, unless `wait_for_keys`.
+        transaction's ordering key is in the way of are left, unless `wait_for_keys`. A lone job may have a `place`
+        already: then it is stored as claimed, if it may be.
         """
+        if place is not None and await self._store_claimed(connection, jobs[0], place):
+            return Stored({}, [])
         if len(jobs) == 1 and await self._store_one(connection, jobs[0], announced):
             return Stored({jobs[0].channel: [jobs[0].delay]}, [])
         waits: Waits = {}
@@ -84,6 +88,18 @@ class Storing(Statements):
         values = spawn_values(job, encoding) | self._announcing(announced, encoding)
         [result] = await self._run_encoded(connection, "spawn_one", [values])
         return result.command_tuples == 1
+
+    async def _store_claimed(self, connection: TrioConnection, job: NewJob, place: Reservation) -> bool:
+        """False: its id exists, it may not be sent yet, or the process is not registered (any more)."""
+        if job.ordering_key is not None or job.at is not None or job.delay:
+            place.settle(None)
+            return False
+        claimed_by = {"worker": place.worker.bytes, "claim": place.claim.bytes}
+        values = spawn_values(job, connection.info.encoding) | claimed_by
+        [result] = await self._run_encoded(connection, "spawn_claimed", [values])
+        is_stored = result.command_tuples == 1
+        place.settle(job if is_stored else None)
+        return is_stored
 
     async def _store_free(
         self, connection: TrioConnection, pieces: Sequence[Sequence[NewJob]], announced: Waits | None
