@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import trio
@@ -33,6 +34,12 @@ QUIET = 12.0
 WORKERS = 4
 LEASE, POLL, TIMEOUT = 3.0, 0.5, 2.0
 RETRY = {"initial": 0.05, "max_backoff": 0.5}
+ORDERS: tuple[dict[str, Any], ...] = (
+    {"pause": 0.02},
+    {"pause": 0.2, "largest_batch": 20},
+    {"pause": 0.04, "keys": 50, "largest_batch": 3},
+    {"pause": 0.04, "lease": LEASE},
+)
 
 
 class Chaos:
@@ -61,7 +68,7 @@ class Chaos:
         await self._rig.start_receiver(Answer(delay=0.005, failing=0.02))
         for _ in range(WORKERS):
             self._workers.append(await self._start_worker())
-        for number in range(3):
+        for number in range(len(ORDERS)):
             self._producers.append(await self._start_producer(number))
         began = time.monotonic()
         await self._rig.run_for(STEADY)
@@ -94,15 +101,19 @@ class Chaos:
     async def _start_worker(self) -> Program:
         self._started += 1
         return await self._rig.start_worker(
-            f"worker-{self._started}", lease=LEASE, poll_interval=POLL, attempt_timeout=TIMEOUT, concurrency=16, grace=2.0
+            f"worker-{self._started}",
+            lease=LEASE,
+            poll_interval=POLL,
+            attempt_timeout=TIMEOUT,
+            concurrency=16,
+            grace=2.0,
         )
 
     async def _start_producer(self, number: int) -> Program:
-        """Lone jobs; batches; and jobs in order."""
+        """Lone jobs; batches; jobs in order; and lone jobs by a process that delivers too."""
         self._started += 1
-        orders = ({"pause": 0.02}, {"pause": 0.2, "largest_batch": 20}, {"pause": 0.04, "keys": 50, "largest_batch": 3})
         name = f"producer-{self._started}"
-        return await self._rig.start_producer(name, asks_again=True, retry=RETRY, **orders[number])
+        return await self._rig.start_producer(name, asks_again=True, retry=RETRY, **ORDERS[number])
 
     def _choose(self) -> int:
         return self._chance.randrange(WORKERS)
@@ -142,9 +153,8 @@ class Chaos:
         self._workers[victim] = await self._start_worker()
 
     async def kill_producer(self) -> None:
-        victim, at = self._chance.randrange(len(self._producers)), time.monotonic()
-        await self._producers[victim].kill()
-        self._rig.note_fault("kill producer", at, jobs=())
+        victim = self._chance.randrange(len(self._producers))
+        await self._rig.kill(self._producers[victim], "kill -9 (producer)")
         self._producers[victim] = await self._start_producer(victim)
 
     async def break_connections(self) -> None:
@@ -166,22 +176,29 @@ class Chaos:
             await trio.to_thread.run_sync(self._server.restart)
 
 
-async def play(seed: int, seconds: float, directory: Path) -> tuple[str, list[Violation]]:
-    """One performance: the summary, and what is wrong."""
+async def play(seed: int, seconds: float, directory: Path) -> list[Violation]:
+    """One performance. Tells what came of it, and returns what is wrong."""
     with throwaway_server({"max_connections": "200"}) as server:
         await migrate(server.dsn())
-        async with open_rig(server.dsn(), directory, seed) as rig:
-            began = time.monotonic()
-            try:
+        rig = None
+        try:
+            async with open_rig(server.dsn(), directory, seed) as rig:
+                began = time.monotonic()
                 history = await Chaos(rig, server).run(seconds)
-            except BaseException:
-                await rig.close()
-                print(rig.epitaph, file=sys.stderr)
-                raise
+        except Exception:
+            if rig is not None:
+                print(rig.epitaph)
+            raise
+        seconds = time.monotonic() - began
         with psycopg.connect(server.dsn()) as connection:
             version = connection.info.parameter_status("server_version")
-        violations = judge(history)
-        return summary(history, violations, seed=seed, seconds=time.monotonic() - began, version=version), violations
+    violations = judge(history)
+    print(summary(history, violations, seed=seed, seconds=seconds, version=version))
+    for violation in violations[:50]:
+        print(violation)
+    if violations:
+        print(rig.epitaph)
+    return violations
 
 
 def main() -> int:
@@ -193,10 +210,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="requeuest-chaos-") as directory:
         seconds = max(chosen.minutes * 60, STEADY + QUIET + 10)
         print(f"chaos for {seconds:.0f} s, seed {seed}", flush=True)
-        text, violations = trio.run(play, seed, seconds, Path(directory))
-    print(text)
-    for violation in violations[:50]:
-        print(violation)
+        violations = trio.run(play, seed, seconds, Path(directory))
     return 1 if violations else 0
 
 

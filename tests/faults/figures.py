@@ -64,7 +64,7 @@ def takeover_time(history: History) -> float | None:
     waits = [
         min((start for start in starts.get(job, ()) if start > fault.at), default=math.inf) - fault.at
         for fault in history.faults
-        if fault.kind == "kill"
+        if fault.kind.startswith("kill -9")
         for job in fault.jobs or ()
         # It may have been recorded in the moment of the kill.
         if job not in history.by_job or history.by_job[job].finished_at > fault.at + 0.1

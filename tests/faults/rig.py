@@ -135,7 +135,7 @@ class Rig:
         """Let it all run for a time that was chosen at random, so that what comes next comes at any point."""
         await trio.sleep(seconds)
 
-    async def kill(self, worker: Program) -> frozenset[UUID]:
+    async def kill(self, worker: Program, kind: str = "kill -9") -> frozenset[UUID]:
         """kill -9. Returns the jobs that it had in hand, of which nobody will hear; any, if there is no database."""
         at = time.monotonic()
         await worker.kill()
@@ -143,7 +143,7 @@ class Rig:
             jobs: frozenset[UUID] | None = await self.held_in_the_end(worker)
         except psycopg.OperationalError:
             jobs = None
-        self.note_fault("kill", at, jobs=jobs)
+        self.note_fault(kind, at, jobs=jobs)
         return jobs or frozenset()
 
     async def held_in_the_end(self, worker: Program) -> frozenset[UUID]:

@@ -8,7 +8,9 @@ from tests.faults.figures import before_faults, longest_pause, recovery_time, ta
 from tests.faults.history import History
 
 
-def summary(history: History, violations: Sequence[Violation], *, seed: int, seconds: float, version: str | None) -> str:
+def summary(
+    history: History, violations: Sequence[Violation], *, seed: int, seconds: float, version: str | None
+) -> str:
     """The figures of a history, and the judgement on it."""
     results = Counter(spawn.result for spawn in history.spawns)
     stored = len(history.by_job.keys() & {spawn.job for spawn in history.spawns if spawn.result == "unknown"})

@@ -36,7 +36,7 @@ def broken(history: History) -> set[str]:
     return {violation.invariant for violation in judge(history)}
 
 
-def kill(at: float, *jobs: UUID, kind: str = "kill", until: float | None = None, uncounted: bool = False) -> Fault:
+def kill(at: float, *jobs: UUID, kind: str = "kill -9", until: float | None = None, uncounted: bool = False) -> Fault:
     concerned = frozenset(jobs) or None
     return Fault(kind=kind, at=at, until=at if until is None else until, jobs=concerned, uncounted=uncounted)
 

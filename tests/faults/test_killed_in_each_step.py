@@ -9,7 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import trio
 
@@ -28,6 +28,9 @@ class Fate(NamedTuple):
     """How far its first attempt came, as it is written down."""
 
 
+PATIENT = 3.0
+"""A lease with which a statement waits for locks long enough to be caught at it."""
+
 LOST_UNSENT = Fate("succeeded", attempts=2, arrivals=1, first="unknown")
 LOST_SENT = Fate("succeeded", attempts=2, arrivals=2, first="unknown")
 LOST_AND_UNREACHABLE = Fate("dead", attempts=2, arrivals=0, first="unknown")
@@ -41,12 +44,12 @@ class Scene:
         self.name = name
         self.arrived = len(rig.arrivals())
 
-    async def spawn(self, **orders: object) -> None:
+    async def spawn(self, **orders: Any) -> None:
         retry = {"initial": 0.3, "jitter": 0.0, "max_attempts": 9}
         await self.rig.produce(channels=[self.name], jobs=1, **{"retry": retry, **orders})
 
-    async def work(self) -> Program:
-        return await self.rig.start_worker(f"worker {self.name}", channels=[self.name], lease=1.0)
+    async def work(self, lease: float = 1.0) -> Program:
+        return await self.rig.start_worker(f"worker {self.name}", channels=[self.name], lease=lease)
 
     async def arrival(self) -> None:
         await self.rig.until_arrived(self.arrived + 1)
@@ -58,8 +61,8 @@ class Scene:
 async def claimed(scene: Scene) -> None:
     await scene.spawn()
     async with scene.rig.locked("job"):
-        worker = await scene.work()
-        await scene.rig.until_held_up(worker, "claim")
+        worker = await scene.work(PATIENT)
+        await scene.rig.until_held_up(worker, "picked")
         await worker.freeze()
     await scene.until_job("state = 'running'")
     await scene.rig.kill(worker)
@@ -102,12 +105,12 @@ async def reading_the_answer(scene: Scene) -> None:
 
 
 @asynccontextmanager
-async def recording(scene: Scene, *answers: Answer) -> AsyncIterator[Program]:
+async def recording(scene: Scene, *answers: Answer, lease: float = 1.0) -> AsyncIterator[Program]:
     """The outcome is on its way to the database for as long as this block lasts."""
     await scene.rig.answer(*answers)
     async with scene.rig.locked("attempt"):
         await scene.spawn()
-        worker = await scene.work()
+        worker = await scene.work(lease)
         await scene.arrival()
         await scene.rig.until_held_up(worker, "attempt")
         yield worker
@@ -126,7 +129,7 @@ async def recording_a_failure(scene: Scene) -> None:
 
 
 async def waiting_for_the_confirmation(scene: Scene) -> None:
-    async with recording(scene, Answer()) as worker:
+    async with recording(scene, Answer(), lease=PATIENT) as worker:
         await worker.freeze()
     await scene.until_job("finished_at is not null")
     await scene.rig.kill(worker)
@@ -142,13 +145,13 @@ async def waiting_for_the_next_try(scene: Scene) -> None:
 
 STEPS: dict[Callable[[Scene], Awaitable[None]], Fate] = {
     claimed: LOST_UNSENT,
+    waiting_for_the_confirmation: Fate("succeeded", attempts=1, arrivals=1, first="response"),
     connecting: LOST_AND_UNREACHABLE,
     negotiating_tls: LOST_AND_UNREACHABLE,
     waiting_for_the_answer: LOST_SENT,
     reading_the_answer: LOST_SENT,
     recording_a_success: LOST_SENT,
     recording_a_failure: LOST_SENT,
-    waiting_for_the_confirmation: Fate("succeeded", attempts=1, arrivals=1, first="response"),
     waiting_for_the_next_try: Fate("succeeded", attempts=2, arrivals=2, first="response"),
 }
 

@@ -8,6 +8,7 @@ batch of a killed producer that is stored in part.
 
 import random
 from collections import Counter
+from typing import Any
 from uuid import UUID
 
 from tests.faults.arrivals import Answer
@@ -17,7 +18,7 @@ from tests.faults.rig import Rig
 from tests.faults.scale import scaled
 
 
-async def kill_at_random(rig: Rig, kills: int, **terms: float) -> None:
+async def kill_at_random(rig: Rig, kills: int, **terms: Any) -> None:
     """Kill one of three workers after the other, at random times, each with another to take its place."""
     chance = random.Random(rig.seed)
     workers = [await rig.start_worker(**terms) for _ in range(3)]
@@ -31,13 +32,15 @@ async def kill_at_random(rig: Rig, kills: int, **terms: float) -> None:
 
 
 async def test_workers_killed_at_random_lose_nothing(rig: Rig) -> None:
-    """And producers too: what they had asked for is stored whole, or not at all."""
+    """And producers too, also one that delivers itself: what they had asked for is stored whole, or not at all."""
     await rig.start_receiver(Answer(delay=0.01, failing=0.1))
     retry = {"initial": 0.05, "max_backoff": 0.2}
+    both = await rig.start_producer(writers=5, pause=0.005, lease=1.0, retry=retry)
     doomed = await rig.start_producer(largest_batch=20, pause=0.005, retry=retry)
     lasting = await rig.start_producer(writers=3, pause=0.01, retry=retry)
     await kill_at_random(rig, scaled(8, most=200), lease=1.0, concurrency=16)
     await doomed.kill()
+    assert await rig.kill(both)
     lasting.terminate()
     await lasting.ended()
     await rig.until_finished()
@@ -73,9 +76,13 @@ async def test_a_key_that_waits_for_its_next_try_delays_no_other(rig: Rig) -> No
     await rig.produce(jobs=150, keys=50, pause=0.002)
     await rig.until_finished()
     before = {spawn.job for spawn in rig.spawns()}
-    parked = {"url": "http://127.0.0.1:1/", "prefix": "parked ", "retry": {"initial": 2.5, "max_attempts": 2}}
-    await rig.produce(jobs=100, keys=10, largest_batch=20, **parked)
-    await rig.until_true("select count(*) >= 8 from requeuest.job where state = 'available' and attempts = 1")
+    parked: dict[str, Any] = {
+        "url": "http://127.0.0.1:1/",
+        "prefix": "parked ",
+        "retry": {"initial": 8.0, "max_attempts": 2},
+    }
+    await rig.produce(jobs=100, keys=10, largest_batch=5, **parked)
+    await rig.until_true("select count(*) >= 5 from requeuest.job where state = 'available' and attempts = 1")
     await rig.produce(jobs=150, keys=50, pause=0.002)
     after = {spawn.job for spawn in rig.spawns() if not (spawn.key or "").startswith("parked")} - before
     await rig.until_arrived(300)

@@ -96,7 +96,7 @@ async def test_a_second_signal_ends_it_at_once_and_gives_back_everything(rig: Ri
 
 
 async def test_signals_while_outcomes_are_being_written_lose_none_of_them(rig: Rig) -> None:
-    """Both signals, and a third; the statement is broken off, and what it would have written is written after all."""
+    """The statement is broken off by the second signal, and what it would have written is written after all."""
     await rig.start_receiver(Answer())
     worker = await rig.start_worker(lease=20.0, grace=20.0)
     async with rig.locked("attempt"):
@@ -107,8 +107,6 @@ async def test_signals_while_outcomes_are_being_written_lose_none_of_them(rig: R
         await rig.until_logged(worker, "draining")
         worker.interrupt()
         await worker.said("signal", 2)
-        worker.interrupt()
-        await worker.said("signal", 3)
         at = time.monotonic()
     await rig.leave_after_signal(worker)
     assert time.monotonic() - at < 3.0
