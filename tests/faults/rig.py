@@ -38,6 +38,8 @@ ACTIVITY = (
     "select pid, application_name, state, wait_event_type, wait_event, xact_start, left(query, 100) "
     "from pg_stat_activity where datname = current_database() order by pid"
 )
+CLAIM, RECORD = "RECURSIVE place", "json_to_recordset"
+"""What tells these statements from others, in the 1,024 bytes of them that the server shows."""
 MIB = 1_048_576
 
 
@@ -180,7 +182,7 @@ class Rig:
             connection.close()
 
     async def until_held_up(self, program: Program, query: str) -> None:
-        """Wait until a statement of a program, one with this in its text, waits for a lock."""
+        """Wait until a statement of a program waits for a lock: `CLAIM`, `RECORD`, or another with this in its text."""
         await self.until_true(
             "select count(*) > 0 from pg_stat_activity where application_name = %s "
             "and wait_event_type = 'Lock' and position(%s in query) > 0",
@@ -203,6 +205,8 @@ class Rig:
     def _ask(self, query: str, params: tuple[object, ...]) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.dsn, connect_timeout=5, autocommit=True) as connection:
             cursor = connection.execute(query.encode(), params or None)
+            # Without columns psycopg tells of no rows, however many there are.
+            assert cursor.description or not (cursor.statusmessage or "").startswith("SELECT"), query
             return cursor.fetchall() if cursor.description else []
 
     async def until_true(self, query: str, *params: object, patience: float = PATIENCE) -> None:

@@ -15,7 +15,7 @@ import trio
 
 from tests.faults.arrivals import Answer
 from tests.faults.processes import Program, until
-from tests.faults.rig import Rig
+from tests.faults.rig import CLAIM, RECORD, Rig
 
 
 class Fate(NamedTuple):
@@ -62,7 +62,7 @@ async def claimed(scene: Scene) -> None:
     await scene.spawn()
     async with scene.rig.locked("job"):
         worker = await scene.work(PATIENT)
-        await scene.rig.until_held_up(worker, "picked")
+        await scene.rig.until_held_up(worker, CLAIM)
         await worker.freeze()
     await scene.until_job("state = 'running'")
     await scene.rig.kill(worker)
@@ -112,7 +112,7 @@ async def recording(scene: Scene, *answers: Answer, lease: float = 1.0) -> Async
         await scene.spawn()
         worker = await scene.work(lease)
         await scene.arrival()
-        await scene.rig.until_held_up(worker, "attempt")
+        await scene.rig.until_held_up(worker, RECORD)
         yield worker
 
 

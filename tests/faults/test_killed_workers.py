@@ -14,7 +14,7 @@ from uuid import UUID
 from tests.faults.arrivals import Answer
 from tests.faults.figures import takeover_time
 from tests.faults.history import History
-from tests.faults.rig import Rig
+from tests.faults.rig import RECORD, Rig
 from tests.faults.scale import scaled
 
 
@@ -86,7 +86,9 @@ async def test_a_key_that_waits_for_its_next_try_delays_no_other(rig: Rig) -> No
     await rig.produce(jobs=150, keys=50, pause=0.002)
     after = {spawn.job for spawn in rig.spawns() if not (spawn.key or "").startswith("parked")} - before
     await rig.until_arrived(300)
-    assert await rig.ask("select from requeuest.job where attempts = 1 and due_at > now()"), "none was parked any more"
+    assert await rig.ask("select 1 from requeuest.job where attempts = 1 and due_at > now()"), (
+        "none was parked any more"
+    )
     history = await rig.history()
     assert slowest(history, after) < 2 * slowest(history, before) + 0.2
     await rig.leave(worker)
@@ -98,7 +100,7 @@ async def test_a_kill_between_an_answer_and_its_record_means_exactly_one_duplica
     async with rig.locked("attempt"):
         await rig.produce(jobs=40, largest_batch=40)
         await rig.until_arrived(40)
-        await rig.until_held_up(worker, "attempt")
+        await rig.until_held_up(worker, RECORD)
         in_hand = await rig.kill(worker)
         await rig.end_backends(worker)
     assert len(in_hand) == 40

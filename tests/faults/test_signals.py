@@ -11,7 +11,7 @@ from collections import Counter
 
 from tests.faults.arrivals import Answer
 from tests.faults.processes import Program
-from tests.faults.rig import Rig
+from tests.faults.rig import RECORD, Rig
 
 CONCURRENCY = 4
 
@@ -49,7 +49,7 @@ async def test_one_signal_lets_it_finish_what_it_has_begun_and_give_back_the_res
     assert await rig.ask("select distinct state::text from requeuest.job where id = any (%s)", list(begun)) == [
         ("succeeded",)
     ]
-    assert not await rig.ask("select from requeuest.worker")
+    assert not await rig.ask("select 1 from requeuest.worker")
     await rig.answer(Answer())
     await rig.start_worker(lease=20.0, concurrency=32)
     await rig.until_finished()
@@ -87,7 +87,7 @@ async def test_a_second_signal_ends_it_at_once_and_gives_back_everything(rig: Ri
     worker.interrupt()
     await rig.leave_after_signal(worker)
     assert time.monotonic() - at < 2.0
-    assert not await rig.ask("select from requeuest.job where state = 'running'")
+    assert not await rig.ask("select 1 from requeuest.job where state = 'running'")
     rig.note_fault("cancel", at, jobs=begun, uncounted=True)
     await rig.start_worker(lease=20.0)
     await rig.until_finished(patience=5.0)
@@ -102,7 +102,7 @@ async def test_signals_while_outcomes_are_being_written_lose_none_of_them(rig: R
     async with rig.locked("attempt"):
         await rig.produce(jobs=30, largest_batch=30)
         await rig.until_arrived(30)
-        await rig.until_held_up(worker, "attempt")
+        await rig.until_held_up(worker, RECORD)
         worker.terminate()
         await rig.until_logged(worker, "draining")
         worker.interrupt()
