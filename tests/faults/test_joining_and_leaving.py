@@ -26,7 +26,7 @@ def note_cancellations(rig: Rig, workers: list[Program]) -> int:
 async def test_workers_join_and_leave_while_jobs_flow_and_none_is_lost_or_stuck(rig: Rig) -> None:
     """Fifty of them with 20,000 jobs in the long tier; in the fast one, twelve."""
     await rig.start_receiver(Answer(delay=0.005, failing=0.02))
-    blocks, jobs = scaled(4, most=17), scaled(2_000, most=20_000)
+    blocks, jobs = scaled(4, most=17), scaled(1_000, most=20_000)
     workers = [
         await rig.start_worker(f"worker-{number}", blocks=blocks, stay=(0.1, 0.6), concurrency=4, lease=2.0)
         for number in range(3)
