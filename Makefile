@@ -1,11 +1,12 @@
-# Three commands for a fresh machine with Python 3.11+, make and a package index:
+# Four commands for a fresh machine with Python 3.11+, make and a package index:
 #   make run     the demo: an embedded PostgreSQL, a failing receiver, 200 requests delivered
 #   make test    the tests
 #   make bench   the benchmarks, and the peers that they compare with; BENCH="drain spawn" for some, BENCH=--list for which
+#   make chaos   everything that can go wrong, at once and for MINUTES=30; SEED=... for what a failed run was given
 # and for those who change something: make check, make docs, make clean. All make .venv themselves, with uv if it is
 # there and pip if not, and install again when pyproject.toml has changed.
 
-.PHONY: run test bench check docs clean
+.PHONY: run test bench chaos check docs clean
 .DEFAULT_GOAL := run
 
 BIN := .venv/bin
@@ -34,6 +35,11 @@ endif
 
 bench: $(BENCH_INSTALLED)
 	@$(BIN)/python -m benchmarks $(BENCH)
+
+MINUTES ?= 30
+
+chaos: $(DEV_INSTALLED)
+	@$(BIN)/python -m tests.faults.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 check: $(DEV_INSTALLED)
 	$(BIN)/ruff check

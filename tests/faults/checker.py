@@ -85,22 +85,31 @@ def no_invention(history: History) -> Found:
 
 
 def no_delivery_after_success(history: History) -> Found:
-    """A second delivery needs a fault that may have lost the first one's outcome, and comes soon if it comes late."""
-    zombie_for = history.promise.zombie_for
+    """Between two deliveries lies a fault that may have lost the first one's outcome; and what is late is soon over."""
     for job_id, arrivals in _grouped(history.arrivals, lambda arrival: arrival.job).items():
-        excuses = [fault for fault in history.faults if fault.jobs is None or job_id in fault.jobs]
         accepted = [arrival for arrival in arrivals if _is_accepted(arrival)]
-        for number, arrival in enumerate(accepted[1:], start=1):
-            if sum(fault.at <= arrival.at for fault in excuses) < number:
-                yield job_id, f"was delivered {len(accepted)} times, and {len(excuses)} faults had a part in it"
-                break
+        for first, second in pairwise(accepted):
+            if not _has_excuse(history, job_id, first.at, second.at):
+                yield job_id, f"was delivered at {first.at:.3f} and again at {second.at:.3f}, without a fault"
         job = history.by_job.get(job_id)
         if job is None or job.state != "succeeded":
             continue
+        longest = history.promise.zombie_for
         for arrival in arrivals:
             late = arrival.at - job.finished_at
-            if late > CLOCKS and (late > zombie_for or not any(fault.at <= arrival.at for fault in excuses)):
+            # Its attempt began before, and a fault has taken the job from it.
+            since = job.finished_at - longest - history.promise.stuck_after
+            if late > CLOCKS and (late > longest or not _has_excuse(history, job_id, since, arrival.at)):
                 yield job_id, f"was sent again {late:.3f} s after its success was recorded"
+
+
+def _has_excuse(history: History, job: UUID, since: float, until: float) -> bool:
+    """Whether between two times something was done to the system that concerns a job."""
+    return any(
+        since - CLOCKS <= fault.until and fault.at <= until
+        for fault in history.faults
+        if fault.jobs is None or job in fault.jobs
+    )
 
 
 # --- I4 ---------------------------------------------------------------------------------------------------------------
@@ -144,11 +153,8 @@ def _positions_follow_commits(history: History) -> Found:
 
 def _may_be_zombie(history: History, arrival: Arrival, successor: Arrival) -> bool:
     """Whether an attempt may still be under way, because a fault has taken its job from it."""
-    return successor.at - arrival.at <= history.promise.zombie_for + history.promise.stuck_after and any(
-        arrival.at - CLOCKS <= fault.until and fault.at <= successor.at
-        for fault in history.faults
-        if fault.jobs is None or arrival.job in fault.jobs
-    )
+    longest = history.promise.zombie_for + history.promise.stuck_after
+    return successor.at - arrival.at <= longest and _has_excuse(history, arrival.job, arrival.at, successor.at)
 
 
 # --- I5 ---------------------------------------------------------------------------------------------------------------

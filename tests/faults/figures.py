@@ -2,6 +2,7 @@
 
 import math
 from bisect import bisect_left
+from itertools import pairwise
 
 from tests.faults.history import History
 
@@ -46,6 +47,15 @@ def recovery_time(history: History) -> float | None:
     return math.inf
 
 
+def longest_pause(history: History) -> float | None:
+    """The longest time without an arrival while there was something to deliver."""
+    if history.load is None:
+        return None
+    since, until = history.load
+    times = [since, *(arrival.at for arrival in history.arrivals if since <= arrival.at <= until), until]
+    return max(later - earlier for earlier, later in pairwise(times))
+
+
 def takeover_time(history: History) -> float | None:
     """The longest that a job of a killed process had to wait until it was begun elsewhere. None: there was none."""
     starts: dict[object, list[float]] = {}
@@ -54,7 +64,7 @@ def takeover_time(history: History) -> float | None:
     waits = [
         min((start for start in starts.get(job, ()) if start > fault.at), default=math.inf) - fault.at
         for fault in history.faults
-        if fault.kind == "kill"
+        if fault.kind.startswith("kill -9")
         for job in fault.jobs or ()
         # It may have been recorded in the moment of the kill.
         if job not in history.by_job or history.by_job[job].finished_at > fault.at + 0.1

@@ -4,6 +4,7 @@ Times are CLOCK_MONOTONIC, which all processes of a machine share.
 """
 
 import json
+import logging
 import os
 import time
 from pathlib import Path
@@ -28,3 +29,22 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
     lines = path.read_bytes().split(b"\n")
     # What stands after the last line break is not whole yet.
     return [json.loads(line) for line in lines[:-1]]
+
+
+class EventLog(logging.Handler):
+    """Writes the library's events into the journal, with their fields."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(logging.DEBUG)
+        self._journal = journal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event = getattr(record, "event", None) or record.getMessage()
+        self._journal.write(event, level=record.levelname, fields=getattr(record, "fields", {}))
+
+
+def log_events(journal: Journal, level: str = "INFO") -> None:
+    """From now on, what the library logs in this process stands in a journal."""
+    logger = logging.getLogger("requeuest_trio")
+    logger.addHandler(EventLog(journal))
+    logger.setLevel(level)

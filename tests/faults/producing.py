@@ -14,10 +14,10 @@ from uuid import UUID, uuid4
 
 import trio
 
-from requeuest_trio import Client, DatabaseUnavailable, InvalidRequest, Request, RetryPolicy, open_requeuest
+from requeuest_trio import ALL, All, Client, DatabaseUnavailable, InvalidRequest, Request, RetryPolicy, open_requeuest
 from requeuest_trio.cli.signals import stopping_on_signals
 from tests.faults.arrivals import body_hash
-from tests.faults.journal import Journal
+from tests.faults.journal import Journal, log_events
 from tests.faults.program import hear, say
 
 
@@ -31,6 +31,8 @@ class Orders:
     channels: tuple[str, ...] = ("a",)
     keys: int = 0
     """How many ordering keys there are; every batch has one of them. 0: no keys."""
+    prefix: str = ""
+    """What the names of the keys begin with."""
     largest_batch: int = 1
     """Batches of up to so many, by `spawn_many`; those of one by `spawn`."""
     writers: int = 1
@@ -44,6 +46,8 @@ class Orders:
     """A `RetryPolicy`."""
     timeout: float | None = None
     """For each attempt."""
+    lease: float | None = None
+    """With one, this process delivers too, as a web server might that needs no workers."""
 
 
 @dataclass(slots=True)
@@ -77,7 +81,7 @@ class Producer:
             number += 1
             size = self._random.randint(1, orders.largest_batch)
             size = size if left is None else min(size, left)
-            key = f"{self._random.randrange(orders.keys)}" if orders.keys else None
+            key = f"{orders.prefix}{self._random.randrange(orders.keys)}" if orders.keys else None
             batch = Batch(number, self._random.choice(orders.channels), key, [], [], [])
             for _ in range(size):
                 seq += 1
@@ -134,10 +138,14 @@ class Producer:
 
 async def main(settings: dict[str, Any]) -> None:
     orders = Orders(**settings["orders"])
+    log_events(Journal(f"{settings['log']}.events"))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(hear)
         async with stopping_on_signals(lambda _: None) as stop:
-            async with open_requeuest(settings["dsn"], ()) as client:
+            channels: tuple[str, ...] | All = () if orders.lease is None else ALL
+            async with open_requeuest(
+                settings["dsn"], channels, lease=orders.lease or 30.0, poll_interval=0.3
+            ) as client:
                 name, seed = settings["name"], settings["seed"]
                 producer = Producer(client, orders, name, seed, Journal(settings["log"]))
                 say("ready")

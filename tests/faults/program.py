@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
@@ -15,7 +16,7 @@ ORPHANED = 3
 
 def say(word: str, **fields: Any) -> None:
     """Tell the test something."""
-    print(json.dumps({"said": word, **fields}, default=str), flush=True)  # noqa: T201 - that is its way to the test
+    print(json.dumps({"said": word, "at": time.monotonic(), **fields}, default=str), flush=True)  # noqa: T201 - that is its way to the test
 
 
 async def hear(

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import psycopg
 import trio
+from psycopg.conninfo import make_conninfo
 
 from requeuest_trio._model.groups import raise_bare
 from tests.faults.arrivals import Answer, told
@@ -27,6 +28,7 @@ from tests.faults.history import (
     read_jobs,
     read_spawns,
 )
+from tests.faults.journal import read_journal
 from tests.faults.processes import PATIENCE, Program, start_program, until
 from tests.faults.producing import Orders
 from tests.faults.working import Terms
@@ -36,6 +38,8 @@ ACTIVITY = (
     "select pid, application_name, state, wait_event_type, wait_event, xact_start, left(query, 100) "
     "from pg_stat_activity where datname = current_database() order by pid"
 )
+CLAIM, RECORD = "RECURSIVE place", "json_to_recordset"
+"""What tells these statements from others, in the 1,024 bytes of them that the server shows."""
 MIB = 1_048_576
 
 
@@ -76,10 +80,11 @@ class Rig:
     async def start_worker(self, name: str = "", *, dsn: str | None = None, **terms: Any) -> Program:
         """Start a worker; the arguments are those of `Terms`, and `dsn` is for one that goes through a proxy."""
         self.terms = Terms(**terms)
+        name = name or f"worker-{len(self.programs)}"
         worker = self._start(
             "working",
-            name or f"worker-{len(self.programs)}",
-            dsn=dsn or self.dsn,
+            name,
+            dsn=make_conninfo(dsn or self.dsn, application_name=name),
             seed=self.seed + len(self.programs),
             terms=asdict(self.terms),
             level="INFO",
@@ -93,7 +98,7 @@ class Rig:
         producer = self._start(
             "producing",
             name,
-            dsn=dsn or self.dsn,
+            dsn=make_conninfo(dsn or self.dsn, application_name=name),
             name=name,
             seed=self.seed + len(self.programs),
             orders=asdict(Orders(**{"url": self._url, **orders})),
@@ -128,16 +133,29 @@ class Rig:
         finally:
             self.note_fault(kind, at, **options)
 
-    async def kill(self, worker: Program) -> frozenset[UUID]:
-        """kill -9. Returns the jobs that it had in hand, which nobody will hear of."""
+    async def run_for(self, seconds: float) -> None:
+        """Let it all run for a time that was chosen at random, so that what comes next comes at any point."""
+        await trio.sleep(seconds)
+
+    async def kill(self, worker: Program, kind: str = "kill -9") -> frozenset[UUID]:
+        """kill -9. Returns the jobs that it had in hand, of which nobody will hear; any, if there is no database."""
         at = time.monotonic()
         await worker.kill()
         try:
-            jobs: frozenset[UUID] | None = await self.held_by(worker)
+            jobs: frozenset[UUID] | None = await self.held_in_the_end(worker)
         except psycopg.OperationalError:
             jobs = None
-        self.note_fault("kill", at, jobs=jobs)
+        self.note_fault(kind, at, jobs=jobs)
         return jobs or frozenset()
+
+    async def held_in_the_end(self, worker: Program) -> frozenset[UUID]:
+        """The same as `held_by`, once the server has carried out what the worker has still asked for."""
+        await self.until_true(
+            "select count(*) = 0 from pg_stat_activity "
+            "where application_name = %s and state = 'active' and wait_event_type is distinct from 'Lock'",
+            worker.name,
+        )
+        return await self.held_by(worker)
 
     async def held_by(self, worker: Program) -> frozenset[UUID]:
         """The jobs that a worker has claimed and not finished."""
@@ -148,6 +166,36 @@ class Rig:
         )
         return frozenset(row[0] for row in rows)
 
+    @asynccontextmanager
+    async def locked(self, table: str) -> AsyncIterator[None]:
+        """
+        Nobody writes to a table as long as this block lasts; reading goes on.
+
+        With the table of attempts, outcomes are held up on their way; with that of jobs, claims are too.
+        """
+        connection = await trio.to_thread.run_sync(partial(psycopg.connect, self.dsn))
+        try:
+            lock = f"LOCK TABLE requeuest.{table} IN SHARE MODE".encode()
+            await trio.to_thread.run_sync(connection.execute, lock)
+            yield
+        finally:
+            connection.close()
+
+    async def until_held_up(self, program: Program, query: str) -> None:
+        """Wait until a statement of a program waits for a lock: `CLAIM`, `RECORD`, or another with this in its text."""
+        await self.until_true(
+            "select count(*) > 0 from pg_stat_activity where application_name = %s "
+            "and wait_event_type = 'Lock' and position(%s in query) > 0",
+            program.name,
+            query,
+        )
+
+    async def end_backends(self, program: Program) -> None:
+        """End what the server does for a program, unfinished."""
+        name = program.name
+        await self.ask("select pg_terminate_backend(pid) from pg_stat_activity where application_name = %s", name)
+        await self.until_true("select count(*) = 0 from pg_stat_activity where application_name = %s", name)
+
     # --- what the database says ---------------------------------------------------------------------------------------
 
     async def ask(self, query: str, *params: object) -> list[tuple[Any, ...]]:
@@ -157,6 +205,8 @@ class Rig:
     def _ask(self, query: str, params: tuple[object, ...]) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.dsn, connect_timeout=5, autocommit=True) as connection:
             cursor = connection.execute(query.encode(), params or None)
+            # Without columns psycopg tells of no rows, however many there are.
+            assert cursor.description or not (cursor.statusmessage or "").startswith("SELECT"), query
             return cursor.fetchall() if cursor.description else []
 
     async def until_true(self, query: str, *params: object, patience: float = PATIENCE) -> None:
@@ -194,11 +244,24 @@ class Rig:
         )
         return self.arrivals()
 
+    async def until_logged(self, worker: Program, event: str, *, patience: float = PATIENCE) -> dict[str, Any]:
+        """Wait until a worker has logged an event of the library, and return its fields."""
+
+        def found() -> list[dict[str, Any]]:
+            return [line["fields"] for line in read_journal(worker.log) if line["event"] == event]
+
+        await until(found, patience=patience, what=lambda: f"no {event}: {read_journal(worker.log)}")
+        return found()[0]
+
     # --- the end ------------------------------------------------------------------------------------------------------
 
     async def leave(self, worker: Program, *, patience: float = PATIENCE) -> dict[str, Any]:
         """End a worker in the normal way, and note what it has left behind. Returns what it said last."""
         worker.terminate()
+        return await self.leave_after_signal(worker, patience=patience)
+
+    async def leave_after_signal(self, worker: Program, *, patience: float = PATIENCE) -> dict[str, Any]:
+        """The same for one that has been told to end already."""
         ended = await worker.said("ended", patience=patience)
         await worker.ended()
         for what, allowed in (("rss", 64 * MIB), ("files", 0), ("tasks", 0)):

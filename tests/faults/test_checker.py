@@ -36,7 +36,7 @@ def broken(history: History) -> set[str]:
     return {violation.invariant for violation in judge(history)}
 
 
-def kill(at: float, *jobs: UUID, kind: str = "kill", until: float | None = None, uncounted: bool = False) -> Fault:
+def kill(at: float, *jobs: UUID, kind: str = "kill -9", until: float | None = None, uncounted: bool = False) -> Fault:
     concerned = frozenset(jobs) or None
     return Fault(kind=kind, at=at, until=at if until is None else until, jobs=concerned, uncounted=uncounted)
 
@@ -115,7 +115,9 @@ def twice(second: float, *faults: Fault) -> History:
 def test_a_second_delivery_needs_a_fault_that_concerns_it() -> None:
     assert broken(twice(1.0)) == {"I3"}
     assert broken(twice(1.0, kill(0.7, B))) == {"I3"}
+    assert broken(twice(1.0, kill(0.3, A))) == {"I3"}
     assert broken(twice(1.0, kill(2.0, A))) == {"I3"}
+    assert not broken(twice(1.0, kill(0.3, A, until=0.7)))
     assert not broken(twice(1.0, kill(0.7, A)))
     assert not broken(twice(1.0, kill(0.7)))
 

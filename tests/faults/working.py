@@ -5,10 +5,10 @@ SIGTERM or SIGINT let it leave the block normally, a second one cancels it. It m
 `open_requeuest` at once, which come and go while it runs.
 """
 
-import logging
 import os
 import random
 import resource
+import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ import trio
 
 from requeuest_trio import ALL, Client, Config, DatabaseUnavailable, open_requeuest
 from requeuest_trio.cli.signals import Stop, stopping_on_signals
-from tests.faults.journal import Journal
+from tests.faults.journal import Journal, log_events
 from tests.faults.program import hear, say
 
 Block = Callable[[], AbstractAsyncContextManager[Client]]
@@ -44,18 +44,6 @@ class Terms:
     stay: tuple[float, float] | None = None
     """Each block is left after so many seconds, chosen at random between these, and opened again; every other one of
     them by cancellation. None: they stay."""
-
-
-class EventLog(logging.Handler):
-    """Writes the library's events into the journal, with their fields."""
-
-    def __init__(self, journal: Journal) -> None:
-        super().__init__(logging.DEBUG)
-        self._journal = journal
-
-    def emit(self, record: logging.LogRecord) -> None:
-        event = getattr(record, "event", None) or record.getMessage()
-        self._journal.write(event, level=record.levelname, fields=getattr(record, "fields", {}))
 
 
 def usage() -> dict[str, int]:
@@ -90,9 +78,10 @@ async def come_and_go(block: Block, choose: random.Random, stay: tuple[float, fl
             async with block():
                 say("joined")
                 await trio.sleep(choose.uniform(*stay))
+                leaves_at = time.monotonic()
                 if is_cancelled:
                     scope.cancel()
-        say("left", cancelled=is_cancelled)
+        say("left", cancelled=is_cancelled, since=leaves_at)
 
 
 async def main(settings: dict[str, Any]) -> None:
@@ -107,13 +96,11 @@ async def main(settings: dict[str, Any]) -> None:
         poll_interval=terms.poll_interval,
         config=Config(attempt_timeout=terms.attempt_timeout, **(terms.config or {})),
     )
-    logger = logging.getLogger("requeuest_trio")
-    logger.addHandler(EventLog(Journal(settings["log"])))
-    logger.setLevel(settings["level"])
+    log_events(Journal(settings["log"]), settings["level"])
     async with trio.open_nursery() as nursery:
         await nursery.start(hear)
+        before = usage()
         async with stopping_on_signals(lambda text: say("signal", text=text)) as stop:
-            before = usage()
             if terms.stay is None:
                 await work(block, random.Random(settings["seed"]), stop)
             else:
@@ -122,6 +109,5 @@ async def main(settings: dict[str, Any]) -> None:
                     for number in range(terms.blocks):
                         choose = random.Random(f"{settings['seed']} {number}")
                         blocks.start_soon(come_and_go, block, choose, terms.stay)
-            after = usage()
-        say("ended", before=before, after=after, signals=stop.signals)
+        say("ended", before=before, after=usage(), signals=stop.signals)
         nursery.cancel_scope.cancel()

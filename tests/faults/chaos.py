@@ -1,0 +1,218 @@
+"""
+Everything at once, for as long as it is given: `python -m tests.faults.chaos --minutes 30 [--seed 7]`.
+
+Producers and workers run on a PostgreSQL of their own, with fsync=on, and one after the other of all faults there are
+is done to them. In the end the history is judged, and what came of it is told as a table in Markdown. Exit status 1: an
+invariant does not hold.
+"""
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import trio
+
+from requeuest_trio import migrate
+from tests.faults.arrivals import Answer
+from tests.faults.checker import Violation, judge
+from tests.faults.history import History, Usage
+from tests.faults.processes import Program
+from tests.faults.rig import Rig, open_rig
+from tests.faults.summary import summary
+from tests.faults.throwaway import Throwaway, throwaway_server
+
+STEADY = 8.0
+"""Seconds without faults at the beginning, to know what is usual."""
+QUIET = 12.0
+"""And at the end, to see it come back."""
+WORKERS = 4
+LEASE, POLL, TIMEOUT = 3.0, 0.5, 2.0
+RETRY = {"initial": 0.05, "max_backoff": 0.5}
+ORDERS: tuple[dict[str, Any], ...] = (
+    {"pause": 0.02},
+    {"pause": 0.2, "largest_batch": 20},
+    {"pause": 0.04, "keys": 50, "largest_batch": 3},
+    {"pause": 0.04, "lease": LEASE},
+)
+
+
+class Chaos:
+    """What is running, and what is done to it."""
+
+    def __init__(self, rig: Rig, server: Throwaway) -> None:
+        self._rig = rig
+        self._server = server
+        self._chance = random.Random(rig.seed)
+        self._workers: list[Program] = []
+        self._producers: list[Program] = []
+        self._started = 0
+        self._faults: dict[Callable[[], Awaitable[None]], float] = {
+            self.kill_worker: 4,
+            self.freeze_worker: 2,
+            self.end_worker: 2,
+            self.end_worker_at_once: 2,
+            self.kill_producer: 1,
+            self.break_connections: 3,
+            self.break_all_connections: 1,
+            self.restart_server: 1,
+        }
+
+    async def run(self, seconds: float) -> History:
+        """Let it run for so long, then judge."""
+        await self._rig.start_receiver(Answer(delay=0.005, failing=0.02))
+        for _ in range(WORKERS):
+            self._workers.append(await self._start_worker())
+        for number in range(len(ORDERS)):
+            self._producers.append(await self._start_producer(number))
+        began = time.monotonic()
+        await self._rig.run_for(STEADY)
+        faults = list(self._faults)
+        # Each at least once; then by chance.
+        self._chance.shuffle(faults)
+        while time.monotonic() < began + seconds - QUIET:
+            [fault] = [faults.pop()] if faults else self._chance.choices(*zip(*self._faults.items(), strict=True))
+            await fault()
+            await self._rig.run_for(self._chance.uniform(0.2, 2.0))
+        await self._rig.run_for(max(began + seconds - time.monotonic(), QUIET))
+        self._rig.load = (began + 1.0, time.monotonic())
+        await self._finish()
+        return await self._rig.history(lease=LEASE, poll_interval=POLL, attempt_timeout=TIMEOUT)
+
+    async def _finish(self) -> None:
+        for producer in self._producers:
+            producer.terminate()
+            await producer.ended()
+        await self._rig.until_finished(patience=120.0)
+        for worker in self._workers:
+            await self._rig.leave(worker)
+        [[clients]] = await self._rig.ask(
+            "select count(*) from pg_stat_activity where application_name ~ '^(worker|producer)'"
+        )
+        self._rig.usages.append(Usage(what="connections", before=0, after=clients, allowed=0))
+        for program in self._rig.programs:
+            program.must_be_well()
+
+    async def _start_worker(self) -> Program:
+        self._started += 1
+        return await self._rig.start_worker(
+            f"worker-{self._started}",
+            lease=LEASE,
+            poll_interval=POLL,
+            attempt_timeout=TIMEOUT,
+            concurrency=16,
+            grace=2.0,
+        )
+
+    async def _start_producer(self, number: int) -> Program:
+        """Lone jobs; batches; jobs in order; and lone jobs by a process that delivers too."""
+        self._started += 1
+        name = f"producer-{self._started}"
+        return await self._rig.start_producer(name, asks_again=True, retry=RETRY, **ORDERS[number])
+
+    def _choose(self) -> int:
+        return self._chance.randrange(WORKERS)
+
+    # --- faults -------------------------------------------------------------------------------------------------------
+
+    async def kill_worker(self) -> None:
+        victim = self._choose()
+        await self._rig.kill(self._workers[victim])
+        self._workers[victim] = await self._start_worker()
+
+    async def freeze_worker(self) -> None:
+        """For less than its lease, or for more."""
+        worker, at = self._workers[self._choose()], time.monotonic()
+        await worker.freeze()
+        held = await self._rig.held_in_the_end(worker)
+        await self._rig.run_for(self._chance.uniform(0.1, 2 * LEASE))
+        worker.thaw()
+        self._rig.note_fault("freeze", at, jobs=held)
+
+    async def end_worker(self) -> None:
+        victim, at = self._choose(), time.monotonic()
+        await self._rig.leave(self._workers[victim])
+        self._rig.note_fault("SIGTERM", at, jobs=())
+        self._workers[victim] = await self._start_worker()
+
+    async def end_worker_at_once(self) -> None:
+        victim, at = self._choose(), time.monotonic()
+        worker = self._workers[victim]
+        worker.terminate()
+        await self._rig.until_logged(worker, "draining")
+        held = await self._rig.held_by(worker)
+        if not worker.has_ended:
+            worker.interrupt()
+        await self._rig.leave_after_signal(worker)
+        self._rig.note_fault("SIGTERM, SIGINT", at, jobs=held, uncounted=True)
+        self._workers[victim] = await self._start_worker()
+
+    async def kill_producer(self) -> None:
+        victim = self._chance.randrange(len(self._producers))
+        await self._rig.kill(self._producers[victim], "kill -9 (producer)")
+        self._producers[victim] = await self._start_producer(victim)
+
+    async def break_connections(self) -> None:
+        """Of one program: those that are there at that moment."""
+        program = self._chance.choice([*self._workers, *self._producers])
+        with self._rig.fault("connections ended", jobs=()):
+            await self._terminate("application_name = %s", program.name)
+
+    async def break_all_connections(self) -> None:
+        with self._rig.fault("all connections ended", jobs=()):
+            await self._terminate("pid <> pg_backend_pid() and %s <> ''", "all")
+
+    async def _terminate(self, which: str, name: str) -> None:
+        await self._rig.ask(f"select pg_terminate_backend(pid) from pg_stat_activity where {which}", name)
+
+    async def restart_server(self) -> None:
+        """As after a power cut. Leases may run out meanwhile, so any attempt may be cut short by it."""
+        with self._rig.fault("server restarted"):
+            await trio.to_thread.run_sync(self._server.restart)
+
+
+async def play(seed: int, seconds: float, directory: Path) -> list[Violation]:
+    """One performance. Tells what came of it, and returns what is wrong."""
+    with throwaway_server({"max_connections": "200"}) as server:
+        await migrate(server.dsn())
+        rig = None
+        try:
+            async with open_rig(server.dsn(), directory, seed) as rig:
+                began = time.monotonic()
+                history = await Chaos(rig, server).run(seconds)
+        except Exception:
+            if rig is not None:
+                print(rig.epitaph)
+            raise
+        seconds = time.monotonic() - began
+        with psycopg.connect(server.dsn()) as connection:
+            version = connection.info.parameter_status("server_version")
+    violations = judge(history)
+    print(summary(history, violations, seed=seed, seconds=seconds, version=version))
+    for violation in violations[:50]:
+        print(violation)
+    if violations:
+        print(rig.epitaph)
+    return violations
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.chaos", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=1.0, help="how long jobs flow; at least half a minute")
+    parser.add_argument("--seed", type=int, default=None, help="what a failed run has named")
+    chosen = parser.parse_args()
+    seed = random.SystemRandom().randrange(2**32) if chosen.seed is None else chosen.seed
+    with tempfile.TemporaryDirectory(prefix="requeuest-chaos-") as directory:
+        seconds = max(chosen.minutes * 60, STEADY + QUIET + 10)
+        print(f"chaos for {seconds:.0f} s, seed {seed}", flush=True)
+        violations = trio.run(play, seed, seconds, Path(directory))
+    return 1 if violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""
+Workers that join and leave, in order and by cancellation, while jobs flow: a deployment that never ends.
+
+What could go wrong, and is tried here: a job that is left with a worker that is gone, or kept from those that are
+there; a claim given back twice; a connection, a task or memory left by each that comes and goes.
+"""
+
+from tests.faults.arrivals import Answer
+from tests.faults.history import Usage
+from tests.faults.processes import Program
+from tests.faults.rig import Rig
+from tests.faults.scale import scaled
+
+CLIENTS = "select count(*) from pg_stat_activity where application_name like 'worker%'"
+
+
+def note_cancellations(rig: Rig, workers: list[Program]) -> int:
+    """A cancelled block may break off attempts: they go back uncounted, though their receivers may have got them."""
+    left = [line for worker in workers for line in worker.heard if line["said"] == "left"]
+    for line in left:
+        if line["cancelled"]:
+            rig.note_fault("cancel", line["since"], uncounted=True)
+    return len(left)
+
+
+async def test_workers_join_and_leave_while_jobs_flow_and_none_is_lost_or_stuck(rig: Rig) -> None:
+    """Fifty of them with 20,000 jobs in the long tier; in the fast one, twelve."""
+    await rig.start_receiver(Answer(delay=0.005, failing=0.02))
+    blocks, jobs = scaled(4, most=17), scaled(1_000, most=20_000)
+    workers = [
+        await rig.start_worker(f"worker-{number}", blocks=blocks, stay=(0.1, 0.6), concurrency=4, lease=2.0)
+        for number in range(3)
+    ]
+    retry = {"initial": 0.05, "max_backoff": 0.2}
+    await rig.start_producer(jobs=jobs // 2, largest_batch=40, pause=0.02, retry=retry)
+    await rig.start_producer(jobs=jobs - jobs // 2, keys=100, largest_batch=5, writers=4, retry=retry)
+    for producer in rig.programs[-2:]:
+        await producer.ended(patience=120.0)
+    await rig.until_finished(patience=120.0)
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        await rig.leave_after_signal(worker)
+    assert note_cancellations(rig, workers) >= blocks * 3
+    [[clients]] = await rig.ask(CLIENTS)
+    rig.usages.append(Usage(what="connections", before=0, after=clients, allowed=0))
+    assert not await rig.ask("select 1 from requeuest.worker")
+    history = await rig.must_hold()
+    assert len(history.jobs) == jobs

@@ -1,0 +1,200 @@
+"""
+A worker that is killed in each step of an attempt, and what then becomes of the job.
+
+The steps are held open from outside: by a receiver that does not accept, does not answer, or answers in part; and by
+locks, for what goes on between worker and database.
+"""
+
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import trio
+
+from tests.faults.arrivals import Answer
+from tests.faults.processes import Program, until
+from tests.faults.rig import CLAIM, RECORD, Rig
+
+
+class Fate(NamedTuple):
+    """What has become of a job in the end."""
+
+    state: str
+    attempts: int
+    arrivals: int
+    first: str
+    """How far its first attempt came, as it is written down."""
+
+
+PATIENT = 3.0
+"""A lease with which a statement waits for locks long enough to be caught at it."""
+
+LOST_UNSENT = Fate("succeeded", attempts=2, arrivals=1, first="unknown")
+LOST_SENT = Fate("succeeded", attempts=2, arrivals=2, first="unknown")
+LOST_AND_UNREACHABLE = Fate("dead", attempts=2, arrivals=0, first="unknown")
+
+
+class Scene:
+    """One worker with one job, on a channel of their own."""
+
+    def __init__(self, rig: Rig, name: str) -> None:
+        self.rig = rig
+        self.name = name
+        self.arrived = len(rig.arrivals())
+
+    async def spawn(self, **orders: Any) -> None:
+        retry = {"initial": 0.3, "jitter": 0.0, "max_attempts": 9}
+        await self.rig.produce(channels=[self.name], jobs=1, **{"retry": retry, **orders})
+
+    async def work(self, lease: float = 1.0) -> Program:
+        return await self.rig.start_worker(f"worker {self.name}", channels=[self.name], lease=lease)
+
+    async def arrival(self) -> None:
+        await self.rig.until_arrived(self.arrived + 1)
+
+    async def until_job(self, condition: str) -> None:
+        await self.rig.until_true(f"select {condition} from requeuest.job where channel = %s", self.name)
+
+
+async def claimed(scene: Scene) -> None:
+    await scene.spawn()
+    async with scene.rig.locked("job"):
+        worker = await scene.work(PATIENT)
+        await scene.rig.until_held_up(worker, CLAIM)
+        await worker.freeze()
+    await scene.until_job("state = 'running'")
+    await scene.rig.kill(worker)
+
+
+async def connecting(scene: Scene) -> None:
+    with listening() as listener, filled(listener):
+        port = listener.getsockname()[1]
+        await scene.spawn(url=f"http://127.0.0.1:{port}/", retry={"max_attempts": 1})
+        worker = await scene.work()
+        await until(lambda: is_connecting(port))
+        await scene.rig.kill(worker)
+
+
+async def negotiating_tls(scene: Scene) -> None:
+    with listening() as listener:
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/"
+        await scene.spawn(url=url, retry={"max_attempts": 1})
+        worker = await scene.work()
+        connection, _ = await trio.socket.from_stdlib_socket(listener).accept()
+        with connection:
+            assert await connection.recv(1), "the handshake has begun"
+            await scene.rig.kill(worker)
+
+
+async def waiting_for_the_answer(scene: Scene) -> None:
+    await scene.rig.answer(Answer(manner="never"), Answer())
+    await scene.spawn()
+    worker = await scene.work()
+    await scene.arrival()
+    await scene.rig.kill(worker)
+
+
+async def reading_the_answer(scene: Scene) -> None:
+    await scene.rig.answer(Answer(manner="half"), Answer())
+    await scene.spawn()
+    worker = await scene.work()
+    await scene.arrival()
+    await scene.rig.kill(worker)
+
+
+@asynccontextmanager
+async def recording(scene: Scene, *answers: Answer, lease: float = 1.0) -> AsyncIterator[Program]:
+    """The outcome is on its way to the database for as long as this block lasts."""
+    await scene.rig.answer(*answers)
+    async with scene.rig.locked("attempt"):
+        await scene.spawn()
+        worker = await scene.work(lease)
+        await scene.arrival()
+        await scene.rig.until_held_up(worker, RECORD)
+        yield worker
+
+
+async def recording_a_success(scene: Scene) -> None:
+    async with recording(scene, Answer()) as worker:
+        await scene.rig.kill(worker)
+        await scene.rig.end_backends(worker)
+
+
+async def recording_a_failure(scene: Scene) -> None:
+    async with recording(scene, Answer(status=503), Answer()) as worker:
+        await scene.rig.kill(worker)
+        await scene.rig.end_backends(worker)
+
+
+async def waiting_for_the_confirmation(scene: Scene) -> None:
+    async with recording(scene, Answer(), lease=PATIENT) as worker:
+        await worker.freeze()
+    await scene.until_job("finished_at is not null")
+    await scene.rig.kill(worker)
+
+
+async def waiting_for_the_next_try(scene: Scene) -> None:
+    await scene.rig.answer(Answer(status=503), Answer())
+    await scene.spawn()
+    worker = await scene.work()
+    await scene.until_job("state = 'available' and attempts = 1")
+    await scene.rig.kill(worker)
+
+
+STEPS: dict[Callable[[Scene], Awaitable[None]], Fate] = {
+    claimed: LOST_UNSENT,
+    waiting_for_the_confirmation: Fate("succeeded", attempts=1, arrivals=1, first="response"),
+    connecting: LOST_AND_UNREACHABLE,
+    negotiating_tls: LOST_AND_UNREACHABLE,
+    waiting_for_the_answer: LOST_SENT,
+    reading_the_answer: LOST_SENT,
+    recording_a_success: LOST_SENT,
+    recording_a_failure: LOST_SENT,
+    waiting_for_the_next_try: Fate("succeeded", attempts=2, arrivals=2, first="response"),
+}
+
+
+async def test_a_worker_may_be_killed_in_each_step_of_an_attempt(rig: Rig) -> None:
+    """All of them in turn, each with a job of its own; then one worker for what they left."""
+    await rig.start_receiver(Answer())
+    for step in STEPS:
+        await step(Scene(rig, step.__name__))
+    await rig.answer(Answer())
+    await rig.start_worker(lease=1.0)
+    await rig.until_finished()
+    history = await rig.must_hold()
+    fates = {}
+    for job in history.jobs:
+        first = next(attempt.reached for attempt in history.attempts if attempt.job == job.id)
+        arrivals = sum(arrival.job == job.id for arrival in history.arrivals)
+        fates[job.channel] = Fate(job.state, job.attempts, arrivals, first)
+    assert fates == {step.__name__: fate for step, fate in STEPS.items()}
+
+
+# --- receivers that do not get far ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def listening() -> Iterator[socket.socket]:
+    """A socket that connections can be made to; who accepts them is another matter."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        listener.setblocking(False)
+        yield listener
+
+
+@contextmanager
+def filled(listener: socket.socket) -> Iterator[None]:
+    """Nobody else can connect, because nobody is accepted."""
+    with socket.socket() as first:
+        first.connect(listener.getsockname())
+        yield
+
+
+def is_connecting(port: int) -> bool:
+    """Whether somebody is trying to connect to a port of this machine: SYN_SENT in the kernel's table."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
+    return any(row[2].endswith(f":{port:04X}") and row[3] == "02" for row in rows)
