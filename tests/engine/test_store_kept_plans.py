@@ -65,7 +65,7 @@ class Life:
         async with self._step("record"):
             assert len(await bench.record(conn, reports)) == len(reports)
         async with self._step("release jobs"):
-            assert await store.release(conn, worker, job_ids=[job.id for job in jobs[6:8]]) == 2
+            assert await store.give_back(conn, worker, jobs[6:8]) == 2
         async with self._step("release"):
             assert await store.release(conn, worker) == 2
         async with self._step("locked jobs"):
