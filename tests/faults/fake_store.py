@@ -102,6 +102,12 @@ class FakeStore:
     async def give_back(self, _: object, worker: UUID, jobs: Collection[Claimed]) -> int:
         return self.now.release(worker, {(job.id, job.claim) for job in jobs})
 
+    async def disown(self, _: object, worker: UUID, claims: Collection[UUID]) -> int:
+        held = [job for job in self.now.jobs.values() if job.worker == worker and job.claim in claims]
+        for job in held:
+            job.worker = UUID(int=0)
+        return len(held)
+
     async def held_claims(self, _: object, worker: UUID) -> set[UUID]:
         return {job.claim for job in self.queue.jobs.values() if job.worker == worker and job.claim}
 
