@@ -9,7 +9,7 @@ connected; a test that asks for `no_leaks` as well fails if something is. The se
 import contextlib
 import gc
 import itertools
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import psycopg
@@ -18,6 +18,8 @@ import trio
 from hypothesis import HealthCheck, settings
 from psycopg import sql
 
+from requeuest_trio.testing import Receiver, open_receiver
+from tests.engine.support import Eye, eye_on
 from tests.servers import TestServer, running_server, wait_for
 
 # How fast examples come says more about the machine than about a test: the first one in a new checkout waits for the
@@ -66,6 +68,20 @@ def migrated_dsn(server: TestServer, admin: psycopg.Connection, migrated_templat
     name = _create_database(admin, migrated_template)
     yield server.dsn(name)
     _drop_database(admin, name)
+
+
+@pytest.fixture
+async def eye(migrated_dsn: str) -> AsyncIterator[Eye]:
+    """The queue as PostgreSQL sees it."""
+    async with eye_on(migrated_dsn) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    """A real HTTP server that does what it is told."""
+    async with open_receiver() as running:
+        yield running
 
 
 @pytest.fixture

@@ -5,17 +5,9 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from requeuest_trio.testing import Receiver, open_receiver
 from tests.engine.bench import Bench, open_bench
-from tests.engine.support import Eye, Log, eye_on
+from tests.engine.support import Log
 from tests.postgres.harness import Conn
-
-
-@pytest.fixture
-async def eye(migrated_dsn: str) -> AsyncIterator[Eye]:
-    """The queue as PostgreSQL sees it."""
-    async with eye_on(migrated_dsn) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -28,13 +20,6 @@ def log() -> Iterator[Log]:
     yield handler
     logger.removeHandler(handler)
     logger.setLevel(level)
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    """A real HTTP server that does what it is told."""
-    async with open_receiver() as running:
-        yield running
 
 
 @pytest.fixture

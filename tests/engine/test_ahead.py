@@ -6,16 +6,19 @@ what has not been begun goes back uncounted, to whoever can send it sooner, and 
 from __future__ import annotations
 
 from typing import cast
-from uuid import uuid4
+from uuid import UUID, uuid4
 
+import pytest
 import trio
 
-from requeuest_trio import Client, Request, open_requeuest
+from requeuest_trio import Client, DatabaseUnavailable, Request, open_requeuest
 from requeuest_trio._engine.attempt import Deliverer
 from requeuest_trio._engine.worker import Worker
 from requeuest_trio._store.rows import Claimed
+from requeuest_trio._store.store import Store
 from requeuest_trio.testing import Action, Arrival, Receiver, Reply, Stall
-from tests.engine.support import Eye, nothing_left
+from tests.engine.support import Eye, Log, nothing_left
+from tests.postgres.harness import Conn
 
 PLACES = 4
 JOBS = 2_000
@@ -83,6 +86,31 @@ async def test_what_waits_behind_attempts_that_have_become_slow_goes_back(eye: E
         await slowing.has_slowed.wait()
         await eye.until_true("select count(*) = %s from requeuest.job where state = 'running'", PLACES)
         assert await eye.value("select max(attempts) from requeuest.job where state = 'available'") == 0
+
+
+async def test_what_could_not_be_given_back_is_given_back_later_uncounted(
+    eye: Eye, receiver: Receiver, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, tries = Store.give_back, 0
+
+    async def unlucky(store: Store, connection: Conn, worker: UUID, jobs: list[Claimed]) -> int:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise DatabaseUnavailable("not now")
+        return await original(store, connection, worker, jobs)
+
+    monkeypatch.setattr(Store, "give_back", unlucky)
+    receiver.decide = slowing = Slowing(Stall())
+    async with nothing_left(eye), open_requeuest(eye.dsn, concurrency=PLACES, poll_interval=600, grace=0) as client:
+        slowing.client = client
+        await client.spawn_many("a", [Request.get(receiver.url)] * JOBS)
+        await slowing.has_slowed.wait()
+        await log.wait_for("claim_failed")
+        await eye.until_true("select count(*) = %s from requeuest.job where state = 'running'", PLACES)
+        assert await eye.value("select max(attempts) from requeuest.job where state = 'available'") == 0
+    assert tries >= 2
+    assert not log.fields("outcomes_lost")
 
 
 async def test_what_is_not_begun_goes_back_before_the_grace_is_over(eye: Eye, receiver: Receiver) -> None:

@@ -160,6 +160,18 @@ async def test_jobs_of_keys_of_ordered_channels_and_for_later_take_their_turn(
         assert await eye.value("select count(*) from requeuest.job where channel = 'ordered' and position is null") == 0
 
 
+@pytest.mark.parametrize("option", [{"delay": 60}, {"ordering_key": "k"}], ids=str)
+async def test_a_job_that_has_to_wait_keeps_no_place(
+    eye: Eye, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, option: dict[str, Any]
+) -> None:
+    reserved: list[object] = []
+    async with nothing_left(eye), open_requeuest(eye.dsn, poll_interval=NEVER, config=QUIET) as client:
+        await until_idle(client)
+        monkeypatch.setattr(client._spawner, "_reserve", reserved.append)
+        await client.spawn("a", request(receiver), **option)
+    assert not reserved
+
+
 async def test_an_id_that_exists_is_not_stored_again(eye: Eye, receiver: Receiver) -> None:
     async with nothing_left(eye), open_requeuest(eye.dsn, poll_interval=NEVER, config=QUIET) as client:
         await until_idle(client)

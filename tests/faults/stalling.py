@@ -34,7 +34,7 @@ def tell(**what: object) -> None:
 
 def block_until(file: Path) -> None:
     while not file.exists():
-        time.sleep(0.005)
+        time.sleep(0.005)  # as code does that blocks the event loop, which is what this program is for
 
 
 class Hooked(httpx2.AsyncBaseTransport):

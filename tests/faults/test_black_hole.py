@@ -7,14 +7,12 @@ it are under way than its channel may have.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 import trio
 
 from requeuest_trio import Client, Request, open_requeuest
-from requeuest_trio.testing import Receiver, open_receiver
-from tests.engine.support import Eye, eye_on, nothing_left
+from requeuest_trio.testing import Receiver
+from tests.engine.support import Eye, nothing_left
 from tests.faults.steady import Steady, percentile
 from tests.http.hostile import RawServer, never_accepting, raw_server, until_left
 
@@ -25,18 +23,6 @@ ROUNDS = 4
 """So many, because whatever else the machine does may spoil one of them; what holds up a channel spoils all."""
 TIMEOUTS = [0.4 + number / 100 for number in range(40)]
 """Not all the same, as those of one customer's receivers: attempts begin and end all the time, not all at once."""
-
-
-@pytest.fixture
-async def eye(migrated_dsn: str) -> AsyncIterator[Eye]:
-    async with eye_on(migrated_dsn) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with open_receiver() as opened:
-        yield opened
 
 
 async def p99(healthy: Steady) -> float:

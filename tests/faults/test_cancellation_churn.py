@@ -8,15 +8,13 @@ for a connection. A client that loses a connection that way is soon without any.
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
 
-import pytest
 import trio
 
 from requeuest_trio import Client, JobState, Request, RetryPolicy, TrioTransport, open_requeuest
 from requeuest_trio._http.pool import ConnectionStatistics
-from requeuest_trio.testing import Receiver, Reply, open_receiver
-from tests.engine.support import PATIENCE, Eye, eye_on, nothing_left
+from requeuest_trio.testing import Receiver, Reply
+from tests.engine.support import PATIENCE, Eye, nothing_left
 from tests.faults.scale import scale
 from tests.postgres.harness import until
 
@@ -27,18 +25,6 @@ ENOUGH = 100
 CUT = [0.02, 0.02, 0.2]
 """Seconds: at the first, hardly any attempt is answered on a busy machine."""
 LASTING = RetryPolicy(initial=0.01, multiplier=1.0, jitter=0.0)
-
-
-@pytest.fixture
-async def eye(migrated_dsn: str) -> AsyncIterator[Eye]:
-    async with eye_on(migrated_dsn) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with open_receiver() as opened:
-        yield opened
 
 
 async def churn(client: Client, eye: Eye, receiver: Receiver) -> None:

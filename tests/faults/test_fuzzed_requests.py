@@ -6,7 +6,6 @@ Through the queue, so through JSON, PostgreSQL's types, notifications and back. 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from requeuest_trio import Client, InvalidRequest, JobState, Request, open_requeuest
-from tests.engine.support import Eye, eye_on, nothing_left
+from tests.engine.support import Eye, nothing_left
 from tests.faults.scale import scaled
 from tests.http.fuzzing import accepted, all_to, answer, assert_exact
 from tests.http.recording import job_of, recorder
@@ -36,12 +35,6 @@ OPTIONS = st.fixed_dictionaries(
 )
 Spawn = tuple[str, dict[str, Any]]
 AT_ONCE = 50
-
-
-@pytest.fixture
-async def eye(migrated_dsn: str) -> AsyncIterator[Eye]:
-    async with eye_on(migrated_dsn) as opened:
-        yield opened
 
 
 def arguments(number: int) -> list[Spawn]:

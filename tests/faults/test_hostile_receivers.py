@@ -7,17 +7,15 @@ All of them at once, each in a channel of its own, with real sockets and a real 
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from uuid import UUID
 
-import pytest
 import trio
 import trustme
 
 from requeuest_trio import Client, Config, Job, JobState, Reached, Request, RetryPolicy, open_requeuest
-from requeuest_trio.testing import Receiver, open_receiver
-from tests.engine.support import Eye, eye_on, nothing_left
+from requeuest_trio.testing import Receiver
+from tests.engine.support import Eye, nothing_left
 from tests.faults.memory import Peak
 from tests.faults.steady import Steady, percentile
 from tests.http.hostile import SHORT, never_accepting, raw_server, until_left
@@ -29,18 +27,6 @@ ATTEMPTS = 2
 DEADLINE = 1.0
 """Of attempts that only a deadline ends."""
 MEMORY = 64_000_000
-
-
-@pytest.fixture
-async def eye(migrated_dsn: str) -> AsyncIterator[Eye]:
-    async with eye_on(migrated_dsn) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with open_receiver() as opened:
-        yield opened
 
 
 def untrusted() -> ssl.SSLContext:

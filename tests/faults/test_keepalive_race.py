@@ -9,25 +9,17 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
 
-import pytest
 import trio
 
 from requeuest_trio import Client, JobState, Request, RetryPolicy, open_requeuest
-from tests.engine.support import Eye, eye_on, nothing_left
+from tests.engine.support import Eye, nothing_left
 from tests.http.hostile import Handler, RawServer, raw_server, read_head
 from tests.http.recording import OK, job_of
 
 IDLE = 0.02
 JOBS = 100
 AT_ONCE = RetryPolicy(initial=0.01, jitter=0.0)
-
-
-@pytest.fixture
-async def eye(migrated_dsn: str) -> AsyncIterator[Eye]:
-    async with eye_on(migrated_dsn) as opened:
-        yield opened
 
 
 async def deliver_at_intervals(client: Client, server: RawServer, answers: list[float]) -> list[str]:

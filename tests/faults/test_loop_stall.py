@@ -16,12 +16,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 import trio
 
 from requeuest_trio import Request, open_requeuest
-from requeuest_trio.testing import Receiver, Reply, Stall, open_receiver
-from tests.engine.support import Eye, eye_on, until_done
+from requeuest_trio.testing import Receiver, Reply, Stall
+from tests.engine.support import Eye, until_done
 from tests.http.hostile import raw_server, read_head
 from tests.http.recording import OK
 
@@ -30,18 +29,6 @@ JOBS = 3
 LARGE = b"x" * 10_000_000
 """More than the kernel takes over."""
 QUIET = 0.2
-
-
-@pytest.fixture
-async def eye(migrated_dsn: str) -> AsyncIterator[Eye]:
-    async with eye_on(migrated_dsn) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with open_receiver() as opened:
-        yield opened
 
 
 class Stalling:

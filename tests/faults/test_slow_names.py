@@ -16,7 +16,7 @@ import trio
 
 from requeuest_trio import Client, JobState, Reached, Request, RetryPolicy, open_requeuest
 from requeuest_trio.testing import Receiver, Reply, open_receiver
-from tests.engine.support import Eye, eye_on, nothing_left, until_done
+from tests.engine.support import Eye, nothing_left, until_done
 from tests.faults.memory import Peak
 from tests.faults.steady import Steady, percentile
 from tests.http.lookups import Lookups
@@ -35,12 +35,6 @@ def lookups(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lookups]:
     monkeypatch.setattr(socket, "getaddrinfo", fake.getaddrinfo)
     yield fake
     fake.may_end.set()
-
-
-@pytest.fixture
-async def eye(migrated_dsn: str) -> AsyncIterator[Eye]:
-    async with eye_on(migrated_dsn) as opened:
-        yield opened
 
 
 @pytest.fixture

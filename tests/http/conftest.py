@@ -7,7 +7,6 @@ import pytest
 import trustme
 
 from requeuest_trio._http.sender import Sender, open_sender
-from requeuest_trio.testing import Receiver, open_receiver
 from tests.http.hostile import SMALL
 
 
@@ -15,13 +14,6 @@ from tests.http.hostile import SMALL
 async def sender() -> AsyncIterator[Sender]:
     """The sender that a runner has when it was given nothing else."""
     async with open_sender(None, SMALL) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    """A receiver that does what it is told."""
-    async with open_receiver() as opened:
         yield opened
 
 

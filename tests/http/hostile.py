@@ -78,7 +78,14 @@ async def raw_server(
 
 @contextmanager
 def never_accepting() -> Iterator[str]:
-    """The URL of a server that does not even accept: the kernel does, until the queue of connections is full."""
+    """The URL of a server that does not even accept."""
+    with silent() as (host, port):
+        yield f"http://{host}:{port}/"
+
+
+@contextmanager
+def silent() -> Iterator[tuple[str, int]]:
+    """An address that does not answer at all, as behind a firewall: its queue of connections is full."""
     with ExitStack() as stack:
         full = stack.enter_context(socket.socket())
         full.bind(("127.0.0.1", 0))
@@ -87,7 +94,7 @@ def never_accepting() -> Iterator[str]:
             filler = stack.enter_context(socket.socket())
             filler.setblocking(False)
             filler.connect_ex(full.getsockname())
-        yield f"http://127.0.0.1:{full.getsockname()[1]}/"
+        yield full.getsockname()
 
 
 async def read_head(stream: trio.abc.Stream) -> bytes:

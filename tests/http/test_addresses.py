@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import pytest
 import trio
@@ -12,6 +12,7 @@ from requeuest_trio._http.connecting import _ATTEMPT_DELAY, _interleaved
 from requeuest_trio._http.resolving import Address
 from requeuest_trio._http.sender import open_sender
 from requeuest_trio._model.outcome import Delivery
+from tests.http import hostile
 from tests.http.hostile import PATIENT, SHORT, SMALL, RawServer, raw_server, send
 from tests.http.recording import OK
 from tests.postgres.harness import open_fds
@@ -51,16 +52,9 @@ def refusing(family: socket.AddressFamily = socket.AF_INET) -> Iterator[Address]
 
 @contextmanager
 def silent() -> Iterator[Address]:
-    """An address that does not answer at all, as behind a firewall: its queue of connections is full."""
-    with ExitStack() as stack:
-        full = stack.enter_context(socket.socket())
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        for _ in range(4):
-            filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(full.getsockname())
-        yield socket.AF_INET, full.getsockname()
+    """The same, but it does not answer at all."""
+    with hostile.silent() as address:
+        yield socket.AF_INET, address
 
 
 async def test_localhost_without_ipv6() -> None:

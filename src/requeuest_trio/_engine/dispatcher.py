@@ -75,6 +75,8 @@ class Dispatcher:
         self._woken = trio.Event()
         self._asked_for: Mapping[str, int] = {}
         self._look_for_stalled_at = math.inf
+        self._unwanted: list[Claimed] = []
+        """What was taken back from slow workers, until it is given back."""
         self._claim_was_lost = False
         self._handed_over: deque[UUID] = deque(maxlen=_REMEMBERED_CLAIMS)
         self._backoff = Backoff(initial=0.1, cap=1.5)
@@ -291,9 +293,13 @@ class Dispatcher:
         now = trio.current_time()
         if now < self._look_for_stalled_at:
             return
+        if not self._unwanted:
+            self._unwanted = [job for worker in self._workers.values() for job in worker.take_stalled()]
+        if self._unwanted:
+            # Again, if this fails: a job is given back under its claim only, so it may have been done already.
+            await self._database.run(partial(self._store.give_back, worker=self._lease.worker, jobs=self._unwanted))
+            self._unwanted = []
         self._look_for_stalled_at = now + _STALLED_SECONDS if self._workers else math.inf
-        if jobs := [job for worker in self._workers.values() for job in worker.take_stalled()]:
-            await self._database.run(partial(self._store.give_back, worker=self._lease.worker, jobs=jobs))
 
     async def give_back_lost_claims(self) -> None:
         """Give back what this process holds without knowing it, because the answer to a claim was lost.
@@ -320,6 +326,7 @@ class Dispatcher:
         # Compared only now. Claims go over the same, only connection: none of those held is on its way here; and that
         # of a job that is being stored was noted before.
         known = self._deliverer.recorder.claims.union(*(channel.claims for channel in self._workers.values()))
+        known.update(job.claim for job in self._unwanted)
         if self._reserved is not None:
             known.add(self._reserved.claim)
         if not (unknown := held - known):

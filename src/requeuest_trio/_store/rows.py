@@ -54,6 +54,11 @@ class NewJob:
     awaited: bool = False
 
     @property
+    def waits_for_nothing(self) -> bool:
+        """Whether it may be sent as soon as it is stored: no other job of its key comes first, nor a time."""
+        return self.ordering_key is None and self.at is None and not self.delay
+
+    @property
     def attempt_timeout(self) -> float | None:
         """Seconds for each attempt, if it is not the default."""
         return self.request.timeout if self.timeout is None else self.timeout

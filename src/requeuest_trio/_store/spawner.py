@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from uuid import UUID
 
@@ -98,7 +98,8 @@ class Spawner:
             await self._wait_for_flush(waiting)
         else:
             # Nobody to share with: done here, without the detour over another task.
-            with self._flushing(), self._reserve(job.channel) as place:
+            reservation = self._reserve(job.channel) if job.waits_for_nothing else nullcontext()
+            with self._flushing(), reservation as place:
                 await self._flush([waiting], place)
         if waiting.error is not None:
             raise waiting.error

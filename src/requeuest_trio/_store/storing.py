@@ -59,8 +59,8 @@ class Storing(Statements):
         """Store jobs, each once: when this returns, or with the transaction that is open on the connection.
 
         What is to be announced together with them is, unless all of them have ordering keys. Those that another
-        transaction's ordering key is in the way of are left, unless `wait_for_keys`. A lone job may have a `place`
-        already: then it is stored as claimed, if it may be.
+        transaction's ordering key is in the way of are left, unless `wait_for_keys`. A lone job that waits
+        for nothing may have a `place` already: then it is stored as claimed, if that can be.
         """
         if place is not None and await self._store_claimed(connection, jobs[0], place):
             return Stored({}, [])
@@ -90,10 +90,7 @@ class Storing(Statements):
         return result.command_tuples == 1
 
     async def _store_claimed(self, connection: TrioConnection, job: NewJob, place: Reservation) -> bool:
-        """False: its id exists, it may not be sent yet, or the process is not registered (any more)."""
-        if job.ordering_key is not None or job.at is not None or job.delay:
-            place.settle(None)
-            return False
+        """False: its id exists, its channel is ordered, or the process is not registered (any more)."""
         claimed_by = {"worker": place.worker.bytes, "claim": place.claim.bytes}
         values = spawn_values(job, connection.info.encoding) | claimed_by
         [result] = await self._run_encoded(connection, "spawn_claimed", [values])
