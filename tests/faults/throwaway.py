@@ -37,6 +37,7 @@ SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
     "port": str(PORT),
+    "wal_retrieve_retry_interval": "50ms",
 }
 
 BALLAST = "ballast"

@@ -21,7 +21,7 @@ from psycopg.conninfo import conninfo_to_dict, timeout_from_conninfo
 from psycopg.rows import Row, tuple_row
 
 from requeuest_trio._postgres.connecting import connection_attempts, first_to_connect
-from requeuest_trio._postgres.draining import come_to_rest, request_cancel
+from requeuest_trio._postgres.draining import come_to_rest, dispose_of, request_cancel
 from requeuest_trio._postgres.lock import ConnectionLock
 from requeuest_trio._postgres.transaction import TrioServerCursor, TrioTransaction
 from requeuest_trio._postgres.waiting import SocketWaiter, run_connecting
@@ -51,6 +51,9 @@ _CANCEL_AGAIN_AFTER = 0.05
 _ACTIVE = pq.TransactionStatus.ACTIVE
 _IDLE = pq.TransactionStatus.IDLE
 
+# Where the server warns from, in whatever language, that it has told of a commit which the replica may not have.
+_WAIT_FOR_REPLICA = "SyncRepWaitForLSN"
+
 
 class TrioConnection(psycopg.AsyncConnection[Row]):
     """
@@ -71,6 +74,10 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
       that is what undoes the part of the batch that was already sent.
     - COMMIT, ROLLBACK and their like are not cancelled, but waited for as long.
 
+    A commit that waits for a synchronous replica is local already, and cancelling the statement only ends the wait. The
+    server calls that a success; here `psycopg.OperationalError` is raised, and the connection is closed. The same if
+    somebody else has cancelled the statement.
+
     A `KeyboardInterrupt` does the same, but it is always raised, and so tells nothing about the statement.
 
     Example::
@@ -85,6 +92,12 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
         self.lock = ConnectionLock()  # type: ignore[assignment]  # psycopg only ever says ``async with`` to it
         self.server_cursor_factory = TrioServerCursor
         self._waiter = SocketWaiter(pgconn)
+        self._is_unconfirmed = False
+        self.add_notice_handler(self._note)
+
+    def _note(self, warning: psycopg.errors.Diagnostic) -> None:
+        if warning.source_function == _WAIT_FOR_REPLICA:
+            self._is_unconfirmed = True
 
     @classmethod
     async def connect(
@@ -201,6 +214,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
             if outcome is None or not isinstance(interruption, trio.Cancelled):
                 raise
             (value,) = outcome
+        self._require_confirmed()
         if not self._waiter.waited:
             await self._waiter.end_turn(at_once=self.pgconn.transaction_status != _ACTIVE)
         return value
@@ -224,13 +238,19 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
             finally:
                 if self.pgconn.transaction_status == _ACTIVE:
                     self.abandon("the server did not answer in time")
-                _dispose_of(gen)
+                dispose_of(gen)
             if outcome is None or not isinstance(interruption, trio.Cancelled):
                 raise
             (value,) = outcome
+        self._require_confirmed()
         if not self._waiter.waited:
             await self._waiter.end_turn(at_once=True)
         return value
+
+    def _require_confirmed(self) -> None:
+        if self._is_unconfirmed:
+            self.abandon("the wait for a synchronous replica was broken off")
+            raise psycopg.OperationalError("committed, but the wait for a synchronous replica was broken off")
 
     async def _run_within(self, timeout: float, gen: PQGen[T]) -> T:
         with trio.move_on_after(timeout):
@@ -246,7 +266,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
         """
         outcome: tuple[T] | None = None
         if self.pgconn.transaction_status != _ACTIVE:  # it waited for a notification, or has lost its connection
-            _dispose_of(gen)
+            dispose_of(gen)
             return None
         try:
             with trio.move_on_after(SETTLE_TIMEOUT, shield=True):
@@ -260,7 +280,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
             # psycopg believes a two-phase command has worked as soon as it is sent, so after a failure it is confused.
             if self.pgconn.transaction_status == _ACTIVE or (self._tpc and outcome is None):
                 self.abandon("it could not be put in order after a cancellation")
-            _dispose_of(gen)
+            dispose_of(gen)
         return outcome
 
     async def _run_cancelled(self, gen: PQGen[T]) -> T:
@@ -390,10 +410,3 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
             finally:
                 if self.pgconn.transaction_status != _IDLE:
                     self.abandon("it was returned in a transaction that could not be rolled back")
-
-
-def _dispose_of(gen: PQGen[T] | None) -> None:
-    """Close a generator that will not be run again: left to the garbage collector, its complaints would be printed."""
-    if gen is not None:
-        with suppress(Exception):
-            gen.close()

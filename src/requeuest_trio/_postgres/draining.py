@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from psycopg.abc import PQGen, PQGenConn
     from psycopg.pq.abc import PGconn
 
-__all__ = ("come_to_rest", "request_cancel")
+__all__ = ("come_to_rest", "dispose_of", "request_cancel")
 
 T = TypeVar("T")
 
@@ -73,3 +73,10 @@ def request_cancel(pgconn: PGconn) -> PQGenConn[None]:
                 return
             case _:
                 raise psycopg.OperationalError(f"cancel request failed: {request.get_error_message()}")
+
+
+def dispose_of(gen: PQGen[T] | None) -> None:
+    """Close a generator that will not be run again: left to the garbage collector, its complaints would be printed."""
+    if gen is not None:
+        with suppress(Exception):
+            gen.close()

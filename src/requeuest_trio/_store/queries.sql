@@ -131,7 +131,8 @@ ON CONFLICT (id) DO NOTHING;
 -- Store jobs without an ordering key, each once. Jobs of ordered channels are left out and these channels returned, so
 -- that the caller can store them with their key; and with them the time from which delays count. Announces what it is
 -- told to. The arrays are taken apart side by side in the select list, because a function in FROM would write all rows
--- down before the first is used.
+-- down before the first is used. If some exist already, it writes something all the same: a commit that has written
+-- nothing would not wait for a synchronous replica, which the first try may have been broken off in waiting for.
 WITH ordered AS MATERIALIZED (
     SELECT name FROM {schema}.channel WHERE ordered AND name = ANY (%(channels)s::text[])
 ), stored AS (
@@ -149,9 +150,12 @@ WITH ordered AS MATERIALIZED (
                  unnest(%(retry)s::jsonb[]) AS retry, unnest(%(awaited)s::boolean[]) AS awaited) AS input
     WHERE channel <> ALL (ARRAY(SELECT name FROM ordered))
     ON CONFLICT (id) DO NOTHING
+    RETURNING 1
 )
 SELECT (SELECT json_agg(name) FROM ordered) AS ordered, extract(epoch FROM now()) AS now,
-       {schema}.announce(%(topic)s::text, %(announced)s::text)::text AS announced;
+       {schema}.announce(%(topic)s::text, %(announced)s::text)::text AS announced,
+       CASE WHEN (SELECT count(*) FROM stored) < cardinality(%(id)s::uuid[])
+            THEN pg_logical_emit_message(true, 'requeuest', '') END AS written;
 
 
 -- name: announce
@@ -191,7 +195,7 @@ WHERE pg_try_advisory_xact_lock({schema}.key_lock(channel, ordering_key));
 -- name: spawn_ordered
 -- Store jobs with an ordering key, each once, under their keys' locks: the first of a key that has no unfinished job
 -- is available, all others are blocked. Returns the channels of those that are available, and in how many seconds they
--- are due.
+-- are due. If some exist already, it writes something all the same; see `spawn`.
 WITH placed AS MATERIALIZED (
     SELECT *, row_number() OVER (PARTITION BY channel, ordering_key ORDER BY place) > 1
         OR EXISTS (SELECT FROM {schema}.job AS head
@@ -218,7 +222,9 @@ WITH placed AS MATERIALIZED (
     ON CONFLICT (id) DO NOTHING
     RETURNING channel, due_at, state
 )
-SELECT json_agg(DISTINCT jsonb_build_array(channel, extract(epoch FROM greatest(due_at, now()) - now()))) AS waits
+SELECT json_agg(DISTINCT jsonb_build_array(channel, extract(epoch FROM greatest(due_at, now()) - now()))) AS waits,
+       CASE WHEN (SELECT count(*) FROM stored) < cardinality(%(id)s::uuid[])
+            THEN pg_logical_emit_message(true, 'requeuest', '') END AS written
 FROM stored WHERE state = 'available';
 
 
