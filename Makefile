@@ -2,12 +2,12 @@
 #   make run     the demo: an embedded PostgreSQL, a failing receiver, 200 requests delivered
 #   make test    the tests
 #   make bench   the benchmarks, and the peers that they compare with; BENCH="drain spawn" for some, BENCH=--list for which
-#   make faults  the tests of faults, which kill, freeze and cut off real processes: not yet part of make test
 #   make chaos   everything that can go wrong, at once and for MINUTES=30; SEED=... for what a failed run was given
+#   make mutants breaks one thing after the other, and tells which test has noticed; writes docs/mutations.md
 # and for those who change something: make check, make docs, make clean. All make .venv themselves, with uv if it is
 # there and pip if not, and install again when pyproject.toml has changed.
 
-.PHONY: run test bench faults chaos check docs clean
+.PHONY: run test bench chaos mutants check docs clean
 .DEFAULT_GOAL := run
 
 BIN := .venv/bin
@@ -22,13 +22,13 @@ UV := $(shell command -v uv)
 
 # The tests that meet PostgreSQL run on this one too, where it is installed.
 POSTGRES_15 := $(wildcard /usr/lib/postgresql/15/bin)
-ON_POSTGRES_15 := $(wildcard tests/postgres tests/engine)
+ON_POSTGRES_15 := $(wildcard tests/postgres tests/engine tests/faults)
 
 run: $(RUN_INSTALLED)
 	@$(BIN)/requeuest demo
 
 test: $(DEV_INSTALLED)
-	@$(BIN)/pytest -n 3 --dist loadgroup --ignore tests/faults
+	@$(BIN)/pytest -n 3 --dist loadgroup
 ifneq ($(POSTGRES_15),)
 	@echo "Once more, on PostgreSQL 15:"
 	@REQUEUEST_TEST_POSTGRES=$(POSTGRES_15) $(BIN)/pytest -n 3 --dist loadgroup $(ON_POSTGRES_15)
@@ -37,13 +37,13 @@ endif
 bench: $(BENCH_INSTALLED)
 	@$(BIN)/python -m benchmarks $(BENCH)
 
-faults: $(DEV_INSTALLED)
-	@$(BIN)/pytest -n 3 --dist loadgroup tests/faults
-
 MINUTES ?= 30
 
 chaos: $(DEV_INSTALLED)
 	@$(BIN)/python -m tests.faults.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+mutants: $(DEV_INSTALLED)
+	@$(BIN)/python -m tests.faults.mutations
 
 check: $(DEV_INSTALLED)
 	$(BIN)/ruff check
