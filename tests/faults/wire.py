@@ -53,7 +53,7 @@ class Messages:
         self.have_letters = have_letters
         self._rest = b""
 
-    def feed(self, data: bytes) -> Iterator[Message]:
+    def feed(self, data: bytes | bytearray) -> Iterator[Message]:
         self._rest += data
         while True:
             letters = 1 if self.have_letters else 0
