@@ -23,7 +23,7 @@ from tests.faults.wire import Loss, committing
 NEVER = 600.0
 """A poll interval that shows that nobody has to wait for the poll."""
 CHANNEL = "a"
-PATIENCE = 40.0
+PATIENCE = 60.0
 
 Lost = Literal["request", "reply"]
 
@@ -117,6 +117,7 @@ class Scene:
             "select count(*) = %s and bool_and(state = 'succeeded') from requeuest.job where channel = %s",
             number,
             CHANNEL,
+            patience=PATIENCE,
         )
 
     async def must_have_become(self, became: Became) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from uuid import uuid4
 
+import pytest
 import trio
 
 from requeuest_trio import Channel, Request, migrate
+from requeuest_trio._store import columns
 from requeuest_trio._store.migrate import migrations
 from tests.faults.lost_commits import CHANNEL, Became, Scene, place
 
 ONCE = Became()
 """The library asks again by itself."""
 TOLD = Became(fails=True)
-PIECES = 1_001
+PIECE = 10
 
 
 # --- spawning ---------------------------------------------------------------------------------------------------------
@@ -65,12 +67,15 @@ async def jobs_spawned_together(scene: Scene) -> None:
         await scene.until_delivered(5)
 
 
-@place("spawn", "spawn", unsent=Became(jobs=PIECES), unheard=Became(jobs=PIECES))
+@place("spawn", "spawn", unsent=Became(jobs=3 * PIECE), unheard=Became(jobs=3 * PIECE))
 async def jobs_spawned_together_in_pieces(scene: Scene) -> None:
-    async with scene.elsewhere(concurrency=64), scene.open(channels=()) as client:
+    async with scene.elsewhere(), scene.open(channels=()) as client:
         scene.lose()
-        await client.spawn_many(CHANNEL, [scene.request] * PIECES)
-        await scene.until_delivered(PIECES)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(columns, "_MAX_ROWS", PIECE)
+            await client.spawn_many(CHANNEL, [scene.request] * 3 * PIECE)
+        await scene.until_delivered(3 * PIECE)
+    assert scene.proxy.executed.count("spawn") >= 3
 
 
 @place("spawn_ordered", unsent=Became(jobs=5), unheard=Became(jobs=5))

@@ -15,7 +15,7 @@ ONCE = Became()
 RESCUED = Became(attempts=2)
 """The first of these attempts was made by a process that is gone."""
 LEASE = 1.0
-MANY, AT_ONCE = 500, 4
+MANY, AT_ONCE = 300, 4
 
 
 # --- claims -----------------------------------------------------------------------------------------------------------
@@ -58,7 +58,7 @@ class _SlowForOnce:
     def __call__(self, _: Arrival) -> Action | None:
         load = self._client._load
         assert load is not None
-        if not self._left or load()[0] <= 2 * AT_ONCE:
+        if not self._left or load()[0] <= AT_ONCE:
             return None
         self._left -= 1
         return Reply(delay=3.0)
@@ -189,8 +189,8 @@ async def a_process_that_begins_anew(scene: Scene) -> None:
 
 @place("heartbeat", unsent=ONCE, unheard=ONCE)
 async def the_sign_of_life_of_a_process(scene: Scene) -> None:
-    """The next one comes soon enough: what is being sent goes on."""
-    scene.receiver.script(Reply(delay=2.0))
+    """The next one comes soon enough: what is being sent goes on, for longer than a lease."""
+    scene.receiver.script(Reply(delay=3.5))
     async with scene.open(lease=3.0) as client:
         scene.lose()
         await client.spawn(CHANNEL, scene.request)

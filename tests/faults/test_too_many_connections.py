@@ -16,7 +16,7 @@ import trio
 
 from requeuest_trio import Config, DatabaseUnavailable, Request, open_requeuest
 from requeuest_trio.testing import open_receiver
-from tests.faults.outages import in_thread, logged, queue_server
+from tests.faults.outages import in_thread, logged, queue_server, spawn_surely
 from tests.faults.throwaway import Throwaway
 
 CONNECTIONS = 16
@@ -28,7 +28,8 @@ select pg_terminate_backend(pid) from pg_stat_activity where backend_type = 'cli
 SECONDS = 3.0
 MOST_TRIES = 60
 """Of a process with five pools, in these seconds: each begins with a tenth of one, and doubles its pause."""
-BACK_WITHIN = 5.0
+BACK_WITHIN = 15.0
+"""No pause is longer than two seconds; but the machine may be busy."""
 
 
 async def test_a_server_without_a_connection_left() -> None:
@@ -39,7 +40,7 @@ async def test_a_server_without_a_connection_left() -> None:
         open_requeuest(server.dsn(), lease=2.0, poll_interval=0.5, config=CONFIG) as client,
     ):
         await client.spawn_returning("a", Request.get(receiver.url))
-        late = await client.spawn("a", Request.get(receiver.url), delay=1.0)
+        await client.spawn("a", Request.get(receiver.url), delay=1.0)
         with logged() as log, ExitStack() as stack:
             await in_thread(stack.enter_context, _all_connections(server))
             for event in ("claim_failed", "heartbeat_failed", "listener_lost"):
@@ -57,10 +58,10 @@ async def test_a_server_without_a_connection_left() -> None:
             for event in ("claim_failed", "heartbeat_failed", "listener_lost"):
                 assert REASON in log.fields(event)[-1]["error"]
         with trio.fail_after(BACK_WITHIN):
-            await client.wait(late)
+            await receiver.wait_for(2)
         with trio.fail_after(BACK_WITHIN):
-            assert (await client.spawn_returning("a", Request.get(receiver.url))).status_code == 200
-    assert len(receiver.arrivals) == 3
+            await spawn_surely(client, "a", Request.get(receiver.url))
+            await receiver.wait_for(3)
 
 
 @contextmanager

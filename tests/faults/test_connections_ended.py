@@ -1,5 +1,6 @@
 """
-The server ends the library's connections, one role at a time, again and again.
+The library's connections come to an end, those of one role at a time, again and again: by the server, which says so, by
+a reset, or without a word.
 
 What could go wrong, and is tried here: a job is lost, or sent twice, or out of turn; a connection that was not ended is
 given up too; connections pile up; one of them does not come back.
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import suppress
+from typing import Literal, get_args
 from uuid import uuid4
 
 import pytest
@@ -19,7 +21,7 @@ from requeuest_trio.testing import Receiver
 from tests.engine.conftest import log
 from tests.engine.support import Eye, Log, nothing_left, until_done
 from tests.faults.outages import spawn_surely
-from tests.faults.proxy import Link, Proxy, open_proxy
+from tests.faults.proxy import Link, Proxy, Toward, open_proxy
 from tests.faults.scale import scaled
 
 __all__ = ["log"]
@@ -32,8 +34,9 @@ ROLES = {
     "callers": ("job",),
 }
 """The connections of one block, by what is executed on them."""
-KILLS = 8
+TIMES = 5
 EVERY = 0.2
+Manner = Literal["terminated", "reset", "half closed"]
 MOST_CONNECTIONS = 8
 """Four for callers, and one for each of the others."""
 
@@ -47,8 +50,11 @@ def _others(proxy: Proxy, role: str) -> list[Link]:
     ]
 
 
+@pytest.mark.parametrize("manner", get_args(Manner))
 @pytest.mark.parametrize("role", ROLES)
-async def test_connections_that_are_ended_again_and_again(role: str, eye: Eye, receiver: Receiver, log: Log) -> None:
+async def test_connections_that_are_ended_again_and_again(
+    role: str, manner: Manner, eye: Eye, receiver: Receiver, log: Log
+) -> None:
     async with nothing_left(eye), open_proxy(eye.dsn) as proxy:
         async with open_requeuest(proxy.dsn, lease=5.0, poll_interval=0.5) as client:
             spawned: list[str] = []
@@ -56,8 +62,8 @@ async def test_connections_that_are_ended_again_and_again(role: str, eye: Eye, r
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_spawn_for_ever, client, receiver.url, spawned)
                 nursery.start_soon(_look_for_ever, client)
-                for _ in range(scaled(KILLS)):
-                    await _end(role, eye, proxy)
+                for _ in range(scaled(TIMES)):
+                    await _end(role, manner, eye, proxy)
                     await trio.sleep(EVERY)
                     assert len(proxy.links) <= MOST_CONNECTIONS
                 await until_done(lambda: proxy.used_for(*ROLES[role]))
@@ -97,12 +103,21 @@ async def _look_for_ever(client: Client) -> None:
         await trio.sleep(0.01)
 
 
-async def _end(role: str, eye: Eye, proxy: Proxy) -> None:
+async def _end(role: str, manner: Manner, eye: Eye, proxy: Proxy) -> None:
     """End what there is of a role, once it is back; the others don't notice."""
     await until_done(lambda: proxy.used_for(*ROLES[role]))
     others = _others(proxy, role)
-    backends = [link.conversation.backend for link in proxy.used_for(*ROLES[role])]
-    await eye.rows("select pg_terminate_backend(pid) from unnest(%s::int[]) as pid", backends)
+    links = proxy.used_for(*ROLES[role])
+    backends = [link.conversation.backend for link in links]
+    match manner:
+        case "terminated":
+            await eye.rows("select pg_terminate_backend(pid) from unnest(%s::int[]) as pid", backends)
+        case "reset":
+            for link in links:
+                link.cut()
+        case "half closed":
+            for link in links:
+                link.half_close(Toward.CLIENT)
     await eye.until_true("select count(*) = 0 from pg_stat_activity where pid = any (%s)", backends)
     assert [link for link in proxy.links if link in others] == others
 
