@@ -8,6 +8,7 @@ even an excuse for a second delivery: the checker is told of no fault.
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import trio
 
@@ -17,6 +18,7 @@ from tests.faults.rig import Rig
 from tests.faults.scale import scaled
 from tests.faults.wire import committing
 
+ORDERS: list[dict[str, Any]] = [{}, {"largest_batch": 5, "keys": 20}, {"largest_batch": 5}]
 OF_PRODUCERS = (["spawn_one"], ["spawn"], ["spawn_ordered"], ["announce"])
 OF_WORKERS = (["claim"], ["record"], ["record", "unblock"], ["heartbeat"])
 LOSSES = 40
@@ -31,7 +33,7 @@ async def test_whatever_is_lost_everything_is_delivered_once_and_in_order(rig: R
         workers = [await rig.start_worker(dsn=proxy.dsn, lease=LEASE, concurrency=16) for _ in range(2)]
         producers = [
             await rig.start_producer(dsn=proxy.dsn, asks_again=True, writers=3, pause=0.02, **orders)
-            for orders in ({}, {"largest_batch": 5, "keys": 20}, {"largest_batch": 5})
+            for orders in ORDERS
         ]
         happened = 0
         for _ in range(scaled(LOSSES, most=2_000)):

@@ -8,7 +8,7 @@ that over; its outcomes count when it is back; nobody takes over; it never works
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from tests.faults.arrivals import Answer
 from tests.faults.checker import CLOCKS
 from tests.faults.history import Arrival, History
 from tests.faults.namespaces import open_cable
-from tests.faults.processes import Program
+from tests.faults.processes import Program, until
 from tests.faults.proxy import open_proxy
 from tests.faults.rig import Rig
 
@@ -67,9 +67,10 @@ async def test_a_partitioned_worker_stops_before_another_one_takes_over(
         await rig.until_arrived(60)
         cut_at, held = await _cut_off_with_jobs_in_hand(rig, cut_off, way)
         successor = await rig.start_worker("successor", lease=LEASE, config=IMPATIENT)
-        await rig.until_finished()
-        way.mend()
+        await until(lambda: max(_times(rig.arrivals()).values()) == 2)
+        way.mend()  # while its successor is sending what was its own
         await rig.until_logged(cut_off, "outcomes_stale")
+        await rig.until_finished()
         rig.note_fault("partition", cut_at, jobs=held)
         await rig.leave(successor)
         await rig.produce(jobs=5)
@@ -79,6 +80,12 @@ async def test_a_partitioned_worker_stops_before_another_one_takes_over(
     history = await rig.must_hold()
     _must_have_fenced_itself(history, held)
     _must_have_sent_one_at_a_time(history.arrivals)
+    assert max(_times(history.arrivals).values()) == 2
+
+
+def _times(arrivals: Sequence[Arrival]) -> Counter[UUID]:
+    """How often each job has arrived."""
+    return Counter(arrival.job for arrival in arrivals)
 
 
 async def _cut_off_with_jobs_in_hand(rig: Rig, worker: Program, way: Way) -> tuple[float, frozenset[UUID]]:
@@ -88,7 +95,7 @@ async def _cut_off_with_jobs_in_hand(rig: Rig, worker: Program, way: Way) -> tup
     await rig.until_arrived(before + 1)
     cut_at = time.monotonic()
     way.cut()
-    await rig.answer(Answer())
+    await rig.answer(Answer(), Answer(delay=1.5))
     held = await rig.held_in_the_end(worker)
     assert len(held) > 4, "only jobs that were being sent"
     return cut_at, held

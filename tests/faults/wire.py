@@ -20,6 +20,7 @@ from requeuest_trio._store.migrate import migrations
 from requeuest_trio._store.queries import Queries
 
 SSL_REQUEST, GSS_REQUEST, CANCEL_REQUEST = 80877103, 80877104, 80877102
+# By the client; by the server.
 QUERY, PARSE, BIND, EXECUTE, SYNC = b"Q", b"P", b"B", b"E", b"S"
 READY, KEY_DATA = b"Z", b"K"
 
@@ -51,7 +52,7 @@ class Messages:
 
     def __init__(self, *, have_letters: bool) -> None:
         self.have_letters = have_letters
-        self._rest = b""
+        self._rest = bytearray()
 
     def feed(self, data: bytes | bytearray) -> Iterator[Message]:
         self._rest += data
@@ -62,7 +63,8 @@ class Messages:
             size = letters + struct.unpack_from("!I", self._rest, letters)[0]
             if len(self._rest) < size:
                 return
-            message, self._rest = self._rest[:size], self._rest[size:]
+            message = bytes(self._rest[:size])
+            del self._rest[:size]
             yield Message(message[:letters], message)
 
 
@@ -105,17 +107,16 @@ class Conversation:
             self.rounds.append(self._current)
         current, statement = self._current, None
         body = message.body
-        match message.kind:
-            case b"Q":
-                statement = name_of(body[:-1].decode())
-            case b"P":
-                name, text, _ = body.split(b"\0", 2)
-                self._prepared[name] = name_of(text.decode())
-            case b"B":
-                portal, name, _ = body.split(b"\0", 2)
-                self._bound[portal] = self._prepared.get(name, "")
-            case b"E":
-                statement = self._bound[body.split(b"\0", 1)[0]]
+        if message.kind == QUERY:
+            statement = name_of(body[:-1].decode())
+        elif message.kind == PARSE:
+            name, text, _ = body.split(b"\0", 2)
+            self._prepared[name] = name_of(text.decode())
+        elif message.kind == BIND:
+            portal, name, _ = body.split(b"\0", 2)
+            self._bound[portal] = self._prepared.get(name, "")
+        elif message.kind == EXECUTE:
+            statement = self._bound[body.split(b"\0", 1)[0]]
         if statement is not None:
             self.executed.append(statement)
             self.in_transaction.append(statement)
