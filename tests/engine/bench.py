@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from functools import partial
+from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 from typing import Any
 from uuid import UUID, uuid4
-
-import trio
 
 from requeuest_trio import Request
 from requeuest_trio._model.job import Reached
@@ -19,7 +16,7 @@ from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._store.queries import Queries
 from requeuest_trio._store.rows import Claimed, NewJob, Report
 from requeuest_trio._store.store import Store
-from tests.postgres.harness import Conn, Proxy
+from tests.postgres.harness import Conn
 
 LIMITS = {
     "statement_timeout": "20s",
@@ -65,39 +62,6 @@ def gave_up(job: Claimed) -> Report:
 
 def to_be_retried(job: Claimed, retry_in: float = 0.0) -> Report:
     return Report(job, outcome(JobState.AVAILABLE, retry_in=retry_in, status=503), started=0.0, duration=0.1)
-
-
-class ForgetfulProxy(Proxy):
-    """A proxy that can lose the server's answer to a command that was carried out."""
-
-    _command: bytes | None = None
-
-    def drop_reply_to(self, command: bytes) -> None:
-        """From the next message that has this in it, nothing comes back until the connections are cut."""
-        self._command = command
-
-    async def _pump(self, source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope) -> None:
-        is_answer = source.socket.family == trio.socket.AF_UNIX
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            async for data in source:
-                if not is_answer and self._command is not None and self._command in data:
-                    self.freeze()
-                    self._command = None
-                if is_answer:
-                    await self._flowing.wait()
-                await sink.send_all(data)
-        scope.cancel()
-
-
-@asynccontextmanager
-async def forgetful_proxy(dsn: str) -> AsyncIterator[ForgetfulProxy]:
-    """Run one to the server of a DSN."""
-    proxy = ForgetfulProxy(dsn)
-    async with trio.open_nursery() as nursery:
-        [listener] = await nursery.start(partial(trio.serve_tcp, proxy.serve, 0, host="127.0.0.1"))
-        proxy.listener_port = listener.socket.getsockname()[1]
-        yield proxy
-        nursery.cancel_scope.cancel()
 
 
 class Bench:

@@ -4,6 +4,7 @@ all, once, whatever is cut; nobody is told that something is stored which is not
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from uuid import uuid4
 
 import psycopg
@@ -21,8 +22,9 @@ from requeuest_trio import (
     open_requeuest,
 )
 from requeuest_trio._config import Config
-from tests.engine.bench import forgetful_proxy
 from tests.engine.support import Eye
+from tests.faults.proxy import Proxy, open_proxy
+from tests.faults.wire import committing
 from tests.postgres.harness import running_proxy, terminate, until
 
 REQUEST = Request.post("http://x.test/", content=b"x" * 200)
@@ -152,22 +154,19 @@ async def test_a_backend_killed_in_the_middle_leaves_all_or_nothing(eye: Eye, ti
 
 @pytest.mark.parametrize("key", [None, "k"])
 async def test_a_commit_whose_answer_is_lost_is_repeated_and_stored_once(eye: Eye, key: str | None) -> None:
-    async with (
-        forgetful_proxy(eye.dsn) as proxy,
-        open_requeuest(proxy.dsn(eye.dsn), (), config=Config(notifications=False)) as client,
-    ):
-        for call in (spawn, spawn_many):
-            channel = call.__name__
+    async with open_proxy(eye.dsn) as proxy, _enqueuing(proxy) as client:
+        for call, statement in ((spawn, "spawn_one"), (spawn_many, "spawn")):
             await call(client, "warm", key)
-            proxy.drop_reply_to(b"" if key is None else b"COMMIT")
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(call, client, channel, key)
-                await eye.until_true(f"SELECT count(*) > 0 FROM requeuest.job WHERE channel = '{channel}'")
-                proxy.cut()
-                proxy.thaw()
+            loss = proxy.drop_next_reply(committing(statement if key is None else "spawn_ordered"))
+            await call(client, call.__name__, key)
+            assert loss.happened.is_set()
     counts = await eye.rows("SELECT channel, count(*) FROM requeuest.job GROUP BY channel ORDER BY channel")
     assert counts == [("spawn", 1), ("spawn_many", 3), ("warm", 4)]
     assert await eye.states() == ({"available": 8} if key is None else {"available": 3, "blocked": 5})
+
+
+def _enqueuing(proxy: Proxy) -> AbstractAsyncContextManager[Client]:
+    return open_requeuest(proxy.dsn, (), config=Config(notifications=False))
 
 
 async def spawn(client: Client, channel: str, key: str | None) -> None:
@@ -179,17 +178,11 @@ async def spawn_many(client: Client, channel: str, key: str | None) -> None:
 
 
 async def test_the_commit_of_a_long_batch_whose_answer_is_lost_is_repeated(eye: Eye) -> None:
-    async with (
-        forgetful_proxy(eye.dsn) as proxy,
-        open_requeuest(proxy.dsn(eye.dsn), (), config=Config(notifications=False)) as client,
-    ):
+    async with open_proxy(eye.dsn) as proxy, _enqueuing(proxy) as client:
         await client.spawn_many("warm", [REQUEST] * 2_500)
-        proxy.drop_reply_to(b"COMMIT")
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(client.spawn_many, "c", [REQUEST] * 2_500)
-            await eye.until_true("SELECT count(*) > 0 FROM requeuest.job WHERE channel = 'c'")
-            proxy.cut()
-            proxy.thaw()
+        loss = proxy.drop_next_reply(committing("spawn"))
+        await client.spawn_many("c", [REQUEST] * 2_500)
+        assert loss.happened.is_set()
     assert await eye.states() == {"available": 5_000}
 
 

@@ -262,7 +262,7 @@ class TestOutage:
 
     async def test_patience_ends_without_an_outage(self, dsn: str) -> None:
         async with make_pool(dsn, max_size=1, acquire_timeout=0.02) as pool, pool.connection():
-            with pytest.raises(PoolTimeout, match="1 in use") as caught:
+            with pytest.raises(PoolTimeout, match="all 1 are in use") as caught:
                 async with pool.connection():
                     pass
             assert caught.value.__cause__ is None

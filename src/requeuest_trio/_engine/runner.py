@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 import trio
 
@@ -17,7 +18,9 @@ from requeuest_trio._engine.maintenance import Maintenance
 from requeuest_trio._engine.recorder import Recorder
 from requeuest_trio._http.sender import Sender
 from requeuest_trio._model.channel import All
+from requeuest_trio._model.errors import DatabaseUnavailable
 from requeuest_trio._model.events import Event, emit
+from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._store.database import DATABASE_ERRORS, Database
 from requeuest_trio._store.rows import Claimed, Report
 from requeuest_trio._store.store import Store
@@ -27,6 +30,8 @@ __all__ = ["Runner"]
 
 _logger = logging.getLogger("requeuest_trio.open")
 FINISH_SECONDS = 5.0
+
+T = TypeVar("T")
 
 
 class Runner:
@@ -91,7 +96,7 @@ class Runner:
         """At once, so that others need not wait for this process's slowest attempt. `finish` gives back the rest."""
         if jobs:
             try:
-                await self._records.run(partial(self._store.give_back, worker=self._lease.worker, jobs=jobs))
+                await self._tell(partial(self._store.give_back, worker=self._lease.worker, jobs=jobs))
             except DATABASE_ERRORS as error:
                 emit(_logger, Event.CLOSE_INCOMPLETE, error=error)
 
@@ -115,17 +120,20 @@ class Runner:
         released = 0
         await self.dispatcher.close()
         try:
-            problem = await self.recorder.finish()
+            problem = await _insistently(self.recorder.finish)
         except DATABASE_ERRORS as error:
             problem = error
         try:
-            released = await self._records.run(partial(self._store.release, worker=worker))
-            await self._records.run(partial(self._store.deregister, worker=worker))
+            released = await self._tell(partial(self._store.release, worker=worker))
+            await self._tell(partial(self._store.deregister, worker=worker))
         except DATABASE_ERRORS as error:
             problem = problem or error
         else:
             emit(_logger, Event.CLOSED, released=released)
         return problem
+
+    async def _tell(self, operation: Callable[[TrioConnection], Awaitable[T]]) -> T:
+        return await _insistently(partial(self._records.run, operation))
 
     def load(self) -> tuple[int, int]:
         """How many attempts are running, and how many outcomes are not yet written."""
@@ -138,3 +146,11 @@ class Runner:
         for report in reports:
             if report.outcome.retry_in is not None:
                 self.dispatcher.wake({report.job.channel: report.outcome.retry_in})
+
+
+async def _insistently(step: Callable[[], Awaitable[T]]) -> T:
+    """Take a step that may be taken twice; once more if its connection breaks, since nobody else can take it then."""
+    try:
+        return await step()
+    except DatabaseUnavailable:
+        return await step()

@@ -230,7 +230,13 @@ class ConnectionPool:
                 self._acquiring.remove(scope)
         if self._closed:
             raise trio.ClosedResourceError("the pool was closed")
-        raise PoolTimeout(f"no connection within {patience} s: {self!r}") from self._last_error
+        raise PoolTimeout(f"no connection within {patience:g} s: {self._obstacle()}") from self._last_error
+
+    def _obstacle(self) -> psycopg.Error | str:
+        """Why none is to be had."""
+        if len(self._in_use) == self._max_size:
+            return f"all {self._max_size} are in use"
+        return self._last_error or "the server does not answer"
 
     def _take_nowait(self) -> Connection | None:
         """Take the connection used last, if no one waits for it, and it needs no asking."""

@@ -194,8 +194,8 @@ WHERE pg_try_advisory_xact_lock({schema}.key_lock(channel, ordering_key));
 
 -- name: spawn_ordered
 -- Store jobs with an ordering key, each once, under their keys' locks: the first of a key that has no unfinished job
--- is available, all others are blocked. Returns the channels of those that are available, and in how many seconds they
--- are due. If some exist already, it writes something all the same; see `spawn`.
+-- is available, all others are blocked. Returns the channels of those that are available, also if they were stored
+-- before, and in how many seconds they are due. If some exist already, it writes something all the same; see `spawn`.
 WITH placed AS MATERIALIZED (
     SELECT *, row_number() OVER (PARTITION BY channel, ordering_key ORDER BY place) > 1
         OR EXISTS (SELECT FROM {schema}.job AS head
@@ -221,11 +221,16 @@ WITH placed AS MATERIALIZED (
     FROM placed ORDER BY place
     ON CONFLICT (id) DO NOTHING
     RETURNING channel, due_at, state
+), available AS (
+    SELECT channel, due_at FROM stored WHERE state = 'available'
+    UNION ALL
+    -- Stored by an earlier call whose answer was lost, so that nobody was told of it.
+    SELECT channel, {schema}.readable(due_at) FROM {schema}.job WHERE id = ANY (%(id)s::uuid[]) AND state = 'available'
 )
 SELECT json_agg(DISTINCT jsonb_build_array(channel, extract(epoch FROM greatest(due_at, now()) - now()))) AS waits,
        CASE WHEN (SELECT count(*) FROM stored) < cardinality(%(id)s::uuid[])
             THEN pg_logical_emit_message(true, 'requeuest', '') END AS written
-FROM stored WHERE state = 'available';
+FROM available;
 
 
 -- name: due_channels

@@ -1,0 +1,128 @@
+"""
+A worker that is cut off from the database, but not from the receivers.
+
+What could go wrong, and is tried here: it goes on sending, or begins to send what it holds, when others may have taken
+that over; its outcomes count when it is back; nobody takes over; it never works again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from uuid import UUID
+
+import pytest
+import trio
+
+from tests.faults.arrivals import Answer
+from tests.faults.checker import CLOCKS
+from tests.faults.history import Arrival, History
+from tests.faults.namespaces import open_cable
+from tests.faults.processes import Program, until
+from tests.faults.proxy import open_proxy
+from tests.faults.rig import Rig
+
+LEASE = 2.0
+IMPATIENT = {"connect_timeout": 1.0, "statement_timeout": 0.5}
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a worker gets to the database."""
+
+    dsn: str
+    cut: Callable[[], None]
+    mend: Callable[[], None]
+
+
+@asynccontextmanager
+async def way_through_proxy(dsn: str) -> AsyncIterator[Way]:
+    """Cut: nothing gets through, new connections are accepted, and that is all."""
+    async with open_proxy(dsn) as proxy:
+        yield Way(proxy.dsn, proxy.freeze, proxy.thaw)
+
+
+@asynccontextmanager
+async def way_over_cable(dsn: str) -> AsyncIterator[Way]:
+    """Cut: packets are lost."""
+    with open_cable() as cable:
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(cable.listen()))
+        async with open_proxy(dsn, listener) as proxy:
+            yield Way(proxy.dsn, cable.cut, cable.mend)
+
+
+@pytest.mark.parametrize("open_way", [way_through_proxy, way_over_cable], ids=["frozen", "packets lost"])
+async def test_a_partitioned_worker_stops_before_another_one_takes_over(
+    rig: Rig, open_way: Callable[[str], AbstractAsyncContextManager[Way]]
+) -> None:
+    await rig.start_receiver(Answer(delay=0.02))
+    async with open_way(rig.dsn) as way:
+        cut_off = await rig.start_worker("cut-off", dsn=way.dsn, lease=LEASE, concurrency=2, config=IMPATIENT)
+        await rig.produce(jobs=60, largest_batch=10, keys=4, channels=("ordered",))
+        await rig.produce(jobs=400, largest_batch=100)
+        await rig.until_arrived(60)
+        cut_at, held = await _cut_off_with_jobs_in_hand(rig, cut_off, way)
+        successor = await rig.start_worker("successor", lease=LEASE, config=IMPATIENT)
+        await until(lambda: max(_times(rig.arrivals()).values()) == 2)
+        way.mend()  # while its successor is sending what was its own
+        await rig.until_logged(cut_off, "outcomes_stale")
+        await rig.until_finished()
+        rig.note_fault("partition", cut_at, jobs=held)
+        await rig.leave(successor)
+        await rig.produce(jobs=5)
+        await rig.produce(jobs=5, keys=1, channels=("ordered",))
+        await rig.until_finished()
+        await rig.leave(cut_off)
+    history = await rig.must_hold()
+    _must_have_fenced_itself(history, held)
+    _must_have_sent_one_at_a_time(history.arrivals)
+    assert max(_times(history.arrivals).values()) == 2
+
+
+def _times(arrivals: Sequence[Arrival]) -> Counter[UUID]:
+    """How often each job has arrived."""
+    return Counter(arrival.job for arrival in arrivals)
+
+
+async def _cut_off_with_jobs_in_hand(rig: Rig, worker: Program, way: Way) -> tuple[float, frozenset[UUID]]:
+    """Its places are taken by receivers that never answer, and it has more jobs that wait for these places."""
+    await rig.answer(Answer(manner="never"))
+    before = len(rig.arrivals())
+    await rig.until_arrived(before + 1)
+    cut_at = time.monotonic()
+    way.cut()
+    await rig.answer(Answer(), Answer(delay=1.5))
+    held = await rig.held_in_the_end(worker)
+    assert len(held) > 4, "only jobs that were being sent"
+    return cut_at, held
+
+
+def _must_have_fenced_itself(history: History, held: frozenset[UUID]) -> None:
+    """What it held, it did not send any more once its lease was over, and not before it was rescued did another."""
+    [partition] = history.faults
+    rescued_at = {attempt.job: attempt.ended_at for attempt in history.attempts if attempt.reached == "unknown"}
+    assert rescued_at.keys() <= held
+    assert len(rescued_at) > 4
+    arrivals = [arrival for arrival in history.arrivals if arrival.job in rescued_at]
+    hanging = [arrival for arrival in arrivals if arrival.status is None]
+    assert hanging
+    fenced = [arrival.ended_at for arrival in hanging]
+    assert max(fenced) < min(partition.at + LEASE, *rescued_at.values())
+    for arrival in arrivals:
+        assert arrival.at < min(fenced) or arrival.at > rescued_at[arrival.job] - CLOCKS
+
+
+def _must_have_sent_one_at_a_time(arrivals: Sequence[Arrival]) -> None:
+    """Of each key, also while one worker took over from the other: more than the checker asks for."""
+    by_key = defaultdict(list)
+    for arrival in arrivals:
+        if arrival.key is not None:
+            by_key[arrival.key].append(arrival)
+    assert by_key
+    for of_key in by_key.values():
+        for earlier, later in pairwise(sorted(of_key, key=lambda arrival: arrival.at)):
+            assert earlier.ended_at <= later.at + CLOCKS
