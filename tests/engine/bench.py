@@ -114,7 +114,7 @@ class Bench:
         connection = await self._stack.enter_async_context(
             await TrioConnection.connect(self.dsn, autocommit=autocommit)
         )
-        await connection.execute(self.queries["configure_session"], LIMITS)
+        await connection.execute(self.queries["configure"], {**LIMITS, "is_local": False})
         await connection.commit()
         return connection
 

@@ -28,6 +28,11 @@ class Event(Enum):
     """All events."""
 
     OPENED = EventSpec("opened", "open", logging.INFO, ("channels", "worker"), "A runner has started.")
+    POOLED = EventSpec(
+        "pooled", "open", logging.WARNING, ("poll_interval", "advice"),
+        "PostgreSQL is behind a transaction pooler, over which nothing can be heard: what other processes spawn or "
+        "finish is found by polling. See `Config.listen_dsn`.",
+    )  # fmt: skip
     DRAINING = EventSpec(
         "draining", "open", logging.INFO, ("running", "grace"), "The block is left; running attempts may finish."
     )
