@@ -77,7 +77,7 @@ class Config:
             check_dsn("listen_dsn", self.listen_dsn)
             if not self.notifications:
                 raise InvalidRequest("listen_dsn", "is of no use with notifications=False")
-        for name, default in ((field.name, field.default) for field in fields(self) if field.name in limits):
+        for name, default in ((each.name, each.default) for each in fields(self) if each.name in limits):
             value = getattr(self, name)
             if value is None and name.startswith("keep_"):
                 continue

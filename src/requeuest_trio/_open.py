@@ -139,7 +139,9 @@ async def open_requeuest(
             await apply_migrations(address, schema=schema)
         queries = Queries(schema)
         store = Store(queries, schema, notifications=config.notifications)
-        is_direct = await run_once(address, queries, config, partial(_prepare, address, queries, store, settings, config))
+        is_direct = await run_once(
+            address, queries, config, partial(_prepare, address, queries, store, settings, config)
+        )
         sessions = is_direct or await has_sessions(address, queries, config)
         listen_at = (config.listen_dsn or (address if sessions else None)) if config.notifications else None
         if listen_at is None and config.notifications:

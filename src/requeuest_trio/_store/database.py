@@ -154,8 +154,8 @@ class Database:
             lease: what its statements must end well within.
             lock_timeout: how long a statement waits for a lock at most.
             plans_once: whether a prepared statement is not planned again for other parameters.
-            has_sessions: whether a connection leads to the same session all the time. Behind a transaction pooler it does
-                not: then every operation is a transaction with settings of its own, and leaves nothing in a session.
+            has_sessions: whether a connection leads to the same session all the time. Behind a transaction pooler it
+                does not: then every operation is a transaction with settings of its own.
         """
         statement = min(config.statement_timeout, lease / 3)
         self.size = size

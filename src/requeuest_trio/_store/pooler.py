@@ -8,6 +8,7 @@ statements, and what it listens to. A session pooler keeps them, and so is like 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -33,19 +34,27 @@ async def has_sessions(dsn: str, queries: Queries, config: Config) -> bool:
     """Whether each of two connections keeps a session of the server to itself.
 
     While one is in a transaction, the other's session is looked for: a transaction pooler hands that of an idle
-    connection to the next that asks, or this one gets another than before.
+    connection to the next that asks, or gives a connection another than before.
     """
     with trio.move_on_after(2 * config.connect_timeout), for_callers():
         async with AsyncExitStack() as stack:
             one, other = [await stack.enter_async_context(connected(dsn, config.connect_timeout)) for _ in range(2)]
+            seen: dict[TrioConnection, set[int]] = {one: set(), other: set()}
             for _ in range(_ROUNDS):
-                before = await _backend(one, queries)
+                seen[one].add(await _backend(one, queries))
                 async with other.transaction():
-                    if await _backend(other, queries) == before or await _backend(one, queries) != before:
+                    seen[other].add(await _backend(other, queries))
+                    # At once: if there is but one session, the next question would wait for it for ever.
+                    if _are_shared(seen.values()):
                         return False
+                    seen[one].add(await _backend(one, queries))
                 one, other = other, one
-            return True
+            return not _are_shared(seen.values())
     raise DatabaseUnavailable(f"the pooler gave no second connection within {2 * config.connect_timeout:g} s")
+
+
+def _are_shared(seen: Collection[set[int]]) -> bool:
+    return len(set.union(*seen)) < len(seen) or any(len(sessions) > 1 for sessions in seen)
 
 
 async def check_listen_dsn(connection: TrioConnection, queries: Queries, config: Config) -> None:

@@ -95,6 +95,7 @@ class Database:
     """The sessions of one user in one database."""
 
     def __init__(self, most: int) -> None:
+        self.sessions = 0
         self.idle: deque[Session] = deque()
         self.places = trio.Semaphore(most)
 
@@ -155,13 +156,14 @@ class Pooler:
     async def _take(self, database: Database, who: bytes) -> Session:
         """The session that was idle for longest, or a new one as long as there are few."""
         await database.places.acquire()
-        others = self._most - database.places.value - 1
-        if len(database.idle) + others == self._most:
+        if database.sessions == self._most:
             return database.idle.popleft()
+        database.sessions += 1
         try:
             session = Session(Wire(await trio.open_unix_socket(self._server)))
             await session.log_in(who)
         except BaseException:
+            database.sessions -= 1
             database.places.release()
             raise
         self._nursery.start_soon(self._answer, database, session)
@@ -188,6 +190,7 @@ class Pooler:
                 await client.wire.stream.send_all(message)
         # The server has ended it, or its client was not to be reached.
         await trio.aclose_forcefully(session.wire.stream)
+        database.sessions -= 1
         if session in database.idle:
             database.idle.remove(session)
         elif session.client is not None:

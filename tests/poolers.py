@@ -3,8 +3,8 @@ Transaction poolers in front of a server, as processes: PgBouncer where it is in
 
 Everything here blocks, but never for long::
 
-    with running_pooler(server_dsn, OWN) as pooler:
-        async with open_requeuest(pooler.dsn(server_dsn)):
+    with running_pooler(server, OWN) as pooler:
+        async with open_requeuest(pooler.dsn("app")):
             ...
 """
 
@@ -22,8 +22,10 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from requeuest_trio._embedded.account import let_in, server_account
 from requeuest_trio._embedded.files import SHARED, Home, try_lock, unlock
-from tests.servers import temporary_home, wait_for
+from requeuest_trio._embedded.server import PORT as SERVER_PORT
+from tests.servers import TestServer, temporary_home, wait_for
 
+POOLER_VARIABLE = "REQUEUEST_TEST_POOLER"
 OWN, PGBOUNCER = "own", "pgbouncer"
 PORT = 6432
 SESSIONS = 4
@@ -45,18 +47,31 @@ logfile = {home}/log
 """
 
 
+_passed_by: "list[Pooler]" = []
+
+
 class Pooler:
     """One pooler, which can be killed and started again."""
 
-    def __init__(self, home: Path, command: list[str], account: pwd.struct_passwd | None) -> None:
+    def __init__(self, server: TestServer, home: Path, command: list[str], account: pwd.struct_passwd | None) -> None:
+        self._server = server
         self._home = home
         self._command = command
         self._account = account
         self._process: subprocess.Popen[bytes] | None = None
 
-    def dsn(self, dsn: str, **parameters: str) -> str:
+    def dsn(self, database: str = "postgres") -> str:
+        return self.through(self._server.dsn(database))
+
+    def through(self, dsn: str) -> str:
         """The way to the same database through the pooler."""
-        return make_conninfo(dsn, host=str(self._home), port=PORT, **parameters)
+        return make_conninfo(dsn, host=str(self._home), port=PORT)
+
+    def past(self, dsn: str) -> str:
+        """The way to the same database that does not lead through this pooler, whether or not this one does."""
+        if conninfo_to_dict(dsn).get("host") != str(self._home):
+            return dsn
+        return make_conninfo(dsn, host=str(self._server.socket_dir), port=SERVER_PORT)
 
     def start(self) -> None:
         # The shell ends it when this process ends, however that comes.
@@ -95,18 +110,19 @@ def is_installed() -> bool:
 
 
 @contextlib.contextmanager
-def running_pooler(dsn: str, kind: str, *, mode: str = "transaction", sessions: int = SESSIONS) -> Iterator[Pooler]:
+def running_pooler(
+    server: TestServer, kind: str, *, mode: str = "transaction", sessions: int = SESSIONS
+) -> Iterator[Pooler]:
     """
-    A pooler in front of the server of a DSN, which names a Unix socket.
+    A pooler in front of a server.
 
     Args:
-        dsn: how to reach the server, whatever its database.
+        server: which server.
         kind: `OWN`, or `PGBOUNCER`.
         mode: of PgBouncer's pooling.
         sessions: how many it has with the server at most, for each database.
     """
-    params = conninfo_to_dict(dsn)
-    host, port = str(params["host"]), str(params["port"])
+    host, port = server.socket_dir, SERVER_PORT
     with temporary_home() as home, _in_use(home):
         account = server_account() if kind == PGBOUNCER else None
         if account is not None:
@@ -119,13 +135,36 @@ def running_pooler(dsn: str, kind: str, *, mode: str = "transaction", sessions: 
             command = [str(_pgbouncer()), str(ini)]
         else:
             program = str(Path(__file__).with_name("pooler.py"))
-            command = [sys.executable, program, f"{host}/.s.PGSQL.{port}", str(home / f".s.PGSQL.{PORT}"), str(sessions)]
-        pooler = Pooler(home, command, account)
+            command = [
+                sys.executable,
+                program,
+                f"{host}/.s.PGSQL.{port}",
+                str(home / f".s.PGSQL.{PORT}"),
+                str(sessions),
+            ]
+        pooler = Pooler(server, home, command, account)
         pooler.start()
         try:
             yield pooler
         finally:
             pooler.kill()
+
+
+@contextlib.contextmanager
+def passed_by(pooler: Pooler) -> Iterator[None]:
+    """As long as this block lasts, `direct` leads past the pooler."""
+    _passed_by.append(pooler)
+    try:
+        yield
+    finally:
+        _passed_by.remove(pooler)
+
+
+def direct(dsn: str) -> str:
+    """The way to a database past the pooler that all tests run behind, if they do."""
+    for pooler in _passed_by:
+        dsn = pooler.past(dsn)
+    return dsn
 
 
 def _pgbouncer() -> str | None:
