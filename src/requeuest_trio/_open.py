@@ -98,7 +98,8 @@ async def open_requeuest(
 
     Args:
         dsn: a libpq connection string or URL; or `embedded:` for a PostgreSQL of the library's own in the user's data
-            directory, `embedded:/path` for one there (both need `requeuest-trio[embedded]`).
+            directory, `embedded:/path` for one there (both need `requeuest-trio[embedded]`). A pooler may be in
+            between: one that shares sessions between transactions is found out, and `Config.listen_dsn` leads past it.
         channels: what this process delivers: names, or `Channel` objects where there are settings. `ALL` is every
             channel, also those that appear later; an empty collection only enqueues.
         http: what to send with: an `httpx2.AsyncBaseTransport`, or an `AsyncClient` of httpx2 or httpx, which you
@@ -149,8 +150,8 @@ async def open_requeuest(
         sender = await stack.enter_async_context(open_sender(http, config))
 
         async def connect(size: int, dsn: str = address, *, has_sessions: bool = sessions, **options: Any) -> Database:
-            database = Database(dsn, queries, config, size=size, has_sessions=has_sessions, **options)
-            return await stack.enter_async_context(database)
+            options |= {"has_sessions": has_sessions, "fall_silent": store.fall_silent}
+            return await stack.enter_async_context(Database(dsn, queries, config, size=size, **options))
 
         calls = await connect(config.pool_size)
         flushes = await connect(1, lock_timeout=FLUSH_LOCK_SECONDS, plans_once=True)

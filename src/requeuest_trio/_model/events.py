@@ -54,6 +54,11 @@ class Event(Enum):
         "announce_failed", "announcer", logging.WARNING, ("error", "retry_in"),
         "Other processes could not be told of new jobs; it is tried again, and their polls find the jobs.",
     )  # fmt: skip
+    NOTIFY_QUEUE_FULL = EventSpec(
+        "notify_queue_full", "announcer", logging.WARNING, ("silent_for",),
+        "PostgreSQL's queue of notifications is full, because some session listens and sits in a transaction. Nothing "
+        "is announced for so many seconds, so that all can be stored; polls find it.",
+    )  # fmt: skip
     CLAIM_FAILED = EventSpec(
         "claim_failed", "dispatcher", logging.WARNING, ("error", "retry_in"), "Jobs could not be claimed."
     )

@@ -147,6 +147,7 @@ class Database:
         lock_timeout: float = math.inf,
         plans_once: bool = False,
         has_sessions: bool = True,
+        fall_silent: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
@@ -156,10 +157,12 @@ class Database:
             plans_once: whether a prepared statement is not planned again for other parameters.
             has_sessions: whether a connection leads to the same session all the time. Behind a transaction pooler it
                 does not: then every operation is a transaction with settings of its own.
+            fall_silent: is called when a commit failed because of what it announced.
         """
         statement = min(config.statement_timeout, lease / 3)
         self.size = size
         self._has_sessions = has_sessions
+        self._fall_silent = fall_silent
         self._limits = _limits(statement, lock_timeout, plans_once=plans_once)
         self._queries = queries
         # Longer than the server's own limit, so that this one is met only if the server does not answer at all.
@@ -238,6 +241,7 @@ class Database:
             except psycopg.Error as error:
                 if error is inside:
                     raise
+                self._is_for_news(error)
                 with translated():
                     raise
 
@@ -260,9 +264,12 @@ class Database:
             try:
                 connection = await self._pool.acquire(timeout=self._acquire_timeout)
                 try:
-                    if self._has_sessions:
-                        return await operation(connection)
-                    return await in_transaction(connection, self._queries, self._limits, operation)
+                    try:
+                        return await self._run(connection, operation)
+                    except errors.ProgramLimitExceeded as error:
+                        if not self._is_for_news(error):
+                            raise
+                        return await self._run(connection, operation)
                 except errors.ReadOnlySqlTransaction:
                     connection.close_nowait()  # as above
                     raise
@@ -275,6 +282,17 @@ class Database:
                 self._until_one_ends.unpark_all()
         self._require_open()
         raise DatabaseUnavailable(f"PostgreSQL did not answer within {limit:g} s")
+
+    async def _run(self, connection: TrioConnection, operation: Callable[[TrioConnection], Awaitable[T]]) -> T:
+        if self._has_sessions:
+            return await operation(connection)
+        return await in_transaction(connection, self._queries, self._limits, operation)
+
+    def _is_for_news(self, error: psycopg.Error) -> bool:
+        """Whether nothing was done only because of what was to be announced; without that, it can be done."""
+        if is_for_news := error.diag.source_function == "PreCommit_Notify":
+            self._fall_silent()
+        return is_for_news
 
     def _require_open(self) -> None:
         if self._is_closed:

@@ -29,6 +29,7 @@ SELECT set_config('default_transaction_isolation', 'read committed', %(is_local)
        set_config('statement_timeout', %(statement_timeout)s, %(is_local)s),
        set_config('lock_timeout', %(lock_timeout)s, %(is_local)s),
        set_config('idle_in_transaction_session_timeout', %(idle_timeout)s, %(is_local)s),
+       set_config('idle_session_timeout', '0', %(is_local)s),
        set_config('client_connection_check_interval', '2s', %(is_local)s);
 
 
