@@ -13,13 +13,11 @@ import pytest
 import trio
 
 from requeuest_trio import Client, DatabaseUnavailable, Request, open_requeuest
+from requeuest_trio._store import statements
 from requeuest_trio.testing import Receiver, open_receiver
-from tests.engine.support import Log
 from tests.faults.outages import logged, queue_server
 from tests.faults.throwaway import Throwaway
 from tests.postgres.harness import Conn, connect, value
-
-LONG_POLL = 60.0
 
 
 @pytest.fixture
@@ -42,8 +40,6 @@ async def _full(server: Throwaway) -> AsyncIterator[None]:
             await _talk(talker, "select pg_notify('anything', i || repeat('x', 7000)) from generate_series(1, 9) i")
             await _talk(talker, "select pg_notify('anything', '')")
             yield
-        # Room is made as soon as somebody who listens moves on and somebody else talks.
-        await listener.execute("select 1")
 
 
 async def _talk(talker: Conn, query: str) -> None:
@@ -52,7 +48,10 @@ async def _talk(talker: Conn, query: str) -> None:
             await talker.execute(query.encode())
 
 
-async def test_while_it_is_full_all_is_stored_delivered_and_recorded_and_then_announced_again(small: Throwaway) -> None:
+async def test_while_it_is_full_all_is_stored_delivered_and_recorded_and_then_announced_again(
+    small: Throwaway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statements, "_SILENCE_SECONDS", 0.5)
     with logged() as log:
         async with (
             open_receiver() as receiver,
@@ -61,9 +60,9 @@ async def test_while_it_is_full_all_is_stored_delivered_and_recorded_and_then_an
         ):
             async with _full(small):
                 await _use(one, producer, receiver)
-            assert len(log.fields("notify_queue_full")) in range(1, 5)
+                assert log.fields("notify_queue_full")
+            await _is_announced_again(small, producer)
             assert not log.fields("record_failed")
-        await _is_announced_again(small, log)
 
 
 async def _use(one: Client, producer: Client, receiver: Receiver) -> None:
@@ -85,15 +84,13 @@ async def _use(one: Client, producer: Client, receiver: Receiver) -> None:
         await producer.clear(["a"])
 
 
-async def _is_announced_again(server: Throwaway, log: Log) -> None:
-    before = len(log.fields("notify_queue_full"))
-    async with (
-        open_receiver() as receiver,
-        open_requeuest(server.dsn(), poll_interval=LONG_POLL),
-        open_requeuest(server.dsn(), (), poll_interval=LONG_POLL) as producer,
-    ):
-        with trio.fail_after(LONG_POLL / 4):
-            await producer.spawn_returning("a", Request.get(receiver.url))
-    assert len(log.fields("notify_queue_full")) == before
-    async with await connect(server.dsn()) as eye:
-        assert await value(eye, "select pg_notification_queue_usage() < 0.1")
+async def _is_announced_again(server: Throwaway, producer: Client) -> None:
+    """PostgreSQL does not make room by itself, even if everybody has heard everything."""
+    async with await connect(server.dsn()) as listener:
+        await listener.execute('LISTEN "requeuest:due"')
+        with trio.fail_after(20):
+            heard: list[psycopg.Notify] = []
+            while not heard:
+                await producer.spawn("later", Request.get("http://receiver.test"), delay=60)
+                heard = [notification async for notification in listener.notifies(timeout=0.1)]
+        assert await value(listener, "select pg_notification_queue_usage() < 0.1")

@@ -27,7 +27,7 @@ from requeuest_trio import (
 from requeuest_trio.testing import Receiver, Reply
 from tests.engine.support import Eye
 from tests.engine.test_store_settings import change_defaults
-from tests.faults.outages import in_thread, logged, spawn_surely
+from tests.faults.outages import in_thread, logged, open_replica, queue_server, spawn_surely
 from tests.poolers import OWN, PGBOUNCER, SESSIONS, Pooler, is_installed, running_pooler
 from tests.postgres.harness import Proxy, connect, value
 from tests.servers import TestServer
@@ -193,6 +193,20 @@ async def test_the_limits_of_statements_hold(pooled: str, eye: Eye, receiver: Re
                 await client.spawn("a", request)
             assert await eye.value("select count(*) from pg_stat_activity where wait_event_type = 'Lock'") == 0
         await client.spawn("a", request)
+
+
+async def test_a_replica_can_be_read_directly_or_not_and_says_that_it_takes_nothing() -> None:
+    async with queue_server() as server, open_replica(server) as replica:
+        behind = TestServer(socket_dir=replica.socket, log=replica.log)
+        with running_pooler(behind, OWN) as pooler:
+            for dsn in (replica.dsn(), pooler.dsn()):
+                async with open_requeuest(dsn, ()) as client:
+                    assert (await client.stats()).channels == {}
+                    with pytest.raises(DatabaseUnavailable, match="read-only transaction"):
+                        await client.spawn("a", Request.get("http://receiver.test"))
+                    with pytest.raises(DatabaseUnavailable):
+                        async with client.transaction() as connection:
+                            await client.spawn("a", Request.get("http://receiver.test"), connection=connection)
 
 
 # --- what fails -------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import NoReturn, Self, TypeVar
 
 import psycopg
@@ -241,7 +241,8 @@ class Database:
             except psycopg.Error as error:
                 if error is inside:
                     raise
-                self._is_for_news(error)
+                with suppress(psycopg.Error):
+                    await self._is_for_news(connection, error)
                 with translated():
                     raise
 
@@ -267,7 +268,7 @@ class Database:
                     try:
                         return await self._run(connection, operation)
                     except errors.ProgramLimitExceeded as error:
-                        if not self._is_for_news(error):
+                        if not await self._is_for_news(connection, error):
                             raise
                         return await self._run(connection, operation)
                 except errors.ReadOnlySqlTransaction:
@@ -288,10 +289,11 @@ class Database:
             return await operation(connection)
         return await in_transaction(connection, self._queries, self._limits, operation)
 
-    def _is_for_news(self, error: psycopg.Error) -> bool:
+    async def _is_for_news(self, connection: TrioConnection, error: psycopg.Error) -> bool:
         """Whether nothing was done only because of what was to be announced; without that, it can be done."""
         if is_for_news := error.diag.source_function == "PreCommit_Notify":
             self._fall_silent()
+            await connection.execute(self._queries["make_room_for_news"])
         return is_for_news
 
     def _require_open(self) -> None:

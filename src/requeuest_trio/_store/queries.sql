@@ -170,6 +170,11 @@ SELECT (SELECT json_agg(name) FROM ordered) AS ordered, extract(epoch FROM now()
 SELECT {schema}.announce(%(topic)s, %(announced)s)::text AS announced;
 
 
+-- name: make_room_for_news
+-- Let PostgreSQL forget the notifications that everybody has heard: once its queue is full, it does that in no other way.
+SELECT pg_notification_queue_usage();
+
+
 -- name: ordered_channels
 -- Which of these channels are ordered as a whole, whatever keys their jobs were given.
 SELECT name FROM {schema}.channel WHERE ordered AND name = ANY (%(channels)s::text[]);
