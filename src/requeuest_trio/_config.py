@@ -74,7 +74,7 @@ class Config:
         if not isinstance(self.notifications, bool):
             raise InvalidRequest("notifications", f"must be a bool, not {type(self.notifications).__name__}")
         if self.listen_dsn is not None:
-            check_dsn("listen_dsn", self.listen_dsn)
+            check_dsn("listen_dsn", self.listen_dsn, "is no libpq connection string or URL")
             if not self.notifications:
                 raise InvalidRequest("listen_dsn", "is of no use with notifications=False")
         for name, default in ((each.name, each.default) for each in fields(self) if each.name in limits):
@@ -88,11 +88,11 @@ class Config:
                 raise InvalidRequest(name, f"must be {kind} from {least:,.10g} to {most:,.10g}, not {shown(value)}")
 
 
-def check_dsn(argument: str, dsn: object, besides: str = "") -> None:
+def check_dsn(argument: str, dsn: object, problem: str) -> None:
     """Raise unless libpq understands it. The text is not repeated: it may have a password in it."""
     if not isinstance(dsn, str):
         raise InvalidRequest(argument, f"must be a str, not {type(dsn).__name__}")
     try:
         conninfo_to_dict(dsn)
     except psycopg.ProgrammingError as error:
-        raise InvalidRequest(argument, f"is neither a libpq connection string nor URL{besides}") from error
+        raise InvalidRequest(argument, problem) from error

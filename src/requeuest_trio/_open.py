@@ -269,7 +269,7 @@ async def _server(dsn: str) -> AsyncIterator[str]:
         async with embedded.open_embedded(path) as address:
             yield address
         return
-    check_dsn("dsn", dsn, ", nor embedded:")
+    check_dsn("dsn", dsn, "is neither a libpq connection string or URL, nor embedded:")
     yield dsn
 
 

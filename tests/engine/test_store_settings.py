@@ -24,6 +24,7 @@ from requeuest_trio import (
 from requeuest_trio._config import Config
 from requeuest_trio.testing import Receiver, Reply
 from tests.engine.support import Eye, Log
+from tests.poolers import direct
 from tests.postgres.harness import connect
 from tests.servers import TestServer
 
@@ -57,7 +58,7 @@ DEFAULTS = {
 
 
 def change_defaults(dsn: str, settings: dict[str, str]) -> None:
-    with psycopg.connect(dsn, autocommit=True) as connection:
+    with psycopg.connect(direct(dsn), autocommit=True) as connection:
         name = sql.Identifier(connection.info.dbname)
         for setting, to in settings.items():
             change = sql.SQL("ALTER DATABASE {} SET {} = {}").format(name, sql.Identifier(setting), sql.Literal(to))
@@ -183,6 +184,7 @@ async def test_opening_keeps_to_the_connect_timeout() -> None:
             pass
 
 
+@pytest.mark.needs_sessions("it looks at the settings of sessions")
 async def test_only_the_runners_statements_are_bound_to_the_lease(eye: Eye) -> None:
     config = Config(statement_timeout=7)
     async with (

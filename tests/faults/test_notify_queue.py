@@ -15,6 +15,7 @@ import trio
 from requeuest_trio import Client, DatabaseUnavailable, Request, open_requeuest
 from requeuest_trio._store import statements
 from requeuest_trio.testing import Receiver, open_receiver
+from tests.engine.test_logging import check_table
 from tests.faults.outages import logged, queue_server
 from tests.faults.throwaway import Throwaway
 from tests.postgres.harness import Conn, connect, value
@@ -63,6 +64,7 @@ async def test_while_it_is_full_all_is_stored_delivered_and_recorded_and_then_an
                 assert log.fields("notify_queue_full")
             await _is_announced_again(small, producer)
             assert not log.fields("record_failed")
+    check_table(log)
 
 
 async def _use(one: Client, producer: Client, receiver: Receiver) -> None:

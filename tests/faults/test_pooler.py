@@ -26,6 +26,7 @@ from requeuest_trio import (
 )
 from requeuest_trio.testing import Receiver, Reply
 from tests.engine.support import Eye
+from tests.engine.test_logging import check_table
 from tests.engine.test_store_settings import change_defaults
 from tests.faults.outages import in_thread, logged, open_replica, queue_server, spawn_surely
 from tests.poolers import OWN, PGBOUNCER, SESSIONS, Pooler, is_installed, running_pooler
@@ -69,6 +70,7 @@ async def test_it_is_found_out_and_said_once_and_nobody_listens(pooled: str, eye
             pass
     assert len(log.fields("pooled")) == 1
     assert log.fields("listener_lost") == []
+    check_table(log)
 
 
 @pytest.mark.parametrize("sessions", [1, 2, 9])
