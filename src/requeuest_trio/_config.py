@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from requeuest_trio._model.checks import MAX_SECONDS
 from requeuest_trio._model.errors import InvalidRequest, shown
 
-__all__ = ["Config"]
+__all__ = ["Config", "check_dsn"]
 
 _MIB = 1_048_576
 
@@ -44,7 +47,10 @@ class Config:
     statement_timeout: float = 10.0
     """One statement of the library's; for those of the runner, a third of `lease` at most."""
     notifications: bool = True
-    """Whether to use LISTEN and NOTIFY. Off for poolers that can't; then only polling wakes."""
+    """Whether to use LISTEN and NOTIFY. Without them only polling wakes."""
+    listen_dsn: str | None = field(default=None, repr=False)
+    """A way past a transaction pooler, to the same database, for the one connection that listens. None: it goes by
+    `dsn`, unless that leads to a transaction pooler; then only polling wakes."""
     keep_succeeded: float | None = 86_400.0
     """How long delivered jobs and their responses are kept; at least a minute, for those who wait for them. None keeps
     them until they are cleared."""
@@ -65,18 +71,28 @@ class Config:
             "keep_succeeded": (60.0, MAX_SECONDS),
             "keep_dead": (0.0, MAX_SECONDS),
         }
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "notifications":
-                if not isinstance(value, bool):
-                    raise InvalidRequest(field.name, f"must be a bool, not {type(value).__name__}")
+        if not isinstance(self.notifications, bool):
+            raise InvalidRequest("notifications", f"must be a bool, not {type(self.notifications).__name__}")
+        if self.listen_dsn is not None:
+            check_dsn("listen_dsn", self.listen_dsn, "is no libpq connection string or URL")
+            if not self.notifications:
+                raise InvalidRequest("listen_dsn", "is of no use with notifications=False")
+        for name, default in ((each.name, each.default) for each in fields(self) if each.name in limits):
+            value = getattr(self, name)
+            if value is None and name.startswith("keep_"):
                 continue
-            if value is None and field.name.startswith("keep_"):
-                continue
-            least, most = limits[field.name]
-            wanted = int if isinstance(field.default, int) else int | float
+            least, most = limits[name]
+            wanted = int if isinstance(default, int) else int | float
             if isinstance(value, bool) or not isinstance(value, wanted) or not least <= value <= most:
                 kind = "an int" if wanted is int else "a number"
-                raise InvalidRequest(
-                    field.name, f"must be {kind} from {least:,.10g} to {most:,.10g}, not {shown(value)}"
-                )
+                raise InvalidRequest(name, f"must be {kind} from {least:,.10g} to {most:,.10g}, not {shown(value)}")
+
+
+def check_dsn(argument: str, dsn: object, problem: str) -> None:
+    """Raise unless libpq understands it. The text is not repeated: it may have a password in it."""
+    if not isinstance(dsn, str):
+        raise InvalidRequest(argument, f"must be a str, not {type(dsn).__name__}")
+    try:
+        conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError as error:
+        raise InvalidRequest(argument, problem) from error

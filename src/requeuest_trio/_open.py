@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
-import psycopg
 import trio
-from psycopg.conninfo import conninfo_to_dict
 
 from requeuest_trio import embedded
 from requeuest_trio._client import Client
-from requeuest_trio._config import Config
+from requeuest_trio._config import Config, check_dsn
 from requeuest_trio._engine.listener import Hints, Listener
 from requeuest_trio._engine.loop_lag import LoopLag
 from requeuest_trio._engine.runner import FINISH_SECONDS, Runner
@@ -22,11 +21,13 @@ from requeuest_trio._http.sender import open_sender
 from requeuest_trio._model.channel import ALL, All, Channel, channels_of
 from requeuest_trio._model.ecosystem import AsyncBaseTransport, AsyncClient, ForeignClient
 from requeuest_trio._model.errors import InvalidRequest, RequeuestError
+from requeuest_trio._model.events import Event, emit
 from requeuest_trio._model.groups import Kept, raise_bare
 from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._store.announcer import Announcer
 from requeuest_trio._store.database import Database, run_once
 from requeuest_trio._store.migrate import apply_migrations, check_schema
+from requeuest_trio._store.pooler import check_listen_dsn, has_sessions, is_direct
 from requeuest_trio._store.queries import Queries, checked_schema
 from requeuest_trio._store.reader import Reader
 from requeuest_trio._store.spawner import FLUSH_LOCK_SECONDS, Spawner
@@ -40,6 +41,8 @@ _CLOSE_SECONDS = 5.0
 _LONGEST_SECONDS = 3_600.0
 _ALARMING_LAG = 1 / 4
 """Of the lease."""
+_ADVICE = "a transaction pooler is in between, so only polling wakes; Config.listen_dsn can name a direct connection"
+_logger = logging.getLogger("requeuest_trio.open")
 
 
 async def migrate(dsn: str, *, schema: str = "requeuest", target: int | None = None) -> list[str]:
@@ -95,7 +98,8 @@ async def open_requeuest(
 
     Args:
         dsn: a libpq connection string or URL; or `embedded:` for a PostgreSQL of the library's own in the user's data
-            directory, `embedded:/path` for one there (both need `requeuest-trio[embedded]`).
+            directory, `embedded:/path` for one there (both need `requeuest-trio[embedded]`). A pooler may be in
+            between: one that shares sessions between transactions is found out, and `Config.listen_dsn` leads past it.
         channels: what this process delivers: names, or `Channel` objects where there are settings. `ALL` is every
             channel, also those that appear later; an empty collection only enqueues.
         http: what to send with: an `httpx2.AsyncBaseTransport`, or an `AsyncClient` of httpx2 or httpx, which you
@@ -136,11 +140,18 @@ async def open_requeuest(
             await apply_migrations(address, schema=schema)
         queries = Queries(schema)
         store = Store(queries, schema, notifications=config.notifications)
-        await run_once(address, queries, config, partial(_prepare, address, schema, store, settings))
+        is_direct = await run_once(
+            address, queries, config, partial(_prepare, address, queries, store, settings, config)
+        )
+        sessions = is_direct or await has_sessions(address, queries, config)
+        listen_at = (config.listen_dsn or (address if sessions else None)) if config.notifications else None
+        if listen_at is None and config.notifications:
+            emit(_logger, Event.POOLED, poll_interval=poll_seconds, advice=_ADVICE)
         sender = await stack.enter_async_context(open_sender(http, config))
 
-        async def connect(size: int, **options: Any) -> Database:
-            return await stack.enter_async_context(Database(address, queries, config, size=size, **options))
+        async def connect(size: int, dsn: str = address, *, has_sessions: bool = sessions, **options: Any) -> Database:
+            options |= {"has_sessions": has_sessions, "fall_silent": store.fall_silent}
+            return await stack.enter_async_context(Database(dsn, queries, config, size=size, **options))
 
         calls = await connect(config.pool_size)
         flushes = await connect(1, lock_timeout=FLUSH_LOCK_SECONDS, plans_once=True)
@@ -166,8 +177,9 @@ async def open_requeuest(
         load = runner.load if runner else None
         client = Client(calls, store, spawner, waiters, config, settings, load, lambda: loop_lag.worst)
         services = [spawner.run, announcer.run, waiters.run, sender.run, loop_lag.run]
-        if config.notifications:
-            services.append(_listener(await connect(1), store, waiters, runner).run)
+        if listen_at is not None:
+            listening = await connect(1, listen_at, has_sessions=True)
+            services.append(_listener(listening, store, waiters, runner).run)
         async with _running(client, runner, services, grace_seconds):
             yield client
 
@@ -240,28 +252,24 @@ def _listener(database: Database, store: Store, waiters: Waiters, runner: Runner
 
 
 async def _prepare(
-    dsn: str, schema: str, store: Store, settings: Iterable[Channel], connection: TrioConnection
-) -> None:
-    """Find out at once, and not by and by, whether this database will do."""
-    await check_schema(connection, dsn, schema)
+    dsn: str, queries: Queries, store: Store, settings: Iterable[Channel], config: Config, connection: TrioConnection
+) -> bool:
+    """Find out at once, and not by and by, whether this database will do. Returns whether no pooler is in between."""
+    await check_schema(connection, dsn, queries.schema)
+    await check_listen_dsn(connection, queries, config)
     for channel in settings:
         await store.set_channel(connection, channel)
+    return await is_direct(connection, queries)
 
 
 @asynccontextmanager
 async def _server(dsn: str) -> AsyncIterator[str]:
     """The address of a server: that of the DSN, or that of an embedded one, which runs as long as the block."""
-    if not isinstance(dsn, str):
-        raise InvalidRequest("dsn", f"must be a str, not {type(dsn).__name__}")
-    if (path := embedded.embedded_path(dsn)) is not None:
+    if isinstance(dsn, str) and (path := embedded.embedded_path(dsn)) is not None:
         async with embedded.open_embedded(path) as address:
             yield address
         return
-    try:
-        conninfo_to_dict(dsn)
-    except psycopg.ProgrammingError as error:
-        # The text is not repeated: it may have a password in it.
-        raise InvalidRequest("dsn", "is neither a libpq connection string or URL, nor embedded:") from error
+    check_dsn("dsn", dsn, "is neither a libpq connection string or URL, nor embedded:")
     yield dsn
 
 

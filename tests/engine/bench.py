@@ -16,6 +16,7 @@ from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._store.queries import Queries
 from requeuest_trio._store.rows import Claimed, NewJob, Report
 from requeuest_trio._store.store import Store
+from tests.poolers import direct
 from tests.postgres.harness import Conn
 
 LIMITS = {
@@ -76,9 +77,9 @@ class Bench:
     async def connect(self, *, autocommit: bool = True) -> Conn:
         """A connection as the library's pools make it."""
         connection = await self._stack.enter_async_context(
-            await TrioConnection.connect(self.dsn, autocommit=autocommit)
+            await TrioConnection.connect(direct(self.dsn), autocommit=autocommit)
         )
-        await connection.execute(self.queries["configure_session"], LIMITS)
+        await connection.execute(self.queries["configure"], {**LIMITS, "is_local": False})
         await connection.commit()
         return connection
 

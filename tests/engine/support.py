@@ -11,6 +11,7 @@ from uuid import UUID
 
 import trio
 
+from tests.poolers import direct
 from tests.postgres.harness import Conn, connect, open_fds, until
 
 PATIENCE = 20.0
@@ -58,13 +59,18 @@ class Eye:
         return row[0], row[1], row[2]
 
     async def sessions(self) -> dict[int, str]:
-        """The server's processes for other connections to this database, each with its last statement."""
+        """
+        The server's processes for other connections to this database, each with its last statement.
+
+        Those that are idle behind a pooler are the pooler's own.
+        """
         # Inside a transaction PostgreSQL shows what it saw first, again and again.
         await self.rows("select pg_stat_clear_snapshot()")
         return dict(
             await self.rows(
                 "select pid, query from pg_stat_activity where datname = current_database() "
-                "and backend_type = 'client backend' and pid <> pg_backend_pid()"
+                "and backend_type = 'client backend' and pid <> pg_backend_pid() and (%s or state <> 'idle')",
+                direct(self.dsn) == self.dsn,
             )
         )
 

@@ -173,6 +173,7 @@ async def _promptly(seconds: float = 3.0) -> AsyncIterator[None]:
         yield
 
 
+@pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")
 async def test_everything_wakes_promptly_without_a_poll(eye: Eye, receiver: Receiver) -> None:
     soon = RetryPolicy(initial=0.1, jitter=0)
     async with (
@@ -209,6 +210,7 @@ async def test_waiting_for_a_job_does_not_hide_it_from_the_claim(eye: Eye, recei
                 await client.wait(job_id)
 
 
+@pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")
 @pytest.mark.parametrize("ending", ["released", "rescued"])
 async def test_what_another_process_gives_up_wakes_promptly(eye: Eye, receiver: Receiver, ending: str) -> None:
     receiver.script(Stall())
@@ -236,6 +238,7 @@ async def _release_all(eye: Eye) -> None:
     assert await Store(Queries("requeuest"), "requeuest").release(eye.connection, worker) == 1
 
 
+@pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")
 async def test_a_hint_that_comes_while_a_poll_is_answered_is_kept(
     eye: Eye, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,6 +298,7 @@ async def test_every_delayed_job_of_a_channel_starts_on_time(eye: Eye, receiver:
                 await client.wait(job_id)
 
 
+@pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")
 async def test_what_one_flush_stores_for_now_and_for_later_starts_on_time(eye: Eye, receiver: Receiver) -> None:
     request = Request.get(receiver.url)
     async with (

@@ -277,6 +277,7 @@ async def _lose_first_answer(
     return lost
 
 
+@pytest.mark.needs_sessions("what it loses is the answer to a lone statement, not to a COMMIT")
 @pytest.mark.parametrize("notifications", [True, False])
 async def test_jobs_whose_claim_was_not_answered_are_given_back(
     eye: Eye, receiver: Receiver, log: Log, monkeypatch: pytest.MonkeyPatch, notifications: bool

@@ -42,6 +42,7 @@ async def test_notifications_switched_off(eye: Eye, receiver: Receiver) -> None:
                 await client.spawn_returning("a", Request.get(receiver.url))
 
 
+@pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")
 async def test_the_listening_connection_dies(eye: Eye, receiver: Receiver, log: Log) -> None:
     async with nothing_left(eye), open_requeuest(eye.dsn, poll_interval=600) as client:
         await client.spawn_returning("a", Request.get(receiver.url))
@@ -55,6 +56,7 @@ async def test_the_listening_connection_dies(eye: Eye, receiver: Receiver, log: 
             await client.spawn_returning("a", Request.get(receiver.url))
 
 
+@pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")
 async def test_a_registration_that_is_lost_without_an_error(
     eye: Eye, receiver: Receiver, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +98,7 @@ async def test_a_hint_for_a_channel_that_does_not_exist(eye: Eye, receiver: Rece
         await client.spawn_returning("a", Request.get(receiver.url))
 
 
+@pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")
 async def test_a_client_that_only_enqueues_hears_of_results(eye: Eye, receiver: Receiver) -> None:
     async with (
         nothing_left(eye),

@@ -32,6 +32,7 @@ def check_table(log: Log) -> None:
         assert record.getMessage().startswith(f"{name} ")
 
 
+@pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")
 async def test_each_event_is_as_the_table_says(eye: Eye, receiver: Receiver, log: Log) -> None:
     receiver.script(Reply(500), target="/dead")
     config = Config(keep_succeeded=60.0)
@@ -60,6 +61,7 @@ async def test_each_event_is_as_the_table_says(eye: Eye, receiver: Receiver, log
     check_table(log)
 
 
+@pytest.mark.needs_sessions("a pooler is said")
 async def test_nothing_is_said_for_each_job(eye: Eye, receiver: Receiver, log: Log) -> None:
     async with nothing_left(eye), open_requeuest(eye.dsn) as client:
         receiver.script(*[Reply(503)] * 20)

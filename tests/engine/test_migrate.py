@@ -3,9 +3,11 @@ touched; a schema that does not fit is named, with the command to run and withou
 
 from __future__ import annotations
 
+import ast
 import os
 import sys
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,8 @@ from requeuest_trio._store.queries import Queries
 from requeuest_trio.testing import Receiver
 from tests.postgres.harness import connect, until, value
 
-UP, DOWN = "0001_queue.up", "0001_queue.down"
+UP = [f"{step.name}.up" for step in migrations()]
+DOWN = [f"{step.name}.down" for step in reversed(migrations())]
 OBJECTS = """
 SELECT n.nspname, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 UNION ALL SELECT n.nspname, p.proname FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
@@ -46,9 +49,9 @@ async def test_up_and_down_again_leaves_nothing(dsn: str) -> None:
     query(dsn, "CREATE TABLE job (mine text); CREATE TABLE migration (mine text); CREATE TYPE job_state AS ENUM ('x')")
     before = objects(dsn)
     for _ in range(2):
-        assert await migrate(dsn) == [UP]
+        assert await migrate(dsn) == UP
         assert await migrate(dsn) == []
-        assert await migrate(dsn, target=0) == [DOWN]
+        assert await migrate(dsn, target=0) == DOWN
         assert await migrate(dsn, target=0) == []
         assert objects(dsn) == before
 
@@ -57,8 +60,8 @@ async def test_a_schema_that_has_something_of_the_users_in_it_stays(dsn: str) ->
     await migrate(dsn, schema="public")
     query(dsn, "CREATE SCHEMA app; CREATE TABLE app.mine (a int)")
     await migrate(dsn, schema="app")
-    assert await migrate(dsn, schema="app", target=0) == [DOWN]
-    assert await migrate(dsn, schema="public", target=0) == [DOWN]
+    assert await migrate(dsn, schema="app", target=0) == DOWN
+    assert await migrate(dsn, schema="public", target=0) == DOWN
     assert {("app", ""), ("app", "mine"), ("public", "")} <= objects(dsn)
     assert ("app", "migration") not in objects(dsn)
 
@@ -106,7 +109,7 @@ async def test_several_processes_at_once(dsn: str) -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(3):
                 nursery.start_soon(one)
-    assert sorted(outputs) == [b"['0001_queue.up']", b"[]", b"[]"]
+    assert sorted(chain.from_iterable(ast.literal_eval(output.decode()) for output in outputs)) == UP
 
 
 async def _migrate_in_vain(dsn: str) -> None:
@@ -153,12 +156,12 @@ async def test_a_role_without_the_right_to_make_schemas(dsn: str, receiver: Rece
         admin.execute(sql.SQL("CREATE SCHEMA ready AUTHORIZATION {}").format(sql.Identifier(role)))
     theirs = make_conninfo(dsn, user=role)
     try:
-        assert await migrate(theirs, schema="ready") == [UP]
+        assert await migrate(theirs, schema="ready") == UP
         async with open_requeuest(theirs, schema="ready") as client:
             assert (await client.spawn_returning("c", Request.get(receiver.url))).status_code == 200
-        assert await migrate(theirs, schema="ready", target=0) == [DOWN]
+        assert await migrate(theirs, schema="ready", target=0) == DOWN
         assert objects(dsn) == {("ready", ""), ("public", "")}, "the schema stays, since it could not be made again"
-        assert await migrate(theirs, schema="ready") == [UP]
+        assert await migrate(theirs, schema="ready") == UP
     finally:
         with psycopg.connect(dsn, autocommit=True) as admin:
             admin.execute(

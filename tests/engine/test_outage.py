@@ -77,6 +77,7 @@ async def _unreachable(eye: Eye) -> AsyncIterator[None]:
                 await elsewhere.connection.execute(f"alter database {name} with allow_connections true".encode())
 
 
+@pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")
 async def test_a_database_that_is_away_for_a_while(eye: Eye, receiver: Receiver, log: Log) -> None:
     receiver.script(*[Reply(delay=0.5)] * 3)
     async with nothing_left(eye), open_requeuest(eye.dsn, lease=10, poll_interval=0.5, config=IMPATIENT) as client:

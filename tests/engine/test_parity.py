@@ -16,7 +16,7 @@ from tests.engine.support import Eye, nothing_left
 
 
 async def test_migrate(dsn: str) -> None:
-    assert await migrate(dsn) == ["0001_queue.up"]
+    assert (await migrate(dsn))[0] == "0001_queue.up"
     async with open_requeuest(dsn, ()) as client:
         await client.spawn("mail", Request.get("http://x.test/"))
 

@@ -106,6 +106,7 @@ async def test_a_place_is_not_given_twice(eye: Eye, receiver: Receiver) -> None:
     assert max(arrival.in_flight for arrival in receiver.arrivals) == 1
 
 
+@pytest.mark.needs_sessions("what it loses is the answer to a lone statement, not to a COMMIT")
 async def test_a_place_is_kept_from_claims_while_the_job_is_stored(
     eye: Eye, receiver: Receiver, interfering: Interfering
 ) -> None:
@@ -201,6 +202,7 @@ async def test_a_process_that_was_struck_off_stores_for_everybody(
     assert len(receiver.arrivals) == 1
 
 
+@pytest.mark.needs_sessions("what it loses is the answer to a lone statement, not to a COMMIT")
 async def test_a_job_whose_storing_was_not_answered_is_sent_once(
     eye: Eye, receiver: Receiver, log: Log, interfering: Interfering
 ) -> None:
@@ -217,6 +219,7 @@ async def test_a_job_whose_storing_was_not_answered_is_sent_once(
     assert len(receiver.arrivals) == 1
 
 
+@pytest.mark.needs_sessions("what it loses is the answer to a lone statement, not to a COMMIT")
 @pytest.mark.parametrize("moment", ["before", "after"])
 async def test_a_spawn_cancelled_while_it_is_stored_leaves_nothing_claimed(
     eye: Eye, receiver: Receiver, interfering: Interfering, moment: str
@@ -238,6 +241,7 @@ async def test_a_spawn_cancelled_while_it_is_stored_leaves_nothing_claimed(
     assert len(receiver.arrivals) == 1 + stored
 
 
+@pytest.mark.needs_sessions("what it loses is the answer to a lone statement, not to a COMMIT")
 async def test_a_lease_that_is_lost_meanwhile_gives_the_job_to_others(
     eye: Eye, receiver: Receiver, log: Log, interfering: Interfering
 ) -> None:
@@ -266,6 +270,7 @@ async def test_a_refused_job_frees_its_place(eye: Eye, receiver: Receiver) -> No
     assert await eye.states() == {"succeeded": 1}
 
 
+@pytest.mark.needs_sessions("what it loses is the answer to a lone statement, not to a COMMIT")
 async def test_a_job_stored_while_the_block_ends_is_given_back(
     eye: Eye, receiver: Receiver, interfering: Interfering
 ) -> None:

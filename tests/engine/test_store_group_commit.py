@@ -152,6 +152,7 @@ async def test_a_backend_killed_in_the_middle_leaves_all_or_nothing(eye: Eye, ti
     assert await eye.states() == ({"available": 9_000} if times == 1 else {})
 
 
+@pytest.mark.needs_sessions("what it loses is the answer to a lone statement, not to a COMMIT")
 @pytest.mark.parametrize("key", [None, "k"])
 async def test_a_commit_whose_answer_is_lost_is_repeated_and_stored_once(eye: Eye, key: str | None) -> None:
     async with open_proxy(eye.dsn) as proxy, _enqueuing(proxy) as client:
@@ -177,6 +178,7 @@ async def spawn_many(client: Client, channel: str, key: str | None) -> None:
     await client.spawn_many(channel, [REQUEST] * 3, ordering_key=key)
 
 
+@pytest.mark.needs_sessions("what it loses is the answer to a lone statement, not to a COMMIT")
 async def test_the_commit_of_a_long_batch_whose_answer_is_lost_is_repeated(eye: Eye) -> None:
     async with open_proxy(eye.dsn) as proxy, _enqueuing(proxy) as client:
         await client.spawn_many("warm", [REQUEST] * 2_500)

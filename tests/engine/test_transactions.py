@@ -27,6 +27,7 @@ NEVER = 600.0
 """A poll interval that shows who was woken by a notification."""
 
 
+@pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")
 async def test_commit_wakes_the_workers_and_rollback_sends_nothing(eye: Eye, receiver: Receiver) -> None:
     await eye.connection.execute("CREATE TABLE orders (id int)")
     async with open_requeuest(eye.dsn, poll_interval=NEVER) as client:
@@ -70,6 +71,7 @@ async def test_a_connection_of_the_users_own(eye: Eye, receiver: Receiver, autoc
                 assert await eye.states() == {"available": 1}
 
 
+@pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")
 async def test_a_savepoint_rolled_back_takes_its_jobs_along(eye: Eye, receiver: Receiver) -> None:
     async with open_requeuest(eye.dsn, poll_interval=NEVER) as client:
         async with client.transaction() as connection:
@@ -85,6 +87,7 @@ async def test_a_savepoint_rolled_back_takes_its_jobs_along(eye: Eye, receiver: 
     assert await eye.states() == {"succeeded": 2}
 
 
+@pytest.mark.needs_sessions("it looks at its session")
 async def test_the_librarys_limits_do_not_apply_inside_and_the_connection_comes_back_clean(eye: Eye) -> None:
     config = Config(statement_timeout=0.1, pool_size=2)
     async with open_requeuest(eye.dsn, (), config=config) as client:
@@ -102,6 +105,7 @@ async def test_the_librarys_limits_do_not_apply_inside_and_the_connection_comes_
         assert client._database._pool.statistics().in_use == 0
 
 
+@pytest.mark.needs_sessions("it looks at its session")
 async def test_errors_inside_are_bare_and_those_at_the_edges_are_translated(eye: Eye) -> None:
     async with open_requeuest(eye.dsn, (), config=Config(connect_timeout=0.5, pool_size=2)) as client:
         with pytest.raises(psycopg.errors.UndefinedTable):
@@ -133,6 +137,7 @@ async def test_repeatable_read_with_an_ordering_key_is_a_clear_error(eye: Eye) -
     assert await eye.states() == {}
 
 
+@pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")
 async def test_a_transaction_that_holds_a_key_holds_up_nobody_else(eye: Eye, receiver: Receiver) -> None:
     request = Request.get(receiver.url)
     async with open_requeuest(eye.dsn, poll_interval=NEVER, lease=3.0, grace=0) as client:

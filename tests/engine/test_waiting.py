@@ -52,6 +52,7 @@ def assert_reply(response: object) -> None:
     assert response.extensions["truncated"] is False
 
 
+@pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")
 @pytest.mark.parametrize("notifications", [True, False])
 async def test_here_in_another_client_and_after_a_restart(eye: Eye, receiver: Receiver, notifications: bool) -> None:
     """Every client finds out in its own way: here by the recorder, elsewhere by notification, or else by polling."""
@@ -79,6 +80,7 @@ async def test_here_in_another_client_and_after_a_restart(eye: Eye, receiver: Re
             assert (job.state, job.is_finished, job.status) == (JobState.SUCCEEDED, True, 201)
 
 
+@pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")
 async def test_in_another_process(eye: Eye, receiver: Receiver) -> None:
     receiver.decide = lambda _: REPLY
     code = """
@@ -138,6 +140,7 @@ async def test_dead_jobs_raise_with_the_job(eye: Eye, receiver: Receiver) -> Non
             await client.result(job.id)
 
 
+@pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")
 @pytest.mark.parametrize("key", [None, "k"])
 @pytest.mark.parametrize("notifications", [True, False])
 async def test_a_job_that_is_cleared_meanwhile(eye: Eye, key: str | None, notifications: bool) -> None:

@@ -167,15 +167,15 @@ class Rig:
         return frozenset(row[0] for row in rows)
 
     @asynccontextmanager
-    async def locked(self, table: str) -> AsyncIterator[None]:
+    async def locked(self, table: str, mode: str = "SHARE") -> AsyncIterator[None]:
         """
-        Nobody writes to a table as long as this block lasts; reading goes on.
+        Nobody writes to a table as long as this block lasts; reading goes on, unless `mode` says otherwise.
 
         With the table of attempts, outcomes are held up on their way; with that of jobs, claims are too.
         """
         connection = await trio.to_thread.run_sync(partial(psycopg.connect, self.dsn))
         try:
-            lock = f"LOCK TABLE requeuest.{table} IN SHARE MODE".encode()
+            lock = f"LOCK TABLE requeuest.{table} IN {mode} MODE".encode()
             await trio.to_thread.run_sync(connection.execute, lock)
             yield
         finally:

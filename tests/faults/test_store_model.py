@@ -95,7 +95,9 @@ class Play:
             new = replace(new, id=self.spawned[one % len(self.spawned)].id)
         self.spawned.append(new)
         place = Reservation(new.channel, self.worker(one), uuid4())
-        await self.store.store(self.connection, [new_job(new.channel, id=new.id)], place=place)
+        job = new_job(new.channel, id=new.id)
+        stored = await self.store.store(self.connection, [job], place=place)
+        place.settle(job if stored.is_claimed else None)
         assert (place.job is not None) == self.model.spawn_claimed(new, place.worker, place.claim)
         if place.job is not None:
             self.claimed.append((place.worker, place.job))

@@ -14,6 +14,7 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from requeuest_trio._postgres import TrioConnection
+from tests.poolers import direct
 
 Conn: TypeAlias = TrioConnection[tuple[Any, ...]]
 
@@ -24,7 +25,7 @@ ACTIVE = pq.TransactionStatus.ACTIVE
 
 
 async def connect(dsn: str, *, autocommit: bool = True) -> Conn:
-    return await TrioConnection.connect(dsn, autocommit=autocommit)
+    return await TrioConnection.connect(direct(dsn), autocommit=autocommit)
 
 
 async def value(conn: Conn, query: str, *params: object) -> Any:

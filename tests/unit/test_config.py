@@ -14,7 +14,7 @@ NUMBERS = INTEGERS | OPTIONAL | {"attempt_timeout", "connect_timeout", "statemen
 
 
 def test_no_field_is_forgotten_here() -> None:
-    assert {field.name for field in fields(Config)} == NUMBERS | {"notifications"}
+    assert {field.name for field in fields(Config)} == NUMBERS | {"notifications", "listen_dsn"}
 
 
 @pytest.mark.parametrize("name", sorted(NUMBERS))
@@ -48,6 +48,22 @@ def test_none_keeps_for_ever(name: str) -> None:
 def test_notifications_is_a_bool(value: Any) -> None:
     with pytest.raises(InvalidRequest, match=r"^notifications: must be a bool"):
         Config(notifications=value)
+
+
+@pytest.mark.parametrize("value", [1, b"postgresql:///app", "nonsense", "postgresql://h:secret@[", "embedded:"])
+def test_listen_dsn_is_a_connection_string_and_not_repeated(value: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"^listen_dsn: ") as caught:
+        Config(listen_dsn=value)
+    assert "secret" not in str(caught.value)
+
+
+def test_listen_dsn_may_hold_a_password_so_nothing_shows_it() -> None:
+    assert "secret" not in repr(Config(listen_dsn="postgresql://me:secret@db.example.com/app"))
+
+
+def test_listen_dsn_is_of_no_use_where_nothing_is_heard() -> None:
+    with pytest.raises(InvalidRequest, match=r"^listen_dsn: is of no use with notifications=False"):
+        Config(listen_dsn="postgresql:///app", notifications=False)
 
 
 @pytest.mark.parametrize(

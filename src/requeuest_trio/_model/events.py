@@ -28,6 +28,11 @@ class Event(Enum):
     """All events."""
 
     OPENED = EventSpec("opened", "open", logging.INFO, ("channels", "worker"), "A runner has started.")
+    POOLED = EventSpec(
+        "pooled", "open", logging.WARNING, ("poll_interval", "advice"),
+        "PostgreSQL is behind a transaction pooler, over which nothing can be heard: what other processes spawn or "
+        "finish is found by polling. See `Config.listen_dsn`.",
+    )  # fmt: skip
     DRAINING = EventSpec(
         "draining", "open", logging.INFO, ("running", "grace"), "The block is left; running attempts may finish."
     )
@@ -48,6 +53,11 @@ class Event(Enum):
     ANNOUNCE_FAILED = EventSpec(
         "announce_failed", "announcer", logging.WARNING, ("error", "retry_in"),
         "Other processes could not be told of new jobs; it is tried again, and their polls find the jobs.",
+    )  # fmt: skip
+    NOTIFY_QUEUE_FULL = EventSpec(
+        "notify_queue_full", "announcer", logging.WARNING, ("silent_for",),
+        "PostgreSQL's queue of notifications is full, because some session listens and sits in a transaction. Nothing "
+        "is announced for so many seconds, so that all can be stored; polls find it.",
     )  # fmt: skip
     CLAIM_FAILED = EventSpec(
         "claim_failed", "dispatcher", logging.WARNING, ("error", "retry_in"), "Jobs could not be claimed."

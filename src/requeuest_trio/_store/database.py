@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import NoReturn, Self, TypeVar
 
 import psycopg
 import trio
-from psycopg import errors
+from psycopg import AsyncClientCursor, IsolationLevel, errors
+from psycopg.pq import TransactionStatus
 
 from requeuest_trio._config import Config
 from requeuest_trio._model.errors import DatabaseUnavailable, RequeuestError, SchemaMismatch
 from requeuest_trio._postgres import SETTLE_TIMEOUT, Backoff, ConnectionPool, TrioConnection
 from requeuest_trio._store.queries import Queries
 
-__all__ = ["DATABASE_ERRORS", "Database", "connected", "first_line", "for_callers", "run_once", "translated"]
+__all__ = [
+    "DATABASE_ERRORS",
+    "NO_LIMITS",
+    "Database",
+    "connected",
+    "first_line",
+    "for_callers",
+    "in_transaction",
+    "run_once",
+    "translated",
+]
 
 T = TypeVar("T")
 
@@ -25,11 +36,14 @@ DATABASE_ERRORS = (RequeuestError, psycopg.Error)
 
 _CONNECT_SECONDS = 10.0
 _GRACE_SECONDS = 5.0
+_PREPARE_THRESHOLD = 5
 _CONNECTING = Backoff(initial=0.1, cap=2.0)
 """However long an outage was, what waits for its end goes on soon after it."""
-_NO_LIMITS = {"statement_timeout": "0", "lock_timeout": "0", "idle_timeout": "0", "plan_cache_mode": "auto"}
+NO_LIMITS = {"statement_timeout": "0", "lock_timeout": "0", "idle_timeout": "0", "plan_cache_mode": "auto"}
+"""For migrations, which may take long."""
 
-_GONE = (errors.OperationalError, errors.InterfaceError, errors.ReadOnlySqlTransaction)
+# The last is what a replica says to BEGIN READ WRITE.
+_GONE = (errors.OperationalError, errors.InterfaceError, errors.ReadOnlySqlTransaction, errors.FeatureNotSupported)
 _NO_TABLES = (errors.UndefinedTable, errors.UndefinedColumn, errors.InvalidSchemaName, errors.UndefinedFunction)
 
 
@@ -71,18 +85,38 @@ def first_line(error: BaseException) -> str:
 
 
 @asynccontextmanager
-async def connected(
-    dsn: str, queries: Queries, limits: Mapping[str, str] = _NO_LIMITS, connect_timeout: float = _CONNECT_SECONDS
-) -> AsyncIterator[TrioConnection]:
-    """A connection of one's own, in autocommit mode: by default without limits, because migrations may take long."""
+async def connected(dsn: str, connect_timeout: float = _CONNECT_SECONDS) -> AsyncIterator[TrioConnection]:
+    """A connection of one's own, in autocommit mode, that changes nothing of its session: it may be a pooler's."""
     connection = None
     with trio.move_on_after(connect_timeout):
-        connection = await TrioConnection.connect(dsn, autocommit=True)
+        connection = await TrioConnection.connect(dsn, autocommit=True, prepare_threshold=None)
     if connection is None:
         raise errors.ConnectionTimeout(f"no connection within {connect_timeout:g} s")
     async with connection:
-        await connection.execute(queries["configure_session"], limits)
         yield connection
+
+
+async def in_transaction(
+    connection: TrioConnection,
+    queries: Queries,
+    limits: Mapping[str, str],
+    operation: Callable[[TrioConnection], Awaitable[T]],
+) -> T:
+    """Run an operation in a transaction that brings the library's settings with it, and needs no session of its own.
+
+    After an error the transaction is left to whoever closes the connection, or takes it back.
+    """
+    cursor, settings = AsyncClientCursor(connection), {**limits, "is_local": True}
+    try:
+        await cursor.execute(queries["begin"] + queries["configure"], settings)
+    except errors.FeatureNotSupported:
+        # A replica. It can be read, and says what is wrong if it is written to.
+        await cursor.execute(queries["begin_reading"] + queries["configure"], settings)
+    result = await operation(connection)
+    if connection.info.transaction_status == TransactionStatus.INERROR:
+        raise errors.InFailedSqlTransaction("a statement failed, so the transaction was rolled back")
+    await connection.commit()
+    return result
 
 
 async def run_once(
@@ -94,8 +128,8 @@ async def run_once(
     """
     patience = config.statement_timeout + _GRACE_SECONDS
     with trio.move_on_after(config.connect_timeout + patience), for_callers():
-        async with connected(dsn, queries, _limits(config.statement_timeout), config.connect_timeout) as connection:
-            return await operation(connection)
+        async with connected(dsn, config.connect_timeout) as connection:
+            return await in_transaction(connection, queries, _limits(config.statement_timeout), operation)
     raise DatabaseUnavailable(f"PostgreSQL did not answer within {patience:g} s")
 
 
@@ -112,10 +146,23 @@ class Database:
         lease: float = math.inf,
         lock_timeout: float = math.inf,
         plans_once: bool = False,
+        has_sessions: bool = True,
+        fall_silent: Callable[[], None] = lambda: None,
     ) -> None:
-        """With `plans_once` a prepared statement is not planned again for other parameters."""
+        """
+        Args:
+            size: how many connections.
+            lease: what its statements must end well within.
+            lock_timeout: how long a statement waits for a lock at most.
+            plans_once: whether a prepared statement is not planned again for other parameters.
+            has_sessions: whether a connection leads to the same session all the time. Behind a transaction pooler it
+                does not: then every operation is a transaction with settings of its own.
+            fall_silent: is called when a commit failed because of what it announced.
+        """
         statement = min(config.statement_timeout, lease / 3)
         self.size = size
+        self._has_sessions = has_sessions
+        self._fall_silent = fall_silent
         self._limits = _limits(statement, lock_timeout, plans_once=plans_once)
         self._queries = queries
         # Longer than the server's own limit, so that this one is met only if the server does not answer at all.
@@ -131,6 +178,7 @@ class Database:
             configure=self._configure,
             connect_timeout=config.connect_timeout,
             autocommit=True,
+            prepare_threshold=_PREPARE_THRESHOLD if has_sessions else None,
             backoff=_CONNECTING,
         )
 
@@ -150,7 +198,12 @@ class Database:
         await self._pool.aclose()  # noqa: ASYNC102 - closes in a cancelled scope too
 
     async def _configure(self, connection: TrioConnection) -> None:
-        await connection.execute(self._queries["configure_session"], self._limits)
+        if self._has_sessions:
+            await connection.execute(self._queries["configure"], {**self._limits, "is_local": False})
+        else:
+            # For the transactions of callers; see `in_transaction` for the library's.
+            await connection.set_isolation_level(IsolationLevel.READ_COMMITTED)
+            await connection.set_read_only(False)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[TrioConnection]:
@@ -188,6 +241,8 @@ class Database:
             except psycopg.Error as error:
                 if error is inside:
                     raise
+                with suppress(psycopg.Error):
+                    await self._is_for_news(connection, error)
                 with translated():
                     raise
 
@@ -210,7 +265,12 @@ class Database:
             try:
                 connection = await self._pool.acquire(timeout=self._acquire_timeout)
                 try:
-                    return await operation(connection)
+                    try:
+                        return await self._run(connection, operation)
+                    except errors.ProgramLimitExceeded as error:
+                        if not await self._is_for_news(connection, error):
+                            raise
+                        return await self._run(connection, operation)
                 except errors.ReadOnlySqlTransaction:
                     connection.close_nowait()  # as above
                     raise
@@ -223,6 +283,18 @@ class Database:
                 self._until_one_ends.unpark_all()
         self._require_open()
         raise DatabaseUnavailable(f"PostgreSQL did not answer within {limit:g} s")
+
+    async def _run(self, connection: TrioConnection, operation: Callable[[TrioConnection], Awaitable[T]]) -> T:
+        if self._has_sessions:
+            return await operation(connection)
+        return await in_transaction(connection, self._queries, self._limits, operation)
+
+    async def _is_for_news(self, connection: TrioConnection, error: psycopg.Error) -> bool:
+        """Whether nothing was done only because of what was to be announced; without that, it can be done."""
+        if is_for_news := error.diag.source_function == "PreCommit_Notify":
+            self._fall_silent()
+            await connection.execute(self._queries["make_room_for_news"])
+        return is_for_news
 
     def _require_open(self) -> None:
         if self._is_closed:

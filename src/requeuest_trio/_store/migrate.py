@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -20,7 +21,7 @@ from psycopg.pq import Conninfo
 
 from requeuest_trio._model.errors import InvalidRequest, SchemaMismatch
 from requeuest_trio._postgres import TrioConnection
-from requeuest_trio._store.database import connected, for_callers
+from requeuest_trio._store.database import NO_LIMITS, connected, for_callers, in_transaction
 from requeuest_trio._store.queries import Queries
 
 __all__ = ["Migration", "apply_migrations", "check_schema", "migrations"]
@@ -68,9 +69,10 @@ async def apply_migrations(dsn: str, *, schema: str = "requeuest", target: int |
     if isinstance(goal, bool) or not isinstance(goal, int) or not 0 <= goal <= newest:
         raise InvalidRequest("target", f"must be a version from 0 to {newest}, not {target!r}")
     applied: list[str] = []
+    take_step = partial(_step, queries=queries, schema=schema, steps=steps, goal=goal)
     with for_callers():
-        async with connected(dsn, queries) as connection:
-            while (step := await _step(connection, queries, schema, steps, goal)) is not None:
+        async with connected(dsn) as connection:
+            while (step := await in_transaction(connection, queries, NO_LIMITS, take_step)) is not None:
                 applied.append(step)
     return applied
 
@@ -92,25 +94,24 @@ async def _step(
     connection: TrioConnection, queries: Queries, schema: str, steps: list[Migration], goal: int
 ) -> str | None:
     """Apply or take back one migration, and return its name; None if there is nothing to do."""
-    async with connection.transaction():
-        # The lock first: what is read after it, nobody changes before this transaction has ended.
-        await connection.execute(queries["lock_migrations"], {"schema": schema})
-        version = _verified(steps, await _journal(connection, queries, schema), schema)
-        if version == goal:
-            return None
-        await connection.execute(queries["open_journal"])
-        if version < goal:
-            step = steps[version]
-            await connection.execute(step.up.encode())
-            entry = {"version": step.version, "name": step.name, "checksum": step.checksum}
-            await connection.execute(queries["add_to_journal"], entry)
-            return f"{step.name}.up"
-        step = steps[version - 1]
-        await connection.execute(step.down.encode())
-        await connection.execute(queries["remove_from_journal"], {"version": step.version})
-        if version == 1:
-            await connection.execute(queries["close_journal"])
-        return f"{step.name}.down"
+    # The lock first: what is read after it, nobody changes before this transaction has ended.
+    await connection.execute(queries["lock_migrations"], {"schema": schema})
+    version = _verified(steps, await _journal(connection, queries, schema), schema)
+    if version == goal:
+        return None
+    await connection.execute(queries["open_journal"])
+    if version < goal:
+        step = steps[version]
+        await connection.execute(step.up.encode())
+        entry = {"version": step.version, "name": step.name, "checksum": step.checksum}
+        await connection.execute(queries["add_to_journal"], entry)
+        return f"{step.name}.up"
+    step = steps[version - 1]
+    await connection.execute(step.down.encode())
+    await connection.execute(queries["remove_from_journal"], {"version": step.version})
+    if version == 1:
+        await connection.execute(queries["close_journal"])
+    return f"{step.name}.down"
 
 
 async def _journal(connection: TrioConnection, queries: Queries, schema: str) -> list[tuple[int, str]]:

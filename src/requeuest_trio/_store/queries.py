@@ -35,7 +35,8 @@ class Queries:
     """The statements, by name, for one schema."""
 
     def __init__(self, schema: str) -> None:
-        quoted = f'"{checked_schema(schema)}"'
+        self.schema = checked_schema(schema)
+        quoted = f'"{schema}"'
         self._statements = {
             name: statement.replace("{schema}", quoted).encode() for name, statement in _parsed().items()
         }

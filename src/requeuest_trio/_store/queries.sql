@@ -3,23 +3,34 @@
 -- those that touch ordering keys run in a transaction that has run lock_keys first.
 
 
--- name: configure_session
--- Give a connection what the other statements rely on, whatever the database's defaults are. The queue lives in its
--- indexes: a plan that was made while a table was small must not read it whole once it is large. Planning a statement
--- may take as long as running it, and PostgreSQL does not always see that a plan is good for all parameters.
-SELECT set_config('default_transaction_isolation', 'read committed', false),
-       set_config('default_transaction_read_only', 'off', false),
-       set_config('client_encoding', 'UTF8', false),
-       set_config('DateStyle', 'ISO, YMD', false),
-       set_config('TimeZone', 'UTC', false),
-       set_config('jit', 'off', false),
-       set_config('enable_seqscan', 'off', false),
-       set_config('enable_bitmapscan', 'off', false),
-       set_config('plan_cache_mode', %(plan_cache_mode)s, false),
-       set_config('statement_timeout', %(statement_timeout)s, false),
-       set_config('lock_timeout', %(lock_timeout)s, false),
-       set_config('idle_in_transaction_session_timeout', %(idle_timeout)s, false),
-       set_config('client_connection_check_interval', '2s', false);
+-- name: begin
+-- Begin a transaction of the library's own, whatever the database's defaults are; `configure` follows in one message.
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+
+
+-- name: begin_reading
+-- The same on a replica, where it is an error even to ask for the right to write.
+BEGIN ISOLATION LEVEL READ COMMITTED;
+
+
+-- name: configure
+-- Give a session, or a transaction, what the other statements rely on, whatever the database's defaults are. The queue
+-- lives in its indexes: a plan that was made while a table was small must not read it whole once it is large. Planning a
+-- statement may take as long as running it, and PostgreSQL does not always see that a plan is good for all parameters.
+SELECT set_config('default_transaction_isolation', 'read committed', %(is_local)s),
+       set_config('default_transaction_read_only', 'off', %(is_local)s),
+       set_config('client_encoding', 'UTF8', %(is_local)s),
+       set_config('DateStyle', 'ISO, YMD', %(is_local)s),
+       set_config('TimeZone', 'UTC', %(is_local)s),
+       set_config('jit', 'off', %(is_local)s),
+       set_config('enable_seqscan', 'off', %(is_local)s),
+       set_config('enable_bitmapscan', 'off', %(is_local)s),
+       set_config('plan_cache_mode', %(plan_cache_mode)s, %(is_local)s),
+       set_config('statement_timeout', %(statement_timeout)s, %(is_local)s),
+       set_config('lock_timeout', %(lock_timeout)s, %(is_local)s),
+       set_config('idle_in_transaction_session_timeout', %(idle_timeout)s, %(is_local)s),
+       set_config('idle_session_timeout', '0', %(is_local)s),
+       set_config('client_connection_check_interval', '2s', %(is_local)s);
 
 
 -- name: leave_session_to_caller
@@ -161,6 +172,11 @@ SELECT (SELECT json_agg(name) FROM ordered) AS ordered, extract(epoch FROM now()
 -- name: announce
 -- Tell listening processes of channels with something due.
 SELECT {schema}.announce(%(topic)s, %(announced)s)::text AS announced;
+
+
+-- name: make_room_for_news
+-- Let PostgreSQL forget the notifications that everybody has heard: once its queue is full, it does that in no other way.
+SELECT pg_notification_queue_usage();
 
 
 -- name: ordered_channels
@@ -637,3 +653,18 @@ LISTEN {topic};
 -- name: listening
 -- Which topics this connection hears: proves that it is alive, and still registered.
 SELECT pg_listening_channels();
+
+
+-- name: backend
+-- Which of the server's processes answers.
+SELECT pg_backend_pid();
+
+
+-- name: take_token
+-- Hold an advisory lock until the end of the transaction, by which `is_free_token` knows the database.
+SELECT pg_advisory_xact_lock(%(token)s::bigint);
+
+
+-- name: is_free_token
+-- Whether nobody holds that lock in this database.
+SELECT pg_try_advisory_xact_lock(%(token)s::bigint);

@@ -240,11 +240,14 @@ class Spawner:
         """None: whether they are stored is unknown."""
         store = partial(self._store.store, jobs=jobs, announced=announced, wait_for_keys=False, place=place)
         try:
-            return await database.run(store, pieces=patience(jobs))
+            stored = await database.run(store, pieces=patience(jobs))
         except DatabaseUnavailable as error:
             if isinstance(error.__cause__, _NOTHING_STORED):
                 raise DatabaseUnavailable(str(error), job_ids=_ids(jobs)) from error.__cause__
             return None
+        if place is not None:
+            place.settle(jobs[0] if stored.is_claimed else None)
+        return stored
 
     async def _try_again(self, database: Database, jobs: Sequence[NewJob]) -> Stored:
         store = partial(self._store.store, jobs=jobs, wait_for_keys=False)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
+import trio
 from psycopg import AsyncCursor
 from psycopg.pq import TransactionStatus
 from psycopg.pq.abc import PGresult
 from psycopg.rows import TupleRow, tuple_row
 
 from requeuest_trio._model.errors import InvalidRequest
+from requeuest_trio._model.events import Event, emit
 from requeuest_trio._postgres import TrioConnection, execute_encoded
 from requeuest_trio._store.queries import Queries
 
 __all__ = ["Key", "Keys", "Statements", "key_columns", "transaction"]
+
+_logger = logging.getLogger("requeuest_trio.announcer")
+_SILENCE_SECONDS = 5.0
 
 Key = tuple[str, str]
 """An ordering key, after its channel."""
@@ -23,15 +30,38 @@ Keys = set[Key]
 
 
 class Statements:
-    """The statements on one schema. Has no connection and no state but the names that it uses."""
+    """The statements on one schema. Has no connection, and no state but whether it announces."""
 
     def __init__(self, queries: Queries, schema: str, *, notifications: bool = True) -> None:
         self._queries = queries
         self.due_topic = f"{schema}:due"
         self.done_topic = f"{schema}:done"
         self.notifies = notifications
-        self._due = self.due_topic if notifications else None
-        self._done = self.done_topic if notifications else None
+        self._silent_until = -math.inf
+
+    def fall_silent(self) -> None:
+        """Announce nothing for a while: PostgreSQL's queue of notifications is full, and refuses whole commits then.
+
+        It is full for as long as some session, of whichever program, listens and sits in a transaction. A commit is
+        worth more than the hint that comes with it.
+        """
+        if not self._is_silent:
+            emit(_logger, Event.NOTIFY_QUEUE_FULL, silent_for=_SILENCE_SECONDS)
+        self._silent_until = trio.current_time() + _SILENCE_SECONDS
+
+    @property
+    def _is_silent(self) -> bool:
+        return not self.notifies or trio.current_time() < self._silent_until
+
+    @property
+    def _due(self) -> str | None:
+        """What to announce jobs to: nobody, if nothing is announced."""
+        return None if self._is_silent else self.due_topic
+
+    @property
+    def _done(self) -> str | None:
+        """The same for outcomes that are waited for."""
+        return None if self._is_silent else self.done_topic
 
     async def _execute(self, connection: TrioConnection, query: str, **parameters: Any) -> AsyncCursor[TupleRow]:
         # A cursor of its own kind, because a connection of the application's may have been set to another one.

@@ -31,6 +31,8 @@ class Stored(NamedTuple):
     """Their channels, and when something of theirs can be claimed."""
     left: list[NewJob]
     """Those that were not stored, because another transaction is busy with their ordering keys."""
+    is_claimed: bool = False
+    """Whether it is a lone job, stored as claimed under its reservation."""
 
 
 class Storing(Statements):
@@ -63,7 +65,7 @@ class Storing(Statements):
         for nothing may have a `place` already: then it is stored as claimed, if that can be.
         """
         if place is not None and await self._store_claimed(connection, jobs[0], place):
-            return Stored({}, [])
+            return Stored({}, [], is_claimed=True)
         if len(jobs) == 1 and await self._store_one(connection, jobs[0], announced):
             return Stored({jobs[0].channel: [jobs[0].delay]}, [])
         waits: Waits = {}
@@ -94,9 +96,7 @@ class Storing(Statements):
         claimed_by = {"worker": place.worker.bytes, "claim": place.claim.bytes}
         values = spawn_values(job, connection.info.encoding) | claimed_by
         [result] = await self._run_encoded(connection, "spawn_claimed", [values])
-        is_stored = result.command_tuples == 1
-        place.settle(job if is_stored else None)
-        return is_stored
+        return result.command_tuples == 1
 
     async def _store_free(
         self, connection: TrioConnection, pieces: Sequence[Sequence[NewJob]], announced: Waits | None

@@ -1,0 +1,323 @@
+"""
+A transaction pooler between the library and PostgreSQL: PgBouncer, or one of the tests' own.
+
+What could go wrong: settings, prepared statements or registrations that land in a session that somebody else has next;
+statements that meet a session without them; a LISTEN that hears nothing; outcomes believed before their commit.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
+
+import pytest
+import trio
+from psycopg.conninfo import make_conninfo
+
+from requeuest_trio import (
+    Client,
+    Config,
+    DatabaseUnavailable,
+    InvalidRequest,
+    JobState,
+    Request,
+    RetryPolicy,
+    migrate,
+    open_requeuest,
+)
+from requeuest_trio.testing import Receiver, Reply
+from tests.engine.support import Eye
+from tests.engine.test_logging import check_table
+from tests.engine.test_store_settings import change_defaults
+from tests.faults.outages import in_thread, logged, open_replica, queue_server, spawn_surely
+from tests.poolers import OWN, PGBOUNCER, SESSIONS, Pooler, is_installed, running_pooler
+from tests.postgres.harness import Proxy, connect, value
+from tests.servers import TestServer
+
+NO_PGBOUNCER = pytest.mark.skipif(not is_installed(), reason="PgBouncer is not installed")
+KINDS = [OWN, pytest.param(PGBOUNCER, marks=NO_PGBOUNCER)]
+LONG_POLL = 60.0
+CHANGED = "select name, setting from pg_settings where source = 'session' and name <> all (%s)"
+NOT_OURS = {"application_name", "client_encoding", "DateStyle", "TimeZone", "standard_conforming_strings"}
+"""Settings that PgBouncer itself keeps of each client, and gives to whichever session that has."""
+NOT_OURS |= {"transaction_isolation", "transaction_read_only", "transaction_deferrable"}
+QUICKLY = RetryPolicy(initial=0.01)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def pooler(server: TestServer, request: pytest.FixtureRequest) -> Iterator[Pooler]:
+    with running_pooler(server, request.param) as running:
+        yield running
+
+
+@pytest.fixture
+def pooled(pooler: Pooler, migrated_dsn: str) -> str:
+    """The way through the pooler to a database with the schema in place."""
+    return pooler.through(migrated_dsn)
+
+
+# --- what is found out ------------------------------------------------------------------------------------------------
+
+
+async def test_it_is_found_out_and_said_once_and_nobody_listens(pooled: str, eye: Eye) -> None:
+    with logged() as log:
+        async with open_requeuest(pooled, poll_interval=0.1):
+            await log.wait_for("opened")
+            [said] = log.fields("pooled")
+            assert said["poll_interval"] == 0.1
+            assert "Config.listen_dsn" in said["advice"]
+            assert not any("LISTEN" in query for query in (await eye.sessions()).values())
+        async with open_requeuest(pooled, (), config=Config(notifications=False)):
+            pass
+    assert len(log.fields("pooled")) == 1
+    assert log.fields("listener_lost") == []
+    check_table(log)
+
+
+@pytest.mark.parametrize("sessions", [1, 2, 9])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_it_is_found_out_however_many_sessions_it_has(
+    server: TestServer, migrated_dsn: str, kind: str, sessions: int
+) -> None:
+    with running_pooler(server, kind, sessions=sessions) as pooler, logged() as log:
+        async with open_requeuest(pooler.through(migrated_dsn), ()):
+            assert len(log.fields("pooled")) == 1
+
+
+async def test_without_a_pooler_there_is_nothing_to_say(migrated_dsn: str) -> None:
+    with logged() as log:
+        async with open_requeuest(migrated_dsn, ()):
+            pass
+    assert log.fields("pooled") == []
+
+
+@NO_PGBOUNCER
+async def test_a_session_pooler_is_like_none(server: TestServer, migrated_dsn: str, receiver: Receiver) -> None:
+    with running_pooler(server, PGBOUNCER, mode="session", sessions=20) as pooler, logged() as log:
+        dsn = pooler.through(migrated_dsn)
+        async with open_requeuest(dsn, ()) as producer, open_requeuest(dsn, poll_interval=LONG_POLL):
+            await _is_woken_by(producer, receiver)
+    assert log.fields("pooled") == []
+
+
+@NO_PGBOUNCER
+async def test_a_statement_pooler_is_refused_by_name(server: TestServer, migrated_dsn: str) -> None:
+    with (
+        running_pooler(server, PGBOUNCER, mode="statement") as pooler,
+        pytest.raises(DatabaseUnavailable, match="statement pooling mode"),
+    ):
+        async with open_requeuest(pooler.through(migrated_dsn)):
+            pass
+
+
+# --- what works -------------------------------------------------------------------------------------------------------
+
+
+async def test_everything_works_through_it_and_leaves_nothing_in_its_sessions(
+    pooler: Pooler, dsn: str, receiver: Receiver
+) -> None:
+    pooled = pooler.through(dsn)
+    assert (await migrate(pooled))[0] == "0001_queue.up"
+    async with open_requeuest(pooled, (), poll_interval=0.1) as other, open_requeuest(pooled, poll_interval=0.1) as one:
+        for _ in range(3):  # more often than psycopg needs to prepare a statement
+            await _use(one, other, receiver)
+        await _left_nothing(pooled, dsn)
+    await _left_nothing(pooled, dsn)
+    assert (await migrate(pooled, target=0))[-1] == "0001_queue.down"
+    await _left_nothing(pooled, dsn)
+
+
+async def _use(one: Client, other: Client, receiver: Receiver) -> None:
+    """Everything that a client can do; `other` only enqueues, and so waits by polling."""
+    receiver.script(Reply(503), Reply(200, body=b"at last"), target="/retried")
+    retried = Request.get(receiver.url + "/retried")
+    assert (await one.spawn_returning("a", retried, retry=QUICKLY)).content == b"at last"
+    late = await other.spawn("a", Request.get(receiver.url), delay=0.2)
+    assert (await other.wait(late)).state is JobState.SUCCEEDED
+    ids = await other.spawn_many("a", [Request.get(receiver.url)] * 20)
+    ids += [await one.spawn("b", Request.get(receiver.url), ordering_key="k") for _ in range(3)]
+    ids += await one.spawn_many("b", [Request.get(receiver.url)] * 3, ordering_key="k")
+    async with other.transaction() as connection:
+        await connection.execute("CREATE TABLE IF NOT EXISTS orders (id int)")
+        ids.append(await other.spawn("a", Request.get(receiver.url), connection=connection))
+        ids.append(await other.spawn("b", Request.get(receiver.url), ordering_key="k", connection=connection))
+    async with one.transaction() as connection:
+        undone = await one.spawn("a", Request.get(receiver.url), connection=connection)
+        await connection.execute("ROLLBACK")
+    assert await one.job(undone) is None
+    async with trio.open_nursery() as nursery:
+        for job_id in ids:
+            nursery.start_soon(other.result, job_id)
+    assert [attempt.status for attempt in await one.attempts(ids[0])] == [200]
+    assert [job.id async for job in one.jobs(state=JobState.SUCCEEDED) if job.id == ids[0]] == ids[:1]
+    assert (await one.stats()).channels["b"] == {JobState.SUCCEEDED: 7}
+    with trio.move_on_after(0):
+        await one.spawn("a", Request.get(receiver.url))
+    assert await one.clear(["a", "b"]) >= len(ids)
+
+
+async def _left_nothing(pooled: str, direct: str) -> None:
+    """Look at all sessions that the pooler has, at once."""
+    async with AsyncExitStack() as stack:
+        pids = set()
+        for _ in range(SESSIONS):
+            connection = await stack.enter_async_context(await connect(pooled))
+            connection.prepare_threshold = None
+            await stack.enter_async_context(connection.transaction())
+            pids.add(await value(connection, "select pg_backend_pid()"))
+            changed = await connection.execute(CHANGED, [list(NOT_OURS)])
+            assert await changed.fetchall() == []
+            assert await value(connection, "select count(*) from pg_prepared_statements") == 0
+            assert await value(connection, "select count(*) from pg_listening_channels()") == 0
+            assert await value(connection, "select current_setting('TimeZone')") == "UTC"
+        assert len(pids) == SESSIONS
+    async with await connect(direct) as connection:
+        assert await value(connection, "select count(*) from pg_locks where locktype = 'advisory'") == 0
+
+
+async def test_a_transaction_of_the_caller_has_the_databases_settings(pooled: str, migrated_dsn: str) -> None:
+    settings = {"statement_timeout": "54321ms", "lock_timeout": "4321ms", "idle_in_transaction_session_timeout": "99s"}
+    settings |= {"enable_seqscan": "on", "jit": "on", "plan_cache_mode": "force_custom_plan"}
+    change_defaults(migrated_dsn, settings | {"default_transaction_isolation": "serializable"})
+    change_defaults(migrated_dsn, {"default_transaction_read_only": "on"})
+    async with open_requeuest(pooled, ()) as client, client.transaction() as connection:
+        shown = {name: await value(connection, f"select current_setting('{name}')") for name in settings}
+        assert await value(connection, "select current_setting('transaction_isolation')") == "read committed"
+        await connection.execute("CREATE TABLE note (text text)")
+    assert shown == settings
+
+
+async def test_the_limits_of_statements_hold(pooled: str, eye: Eye, receiver: Receiver) -> None:
+    request = Request.get(receiver.url)
+    async with open_requeuest(pooled, (), config=Config(statement_timeout=0.5)) as client:
+        async with eye.connection.transaction():
+            await eye.connection.execute("LOCK TABLE requeuest.job")
+            with trio.fail_after(4), pytest.raises(DatabaseUnavailable, match="held a lock for too long"):
+                await client.spawn("a", request)
+            assert await eye.value("select count(*) from pg_stat_activity where wait_event_type = 'Lock'") == 0
+        await client.spawn("a", request)
+
+
+async def test_a_replica_can_be_read_directly_or_not_and_says_that_it_takes_nothing() -> None:
+    async with queue_server() as server, open_replica(server) as replica:
+        behind = TestServer(socket_dir=replica.socket, log=replica.log)
+        with running_pooler(behind, OWN) as pooler:
+            for dsn in (replica.dsn(), pooler.dsn()):
+                async with open_requeuest(dsn, ()) as client:
+                    assert (await client.stats()).channels == {}
+                    with pytest.raises(DatabaseUnavailable, match="read-only transaction"):
+                        await client.spawn("a", Request.get("http://receiver.test"))
+                    with pytest.raises(DatabaseUnavailable):
+                        async with client.transaction() as connection:
+                            await client.spawn("a", Request.get("http://receiver.test"), connection=connection)
+
+
+# --- what fails -------------------------------------------------------------------------------------------------------
+
+
+async def test_after_its_death_all_goes_on(pooler: Pooler, pooled: str, eye: Eye, receiver: Receiver) -> None:
+    receiver.script(Reply(200, delay=1.0), target="/slow")
+    config = Config(connect_timeout=0.5, statement_timeout=1.0)
+    async with open_requeuest(pooled, poll_interval=0.2, config=config) as client:
+        slow = await client.spawn("a", Request.get(receiver.url + "/slow"))
+        await receiver.wait_for(1)
+        with logged() as log:
+            await in_thread(pooler.kill)
+            try:
+                await log.wait_for("claim_failed")
+                with pytest.raises(DatabaseUnavailable):
+                    await client.spawn("a", Request.get(receiver.url))
+            finally:
+                await in_thread(pooler.start)
+        again = await spawn_surely(client, "a", Request.get(receiver.url))
+        for job_id in (slow, again):
+            assert (await client.result(job_id)).status_code == 200
+    assert await eye.states() == {"succeeded": 2}
+    assert len(receiver.arrivals) == 2
+
+
+class CommitEater(Proxy):
+    """Cuts the connection that would commit a job stored as claimed, once, before the server hears of it."""
+
+    is_hungry = False
+    has_eaten = False
+
+    async def _pump(self, source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope) -> None:
+        stores = False
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for data in source:
+                stores |= b"claimed_at)" in data
+                if self.is_hungry and stores and b"COMMIT" in data:
+                    self.is_hungry, self.has_eaten = False, True
+                    break
+                await sink.send_all(data)
+        scope.cancel()
+
+
+@asynccontextmanager
+async def _commit_eater(dsn: str) -> AsyncIterator[CommitEater]:
+    proxy = CommitEater(dsn)
+    async with trio.open_nursery() as nursery:
+        [listener] = await nursery.start(partial(trio.serve_tcp, proxy.serve, 0, host="127.0.0.1"))
+        proxy.listener_port = listener.socket.getsockname()[1]
+        yield proxy
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_job_stored_as_claimed_is_not_sent_before_its_commit(pooled: str, eye: Eye, receiver: Receiver) -> None:
+    """Its commit is lost on the way, and it is stored anew, as any other: it must be sent by nobody before that."""
+    async with _commit_eater(pooled) as proxy, open_requeuest(proxy.dsn(pooled), poll_interval=0.2) as client:
+        await client.spawn_returning("a", Request.get(receiver.url))
+        proxy.is_hungry = True
+        job_id = await client.spawn("a", Request.get(receiver.url))
+        assert proxy.has_eaten
+        assert (await client.result(job_id)).status_code == 200
+    assert await eye.states() == {"succeeded": 2}
+    assert len(receiver.arrivals) == 2
+
+
+# --- the way past it --------------------------------------------------------------------------------------------------
+
+
+async def test_with_a_way_past_it_news_is_heard_at_once(pooled: str, migrated_dsn: str, receiver: Receiver) -> None:
+    config = Config(listen_dsn=migrated_dsn)
+    with logged() as log:
+        async with (
+            open_requeuest(pooled, (), poll_interval=LONG_POLL, config=config) as producer,
+            open_requeuest(pooled, poll_interval=LONG_POLL, config=config),
+        ):
+            await _is_woken_by(producer, receiver)
+    assert log.fields("pooled") == []
+
+
+async def _is_woken_by(producer: Client, receiver: Receiver) -> None:
+    """Somebody who delivers hears of a job, and the producer of its end, both long before the next poll."""
+    with trio.fail_after(LONG_POLL / 4):
+        for _ in range(5):
+            await producer.spawn_returning("a", Request.get(receiver.url))
+
+
+async def test_what_announces_over_it_is_heard_by_those_who_listen_directly(
+    pooled: str, migrated_dsn: str, receiver: Receiver
+) -> None:
+    async with open_requeuest(pooled, ()) as producer, open_requeuest(migrated_dsn, poll_interval=LONG_POLL):
+        with trio.fail_after(LONG_POLL / 4):
+            await producer.spawn("a", Request.get(receiver.url))
+            await receiver.wait_for(1)
+
+
+async def test_the_way_past_it_has_to_lead_to_the_same_database(pooled: str, server: TestServer, dsn: str) -> None:
+    for other in (dsn, server.dsn()):
+        await _is_refused(pooled, other, InvalidRequest, "^listen_dsn: leads to another database than dsn")
+    await _is_refused(pooled, pooled, InvalidRequest, "^listen_dsn: leads to a transaction pooler too")
+
+
+async def test_the_way_past_it_has_to_lead_anywhere(pooled: str, dsn: str) -> None:
+    away = make_conninfo(dsn, host="/nowhere", password="secret")
+    await _is_refused(pooled, away, DatabaseUnavailable, "^listen_dsn: PostgreSQL is not available")
+
+
+async def _is_refused(dsn: str, listen_dsn: str, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text) as caught:
+        async with open_requeuest(dsn, (), config=Config(listen_dsn=listen_dsn)):
+            pass
+    assert "secret" not in str(caught.value)
