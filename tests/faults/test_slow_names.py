@@ -59,7 +59,7 @@ async def test_names_that_hang_delay_no_other(eye: Eye, receiver: Receiver, look
             delays = await healthy.flow_for(1.0)
             assert percentile(delays, 0.9) < TIMEOUT / 2
             assert max(lookups.running.values()) <= 2
-            assert lookups.asked["healthy.fine"] == len(delays)
+            assert 1 < lookups.asked["healthy.fine"] <= len(delays)
             assert peak.growth() < 64_000_000
             await assert_never_sent(client, ids[0])
         lookups.may_end.set()
