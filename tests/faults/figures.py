@@ -47,6 +47,16 @@ def recovery_time(history: History) -> float | None:
     return math.inf
 
 
+def after_faults(history: History) -> float | None:
+    """Arrivals per second from the last fault until there was no longer enough to deliver."""
+    if history.load is None or not history.faults:
+        return None
+    since, until = max(fault.until for fault in history.faults), history.load[1]
+    if until - since < WINDOW:
+        return None
+    return throughput([arrival.at for arrival in history.arrivals], since, until)
+
+
 def longest_pause(history: History) -> float | None:
     """The longest time without an arrival while there was something to deliver."""
     if history.load is None:
