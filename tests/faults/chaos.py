@@ -34,9 +34,11 @@ QUIET = 12.0
 """And at the end, to see it come back."""
 WORKERS = 4
 CONCURRENCY = 8
-DELAY = 0.05
-"""Of the receiver."""
-MOST_PER_SECOND = WORKERS * CONCURRENCY / DELAY
+PLACES = WORKERS * CONCURRENCY + 32
+"""Of the workers, and of the producer that delivers too."""
+DELAY = 0.1
+"""Of the receiver: so that places are what is scarce, and not the machine."""
+MOST_PER_SECOND = PLACES / DELAY
 """Deliveries, with every place taken all the time."""
 LEASE, POLL, TIMEOUT = 3.0, 0.5, 2.0
 RETRY = {"initial": 0.05, "max_backoff": 0.5}

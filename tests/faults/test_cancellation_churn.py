@@ -24,7 +24,8 @@ SECONDS = 2.0 * scale()
 ENOUGH = 100
 SHORT, LONG = 0.02, 0.2
 """Seconds after which attempts are cut off at the latest: two of three of them, and the third."""
-LASTING = RetryPolicy(initial=0.01, multiplier=1.0, jitter=0.0)
+LASTING = RetryPolicy(max_attempts=10, initial=0.01, multiplier=1.0, jitter=0.0)
+"""But not for ever: those that are never answered make room for others."""
 
 
 async def churn(client: Client, eye: Eye, receiver: Receiver) -> None:
