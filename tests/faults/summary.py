@@ -26,7 +26,7 @@ def summary(
         ("delivered more than once", f"{sum(number > 1 for number in accepted.values()):,}"),
         ("faults", f"{len(history.faults):,}"),
         *((f"... {kind}", f"{number:,}") for kind, number in sorted(Counter(f.kind for f in history.faults).items())),
-        ("kill -9: its jobs begun elsewhere within", _seconds(takeover_time(history))),
+        ("kill -9: its jobs begun elsewhere within (outages apart)", _seconds(takeover_time(history))),
         ("... promised (lease, a round, a poll, 2 s)", _seconds(history.promise.stuck_after)),
         ("deliveries per second with a backlog, before the faults", f"{before_faults(history) or 0:.0f}"),
         ("... after the last one", f"{after_faults(history) or 0:.0f}"),
