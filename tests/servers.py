@@ -33,7 +33,7 @@ FAST_SETTINGS = {
     "fsync": "off",
     "full_page_writes": "off",
     "shared_buffers": "64MB",
-    "max_connections": "200",
+    "max_connections": "400",
     "max_wal_size": "4GB",
     "timezone": "UTC",
 }

@@ -2,8 +2,9 @@
 Everything at once, for as long as it is given: `python -m tests.faults.chaos --minutes 30 [--seed 7]`.
 
 Producers and workers run on a PostgreSQL of their own, with fsync=on, and one after the other of all faults there are
-is done to them. In the end the history is judged, and what came of it is told as a table in Markdown. Exit status 1: an
-invariant does not hold.
+is done to them. Before the first fault, and after the last, there is a backlog that keeps every place of the workers
+taken, so that their throughput can be compared. In the end the history is judged, and what came of it is told as a
+table in Markdown. Exit status 1: an invariant does not hold.
 """
 
 import argparse
@@ -32,6 +33,13 @@ STEADY = 8.0
 QUIET = 12.0
 """And at the end, to see it come back."""
 WORKERS = 4
+CONCURRENCY = 8
+PLACES = WORKERS * CONCURRENCY + 32
+"""Of the workers, and of the producer that delivers too."""
+DELAY = 0.1
+"""Of the receiver: so that places are what is scarce, and not the machine."""
+MOST_PER_SECOND = PLACES / DELAY
+"""Deliveries, with every place taken all the time."""
 LEASE, POLL, TIMEOUT = 3.0, 0.5, 2.0
 RETRY = {"initial": 0.05, "max_backoff": 0.5}
 ORDERS: tuple[dict[str, Any], ...] = (
@@ -65,24 +73,35 @@ class Chaos:
 
     async def run(self, seconds: float) -> History:
         """Let it run for so long, then judge."""
-        await self._rig.start_receiver(Answer(delay=0.005, failing=0.02))
+        await self._rig.start_receiver(Answer(delay=DELAY, failing=0.02))
+        await self._pile_up(STEADY)
         for _ in range(WORKERS):
             self._workers.append(await self._start_worker())
         for number in range(len(ORDERS)):
             self._producers.append(await self._start_producer(number))
         began = time.monotonic()
         await self._rig.run_for(STEADY)
-        faults = list(self._faults)
-        # Each at least once; then by chance.
-        self._chance.shuffle(faults)
-        while time.monotonic() < began + seconds - QUIET:
-            [fault] = [faults.pop()] if faults else self._chance.choices(*zip(*self._faults.items(), strict=True))
-            await fault()
-            await self._rig.run_for(self._chance.uniform(0.2, 2.0))
-        await self._rig.run_for(max(began + seconds - time.monotonic(), QUIET))
+        await self._do_faults(began + seconds - QUIET)
+        await self._pile_up(QUIET)
+        await self.kill_worker()
+        await self.restart_server()
+        await self._rig.run_for(QUIET)
         self._rig.load = (began + 1.0, time.monotonic())
         await self._finish()
         return await self._rig.history(lease=LEASE, poll_interval=POLL, attempt_timeout=TIMEOUT)
+
+    async def _pile_up(self, seconds: float) -> None:
+        """See that there is enough to do for so long, whatever the workers manage."""
+        await self._rig.produce(jobs=round(seconds * MOST_PER_SECOND), largest_batch=500, retry=RETRY, asks_again=True)
+
+    async def _do_faults(self, until: float) -> None:
+        """Each at least once; then by chance."""
+        faults = list(self._faults)
+        self._chance.shuffle(faults)
+        while time.monotonic() < until:
+            [fault] = [faults.pop()] if faults else self._chance.choices(*zip(*self._faults.items(), strict=True))
+            await fault()
+            await self._rig.run_for(self._chance.uniform(0.2, 2.0))
 
     async def _finish(self) -> None:
         for producer in self._producers:
@@ -105,7 +124,7 @@ class Chaos:
             lease=LEASE,
             poll_interval=POLL,
             attempt_timeout=TIMEOUT,
-            concurrency=16,
+            concurrency=CONCURRENCY,
             grace=2.0,
         )
 

@@ -8,9 +8,19 @@ from pathlib import Path
 import pytest
 
 from tests.faults.rig import Rig, open_rig
+from tests.faults.scale import scale
 
 RIG = pytest.StashKey[Rig]()
 SEED_VARIABLE = "REQUEUEST_FAULTS_SEED"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests whose loops are longer may take longer."""
+    if scale() > 1:
+        limit = float(config.getini("timeout")) * scale()
+        for item in items:
+            if item.path.is_relative_to(Path(__file__).parent):
+                item.add_marker(pytest.mark.timeout(limit))
 
 
 @pytest.fixture

@@ -47,6 +47,16 @@ def recovery_time(history: History) -> float | None:
     return math.inf
 
 
+def after_faults(history: History) -> float | None:
+    """Arrivals per second from the last fault until there was no longer enough to deliver."""
+    if history.load is None or not history.faults:
+        return None
+    since, until = max(fault.until for fault in history.faults), history.load[1]
+    if until - since < WINDOW:
+        return None
+    return throughput([arrival.at for arrival in history.arrivals], since, until)
+
+
 def longest_pause(history: History) -> float | None:
     """The longest time without an arrival while there was something to deliver."""
     if history.load is None:
@@ -57,16 +67,20 @@ def longest_pause(history: History) -> float | None:
 
 
 def takeover_time(history: History) -> float | None:
-    """The longest that a job of a killed process had to wait until it was begun elsewhere. None: there was none."""
+    """
+    The longest that a job of a killed process had to wait until it was begun elsewhere. None: there was none.
+
+    If the server was away meanwhile, counted from when it was back: before that, nobody can tell who is lost.
+    """
     starts: dict[object, list[float]] = {}
     for attempt in history.attempts:
         starts.setdefault(attempt.job, []).append(attempt.started_at)
-    waits = [
-        min((start for start in starts.get(job, ()) if start > fault.at), default=math.inf) - fault.at
-        for fault in history.faults
-        if fault.kind.startswith("kill -9")
-        for job in fault.jobs or ()
-        # It may have been recorded in the moment of the kill.
-        if job not in history.by_job or history.by_job[job].finished_at > fault.at + 0.1
-    ]
+    waits = []
+    for kill in history.faults:
+        for job in kill.jobs or () if kill.kind.startswith("kill -9") else ():
+            # It may have been recorded in the moment of the kill.
+            if job not in history.by_job or history.by_job[job].finished_at > kill.at + 0.1:
+                start = min((start for start in starts.get(job, ()) if start > kill.at), default=math.inf)
+                outages = [fault.until for fault in history.faults if fault.jobs is None and kill.at < fault.at < start]
+                waits.append(start - max([kill.at, *outages]))
     return max(waits, default=None)

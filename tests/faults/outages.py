@@ -52,9 +52,11 @@ async def looking_at(server: Throwaway, database: str = "postgres") -> AsyncIter
         yield eye
 
 
-async def spawn_surely(client: Client, channel: str, request: Request, ordering_key: str | None = None) -> UUID:
+async def spawn_surely(
+    client: Client, channel: str, request: Request, ordering_key: str | None = None, job_id: UUID | None = None
+) -> UUID:
     """As the docs say: after `DatabaseUnavailable` once more, with the same id."""
-    job_id = uuid4()
+    job_id = job_id or uuid4()
     while True:
         try:
             return await client.spawn(channel, request, job_id=job_id, ordering_key=ordering_key)

@@ -58,17 +58,18 @@ class Rig:
         """Of the last worker that was started."""
         self.epitaph = ""
         """What there is to say about it once it has ended, if the test has failed."""
+        self.url = ""
+        """The receiver's."""
         self._nursery = nursery
         self._receiver: Program | None = None
-        self._url = ""
 
     # --- programs -----------------------------------------------------------------------------------------------------
 
     async def start_receiver(self, *answers: Answer) -> str:
         """Start the receiver, which does this with the first, second ... arrival of each job. Returns its URL."""
         self._receiver = self._start("arrivals", "receiver", seed=self.seed, **told(answers))
-        self._url = f"http://127.0.0.1:{(await self._receiver.said('ready'))['port']}"
-        return self._url
+        self.url = f"http://127.0.0.1:{(await self._receiver.said('ready'))['port']}"
+        return self.url
 
     async def answer(self, *answers: Answer) -> None:
         """From now on, the receiver does this."""
@@ -77,8 +78,14 @@ class Rig:
         await self._receiver.tell(**told(answers))
         await self._receiver.said("told", times + 1)
 
-    async def start_worker(self, name: str = "", *, dsn: str | None = None, **terms: Any) -> Program:
-        """Start a worker; the arguments are those of `Terms`, and `dsn` is for one that goes through a proxy."""
+    async def start_worker(
+        self, name: str = "", *, dsn: str | None = None, level: str = "INFO", **terms: Any
+    ) -> Program:
+        """
+        Start a worker; the arguments are those of `Terms`.
+
+        `dsn` is for one that goes through a proxy, and `level` for one whose log is to say more.
+        """
         self.terms = Terms(**terms)
         name = name or f"worker-{len(self.programs)}"
         worker = self._start(
@@ -87,7 +94,7 @@ class Rig:
             dsn=make_conninfo(dsn or self.dsn, application_name=name),
             seed=self.seed + len(self.programs),
             terms=asdict(self.terms),
-            level="INFO",
+            level=level,
         )
         await worker.said("ready")
         return worker
@@ -101,7 +108,7 @@ class Rig:
             dsn=make_conninfo(dsn or self.dsn, application_name=name),
             name=name,
             seed=self.seed + len(self.programs),
-            orders=asdict(Orders(**{"url": self._url, **orders})),
+            orders=asdict(Orders(**{"url": self.url, **orders})),
         )
         await producer.said("ready")
         return producer
@@ -244,14 +251,20 @@ class Rig:
         )
         return self.arrivals()
 
-    async def until_logged(self, worker: Program, event: str, *, patience: float = PATIENCE) -> dict[str, Any]:
-        """Wait until a worker has logged an event of the library, and return its fields."""
+    async def until_logged(
+        self, worker: Program, event: str, number: int = 1, *, patience: float = PATIENCE
+    ) -> dict[str, Any]:
+        """Wait until a worker has logged an event of the library for the n-th time, and return its fields."""
 
         def found() -> list[dict[str, Any]]:
             return [line["fields"] for line in read_journal(worker.log) if line["event"] == event]
 
-        await until(found, patience=patience, what=lambda: f"no {event}: {read_journal(worker.log)}")
-        return found()[0]
+        await until(
+            lambda: len(found()) >= number,
+            patience=patience,
+            what=lambda: f"no {event} ({number}): {read_journal(worker.log)}",
+        )
+        return found()[number - 1]
 
     # --- the end ------------------------------------------------------------------------------------------------------
 

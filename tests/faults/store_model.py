@@ -111,12 +111,11 @@ class ModelQueue:
 
     def rescue(self, rescuer: UUID | None) -> int:
         """With what follows if there is nothing (more) to rescue."""
-        event, rescued = next(self._events), 0
+        rescued = 0
         if rescuer is None or self._age(rescuer) < LEASE / 2:
             for job in self.jobs.values():
                 if job.worker is not None and self._age(job.worker) >= LEASE:
                     job.let_go("available")
-                    job.due = (self.clock, event)
                     job.outcomes.setdefault(job.attempts, "unknown")
                     rescued += 1
         if not rescued:

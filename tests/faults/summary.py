@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tests.faults.checker import RULES, Violation
-from tests.faults.figures import before_faults, longest_pause, recovery_time, takeover_time
+from tests.faults.figures import after_faults, before_faults, longest_pause, recovery_time, takeover_time
 from tests.faults.history import History
 
 
@@ -26,9 +26,10 @@ def summary(
         ("delivered more than once", f"{sum(number > 1 for number in accepted.values()):,}"),
         ("faults", f"{len(history.faults):,}"),
         *((f"... {kind}", f"{number:,}") for kind, number in sorted(Counter(f.kind for f in history.faults).items())),
-        ("kill -9: its jobs begun elsewhere within", _seconds(takeover_time(history))),
+        ("kill -9: its jobs begun elsewhere within (outages apart)", _seconds(takeover_time(history))),
         ("... promised (lease, a round, a poll, 2 s)", _seconds(history.promise.stuck_after)),
-        ("deliveries per second before the faults", f"{before_faults(history) or 0:.0f}"),
+        ("deliveries per second with a backlog, before the faults", f"{before_faults(history) or 0:.0f}"),
+        ("... after the last one", f"{after_faults(history) or 0:.0f}"),
         ("longest time without any delivery", _seconds(longest_pause(history))),
         ("throughput back to 80 % after the last fault within", _seconds(recovery_time(history))),
         *((f"I{number} {_title(rule.__name__)}", _verdict(number, violations)) for number, rule in enumerate(RULES, 1)),

@@ -22,9 +22,10 @@ PLACES = 40
 CONNECTIONS = 10
 SECONDS = 2.0 * scale()
 ENOUGH = 100
-CUT = [0.02, 0.02, 0.2]
-"""Seconds: at the first, hardly any attempt is answered on a busy machine."""
-LASTING = RetryPolicy(initial=0.01, multiplier=1.0, jitter=0.0)
+SHORT, LONG = 0.02, 0.2
+"""Seconds after which attempts are cut off at the latest: two of three of them, and the third."""
+LASTING = RetryPolicy(max_attempts=10, initial=0.01, multiplier=1.0, jitter=0.0)
+"""But not for ever: those that are never answered make room for others."""
 
 
 async def churn(client: Client, eye: Eye, receiver: Receiver) -> None:
@@ -34,9 +35,11 @@ async def churn(client: Client, eye: Eye, receiver: Receiver) -> None:
     end = trio.current_time() + SECONDS
     while trio.current_time() < end or min(await ended(eye)) < ENOUGH:
         if await waiting(eye) < 2 * PLACES:
+            # A machine that answers hardly any in this time gets more and more of it.
+            long = LONG * (1.0 + max(trio.current_time() - end, 0.0))
             requests = [
-                Request.post(receiver.url, content=b"y" * 1_000, timeout=chance.uniform(0.001, chance.choice(CUT)))
-                for _ in range(2 * PLACES)
+                Request.post(receiver.url, content=b"y" * 1_000, timeout=chance.uniform(0.001, latest))
+                for latest in chance.choices([SHORT, SHORT, long], k=2 * PLACES)
             ]
             await client.spawn_many("churn", requests, retry=LASTING)
         await trio.sleep(0.02)

@@ -295,3 +295,11 @@ def test_a_takeover_lasts_from_the_kill_to_the_next_attempt() -> None:
     first, second = history.attempts
     assert takeover_time(replace(history, attempts=[first, replace(second, started_at=7.5)])) == 6.5
     assert takeover_time(GOOD) is None
+
+
+def test_while_the_server_is_away_nobody_takes_over() -> None:
+    history = rescued(7.0, kill(1.0, A))
+    first, second = history.attempts
+    outage = Fault(kind="server restarted", at=2.0, until=4.0, jobs=None)
+    late = replace(history, faults=[*history.faults, outage], attempts=[first, replace(second, started_at=7.5)])
+    assert takeover_time(late) == 3.5

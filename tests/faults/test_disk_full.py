@@ -53,7 +53,7 @@ async def test_no_room_for_the_log_brings_the_server_down_and_loses_nothing() ->
                     await in_thread(server.start)
             await in_thread(server.make_room)
             await in_thread(server.start)
-            assert await client.spawn("a", Request.get(receiver.url), job_id=unknown) == unknown
+            assert await spawn_surely(client, "a", Request.get(receiver.url), job_id=unknown) == unknown
             await _check_all_delivered(server, receiver, {running, unknown, *stored})
 
 

@@ -9,8 +9,9 @@ from tests.faults.arrivals import Answer
 from tests.faults.history import Usage
 from tests.faults.processes import Program
 from tests.faults.rig import Rig
-from tests.faults.scale import scaled
+from tests.faults.scale import scale, scaled
 
+PATIENCE = 60.0 * max(1.0, scale())
 CLIENTS = "select count(*) from pg_stat_activity where application_name like 'worker%'"
 
 
@@ -27,20 +28,25 @@ async def test_workers_join_and_leave_while_jobs_flow_and_none_is_lost_or_stuck(
     """Fifty of them with 20,000 jobs in the long tier; in the fast one, twelve."""
     await rig.start_receiver(Answer(delay=0.005, failing=0.02))
     blocks, jobs = scaled(4, most=17), scaled(1_000, most=20_000)
+    # However many there are, so many come and go in a second.
+    stay = (0.025 * blocks, 0.15 * blocks)
     workers = [
-        await rig.start_worker(f"worker-{number}", blocks=blocks, stay=(0.1, 0.6), concurrency=4, lease=2.0)
+        await rig.start_worker(f"worker-{number}", blocks=blocks, stay=stay, concurrency=4, lease=2.0)
         for number in range(3)
     ]
+    # Who leaves before a lease has passed rescues nobody, and somebody may not manage to sign off on a busy machine.
+    lasting = await rig.start_worker("worker-lasting", concurrency=1, lease=2.0)
     retry = {"initial": 0.05, "max_backoff": 0.2}
     await rig.start_producer(jobs=jobs // 2, largest_batch=40, pause=0.02, retry=retry)
     await rig.start_producer(jobs=jobs - jobs // 2, keys=100, largest_batch=5, writers=4, retry=retry)
     for producer in rig.programs[-2:]:
-        await producer.ended(patience=120.0)
-    await rig.until_finished(patience=120.0)
+        await producer.ended(patience=PATIENCE)
+    await rig.until_finished(patience=PATIENCE)
     for worker in workers:
         worker.terminate()
     for worker in workers:
         await rig.leave_after_signal(worker)
+    await rig.leave(lasting)
     assert note_cancellations(rig, workers) >= blocks * 3
     [[clients]] = await rig.ask(CLIENTS)
     rig.usages.append(Usage(what="connections", before=0, after=clients, allowed=0))

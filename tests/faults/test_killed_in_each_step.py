@@ -6,14 +6,17 @@ locks, for what goes on between worker and database.
 """
 
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import trio
 
 from tests.faults.arrivals import Answer
+from tests.faults.history import History
 from tests.faults.processes import Program, until
 from tests.faults.rig import CLAIM, RECORD, Rig
 
@@ -37,25 +40,38 @@ LOST_AND_UNREACHABLE = Fate("dead", attempts=2, arrivals=0, first="unknown")
 
 
 class Scene:
-    """One worker with one job, on a channel of their own."""
+    """One worker with one job or more, on a channel of their own."""
 
     def __init__(self, rig: Rig, name: str) -> None:
         self.rig = rig
         self.name = name
-        self.arrived = len(rig.arrivals())
+        self.arrived = 0
+        """Before it, at the receiver."""
+        self.jobs: frozenset[UUID] | None = None
+        """Of those on the channel, the ones that this is about. None: all."""
 
     async def spawn(self, **orders: Any) -> None:
         retry = {"initial": 0.3, "jitter": 0.0, "max_attempts": 9}
-        await self.rig.produce(channels=[self.name], jobs=1, **{"retry": retry, **orders})
+        await self.rig.produce(channels=[self.name], **{"jobs": 1, "retry": retry, **orders})
 
-    async def work(self, lease: float = 1.0) -> Program:
-        return await self.rig.start_worker(f"worker {self.name}", channels=[self.name], lease=lease)
+    async def work(self, lease: float = 1.0, **terms: Any) -> Program:
+        return await self.rig.start_worker(f"worker {self.name}", channels=[self.name], lease=lease, **terms)
 
     async def arrival(self) -> None:
         await self.rig.until_arrived(self.arrived + 1)
 
     async def until_job(self, condition: str) -> None:
         await self.rig.until_true(f"select {condition} from requeuest.job where channel = %s", self.name)
+
+    def fates(self, history: History) -> set[Fate]:
+        """What has become of its jobs."""
+        arrivals = Counter(arrival.job for arrival in history.arrivals)
+        first = {attempt.job: attempt.reached for attempt in history.attempts if attempt.number == 1}
+        return {
+            Fate(job.state, job.attempts, arrivals[job.id], first[job.id])
+            for job in history.jobs
+            if job.channel == self.name and (self.jobs is None or job.id in self.jobs)
+        }
 
 
 async def claimed(scene: Scene) -> None:
@@ -65,6 +81,27 @@ async def claimed(scene: Scene) -> None:
         await scene.rig.until_held_up(worker, CLAIM)
         await worker.freeze()
     await scene.until_job("state = 'running'")
+    await scene.rig.kill(worker)
+
+
+async def waiting_for_a_place(scene: Scene) -> None:
+    """Claimed ahead, because the places of the channel were so quick."""
+    await scene.rig.answer(Answer(delay=0.005))
+    await scene.spawn(jobs=500, largest_batch=100)
+    worker = await scene.work(concurrency=1)
+    await scene.until_job("count(*) filter (where state = 'running') > 3")
+    await worker.freeze()
+    held = await scene.rig.held_in_the_end(worker)
+    # What was on its way is there by now.
+    await scene.rig.answer(Answer())
+    scene.jobs = held - {arrival.job for arrival in scene.rig.arrivals()}
+    await scene.rig.kill(worker)
+
+
+async def resolving(scene: Scene) -> None:
+    await scene.spawn(url=scene.rig.url.replace("127.0.0.1", "localhost"))
+    worker = await scene.work(unknown_name="localhost")
+    await worker.said("resolving")
     await scene.rig.kill(worker)
 
 
@@ -102,6 +139,22 @@ async def reading_the_answer(scene: Scene) -> None:
     worker = await scene.work()
     await scene.arrival()
     await scene.rig.kill(worker)
+
+
+async def waiting_for_the_recorder(scene: Scene) -> None:
+    """It is at work for another job, which was answered sooner."""
+    await scene.rig.answer(Answer(delay=0.2), Answer())
+    with listening() as listener:
+        async with scene.rig.locked("attempt"):
+            await scene.spawn()
+            scene.jobs = frozenset(spawn.job for spawn in scene.rig.spawns() if spawn.channel == scene.name)
+            await scene.spawn(url=f"http://127.0.0.1:{listener.getsockname()[1]}/", retry={"max_attempts": 1})
+            worker = await scene.work(PATIENT, level="DEBUG")
+            await answer_one(listener)
+            await scene.rig.until_held_up(worker, RECORD)
+            await scene.rig.until_logged(worker, "attempt", 2)
+            await scene.rig.kill(worker)
+            await scene.rig.end_backends(worker)
 
 
 @asynccontextmanager
@@ -146,6 +199,9 @@ async def waiting_for_the_next_try(scene: Scene) -> None:
 STEPS: dict[Callable[[Scene], Awaitable[None]], Fate] = {
     claimed: LOST_UNSENT,
     waiting_for_the_confirmation: Fate("succeeded", attempts=1, arrivals=1, first="response"),
+    waiting_for_the_recorder: LOST_SENT,
+    waiting_for_a_place: LOST_UNSENT,
+    resolving: LOST_UNSENT,
     connecting: LOST_AND_UNREACHABLE,
     negotiating_tls: LOST_AND_UNREACHABLE,
     waiting_for_the_answer: LOST_SENT,
@@ -157,20 +213,18 @@ STEPS: dict[Callable[[Scene], Awaitable[None]], Fate] = {
 
 
 async def test_a_worker_may_be_killed_in_each_step_of_an_attempt(rig: Rig) -> None:
-    """All of them in turn, each with a job of its own; then one worker for what they left."""
+    """All of them in turn, each with jobs of its own; then one worker for what they left."""
     await rig.start_receiver(Answer())
-    for step in STEPS:
-        await step(Scene(rig, step.__name__))
+    scenes = [Scene(rig, step.__name__) for step in STEPS]
+    for step, scene in zip(STEPS, scenes, strict=True):
+        scene.arrived = len(rig.arrivals())
+        await step(scene)
     await rig.answer(Answer())
     await rig.start_worker(lease=1.0)
     await rig.until_finished()
-    history = await rig.must_hold()
-    fates = {}
-    for job in history.jobs:
-        first = next(attempt.reached for attempt in history.attempts if attempt.job == job.id)
-        arrivals = sum(arrival.job == job.id for arrival in history.arrivals)
-        fates[job.channel] = Fate(job.state, job.attempts, arrivals, first)
-    assert fates == {step.__name__: fate for step, fate in STEPS.items()}
+    history = await rig.must_hold(lease=PATIENT)
+    fates = {scene.name: scene.fates(history) for scene in scenes}
+    assert fates == {step.__name__: {fate} for step, fate in STEPS.items()}
 
 
 # --- receivers that do not get far ------------------------------------------------------------------------------------
@@ -184,6 +238,14 @@ def listening() -> Iterator[socket.socket]:
         listener.listen(0)
         listener.setblocking(False)
         yield listener
+
+
+async def answer_one(listener: socket.socket) -> None:
+    """The first request, with a success."""
+    connection, _ = await trio.socket.from_stdlib_socket(listener).accept()
+    with connection:
+        assert await connection.recv(65_536)
+        await connection.send(b"HTTP/1.1 204 \r\n\r\n")
 
 
 @contextmanager

@@ -19,9 +19,9 @@ from tests.faults.scale import scaled
 
 
 async def kill_at_random(rig: Rig, kills: int, **terms: Any) -> None:
-    """Kill one of three workers after the other, at random times, each with another to take its place."""
+    """Kill one of four workers after the other, at random times, each with another to take its place."""
     chance = random.Random(rig.seed)
-    workers = [await rig.start_worker(**terms) for _ in range(3)]
+    workers = [await rig.start_worker(**terms) for _ in range(4)]
     hit = 0
     for _ in range(kills):
         victim = chance.randrange(len(workers))

@@ -24,7 +24,9 @@ from tests.http.lookups import Lookups
 NAMES = 150
 HANGING = 250
 """Lookups: more than there are names, because each hangs for longer than its attempt."""
-TIMEOUT = 0.3
+TIMEOUT = 2.0
+RATE = 25.0
+"""Healthy requests per second: few enough not to be a load themselves."""
 AT_ONCE = RetryPolicy(initial=0.01, multiplier=1.0, jitter=0.0)
 TWICE = RetryPolicy(max_attempts=2, initial=0.01)
 
@@ -51,15 +53,15 @@ def at(receiver: Receiver, host: str) -> str:
 
 async def test_names_that_hang_delay_no_other(eye: Eye, receiver: Receiver, lookups: Lookups) -> None:
     async with nothing_left(eye):
-        async with open_requeuest(eye.dsn, concurrency=100, grace=0) as client:
-            healthy, peak = Steady(client, receiver, url=at(receiver, "healthy.fine")), Peak()
+        async with open_requeuest(eye.dsn, concurrency=NAMES, grace=0) as client:
+            healthy, peak = Steady(client, receiver, url=at(receiver, "healthy.fine"), rate=RATE), Peak()
             requests = [Request.get(at(receiver, f"{number}.slow"), timeout=TIMEOUT) for number in range(NAMES)]
             ids = await client.spawn_many("dead", requests, retry=AT_ONCE)
             await until_done(lambda: lookups.running.total() >= HANGING)
-            delays = await healthy.flow_for(1.0)
+            delays = await healthy.flow_for(2.0)
             assert percentile(delays, 0.9) < TIMEOUT / 2
             assert max(lookups.running.values()) <= 2
-            assert lookups.asked["healthy.fine"] == len(delays)
+            assert 1 < lookups.asked["healthy.fine"] <= len(delays)
             assert peak.growth() < 64_000_000
             await assert_never_sent(client, ids[0])
         lookups.may_end.set()
@@ -72,7 +74,7 @@ async def assert_never_sent(client: Client, job_id: UUID) -> None:
     attempts = await client.attempts(job_id)
     assert attempts
     for attempt in attempts:
-        assert (attempt.reached, attempt.error) == (Reached.RESOLVE, f"timed out after {TIMEOUT} s")
+        assert (attempt.reached, attempt.error) == (Reached.RESOLVE, f"timed out after {TIMEOUT:g} s")
 
 
 async def test_failures_of_the_resolver_are_retried_and_told(eye: Eye, receiver: Receiver, lookups: Lookups) -> None:

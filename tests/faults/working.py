@@ -8,6 +8,8 @@ SIGTERM or SIGINT let it leave the block normally, a second one cancels it. It m
 import os
 import random
 import resource
+import socket
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -39,6 +41,8 @@ class Terms:
     attempt_timeout: float = 5.0
     config: dict[str, Any] | None = None
     """More of `Config`."""
+    unknown_name: str | None = None
+    """This process asks for its address, says so, and gets no answer."""
     blocks: int = 1
     """So many blocks at once."""
     stay: tuple[float, float] | None = None
@@ -54,6 +58,19 @@ def usage() -> dict[str, int]:
         "files": len(os.listdir("/proc/self/fd")),  # noqa: PTH208 - without one of its own
         "tasks": trio.lowlevel.current_statistics().tasks_living,
     }
+
+
+def leave_unanswered(name: str) -> None:
+    """As by a name server that is not there, and a resolver that does not give up."""
+    answering = socket.getaddrinfo
+
+    def getaddrinfo(host: str, *args: Any, **options: Any) -> Any:
+        if host == name and not options.get("flags"):
+            say("resolving", host=host)
+            threading.Event().wait()
+        return answering(host, *args, **options)
+
+    socket.getaddrinfo = getaddrinfo  # type: ignore[assignment] # its many types are all Any here
 
 
 async def work(block: Block, choose: random.Random, stop: Stop) -> None:
@@ -97,6 +114,8 @@ async def main(settings: dict[str, Any]) -> None:
         config=Config(attempt_timeout=terms.attempt_timeout, **(terms.config or {})),
     )
     log_events(Journal(settings["log"]), settings["level"])
+    if terms.unknown_name is not None:
+        leave_unanswered(terms.unknown_name)
     async with trio.open_nursery() as nursery:
         await nursery.start(hear)
         before = usage()

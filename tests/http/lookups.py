@@ -14,7 +14,11 @@ FAILURES = {
 
 
 class Lookups:
-    """Names under `.slow` hang; those under `.servfail` and `.nxdomain` fail; all others are this machine."""
+    """
+    Names under `.slow` and `.late` hang; those under `.servfail` and `.nxdomain` fail; all others are this machine.
+
+    Once they may end, those under `.slow` fail too.
+    """
 
     def __init__(self) -> None:
         self.may_end = threading.Event()
@@ -32,7 +36,7 @@ class Lookups:
         for ending, failure in FAILURES.items():
             if host.removesuffix(".").endswith(ending):
                 raise socket.gaierror(*failure)
-        if not host.removesuffix(".").endswith(".slow"):
+        if not host.removesuffix(".").endswith((".slow", ".late")):
             return self._real("127.0.0.1", *args, **options)
         with self._lock:
             self.running[host] += 1
@@ -40,6 +44,8 @@ class Lookups:
         self.may_end.wait(30)
         with self._lock:
             self.running[host] -= 1
+        if host.endswith(".late"):
+            return self._real("127.0.0.1", *args, **options)
         raise socket.gaierror(socket.EAI_AGAIN, "try again")
 
     async def until_running(self, number: int) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 import trio
+import trio.testing
 
 from requeuest_trio import Reached, Request, TrioTransport
 from requeuest_trio._http import resolving
@@ -32,6 +33,10 @@ def at(receiver: Receiver, host: str) -> str:
 async def hang(sender: Sender, url: str, timeout: float = PATIENT) -> None:  # noqa: ASYNC109 - the total
     delivery = await send_request(sender, Request.get(url), timeout=timeout)
     assert (delivery.answer, delivery.reached) == (None, Reached.RESOLVE)
+
+
+async def arrive(sender: Sender, url: str) -> None:
+    assert (await send(sender, url)).error is None
 
 
 async def test_lookup_that_hangs_holds_up_no_other(lookups: Lookups, sender: Sender, receiver: Receiver) -> None:
@@ -74,6 +79,36 @@ async def test_cancelled_lookup_keeps_its_place_until_it_ends(
     # The places are there again.
     await hang(sender, at(receiver, "one.slow"))
     assert lookups.most == {"one.slow": SHARE}
+
+
+async def test_attempts_that_begin_at_once_share_an_answer(
+    lookups: Lookups, sender: Sender, receiver: Receiver
+) -> None:
+    """Else the last of them waits for as many lookups as there are others, one after the other."""
+    async with trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(arrive, sender, at(receiver, "one.late"))
+            nursery.start_soon(hang, sender, at(receiver, "one.slow"))
+        await lookups.until_running(2 * SHARE)
+        await trio.testing.wait_all_tasks_blocked()
+        lookups.may_end.set()
+    assert (lookups.asked["one.late"], lookups.asked["one.slow"]) == (SHARE, SHARE)
+
+
+async def test_who_waits_for_an_answer_asks_itself_if_the_others_give_up_before_they_could(
+    lookups: Lookups, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolving, "_MAX_LOOKUPS", 1)
+    async with open_sender(None, SMALL) as sender, trio.open_nursery() as nursery:
+        nursery.start_soon(hang, sender, at(receiver, "one.slow"))
+        await lookups.until_running(1)
+        async with trio.open_nursery() as impatient:
+            for _ in range(SHARE):
+                impatient.start_soon(hang, sender, at(receiver, "one.fine"), SHORT)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(arrive, sender, at(receiver, "one.fine"))
+        lookups.may_end.set()
+    assert lookups.asked["one.fine"] == 1
 
 
 async def test_failed_lookup_is_told(lookups: Lookups, sender: Sender, receiver: Receiver) -> None:

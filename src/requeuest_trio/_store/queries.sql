@@ -505,7 +505,9 @@ WITH locked AS MATERIALIZED (
     ON CONFLICT (job_id, number) DO NOTHING
 ), rescued AS (
     UPDATE {schema}.job
-    SET state = 'available', due_at = now(), error = %(error)s, worker = NULL, claim = NULL, claimed_at = NULL
+    -- Where it was in the queue, and not behind all that has come since; unless the clock was put back meanwhile.
+    SET state = 'available', due_at = least(due_at, now()), error = %(error)s, worker = NULL, claim = NULL,
+        claimed_at = NULL
     FROM lost WHERE job.id = lost.id
     RETURNING channel
 ), announced AS (
