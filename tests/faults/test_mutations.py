@@ -21,9 +21,11 @@ def test_a_mutant_applies_and_names_tests_that_there_are(mutant: Mutant) -> None
             assert re.search(rf"^ *(async def|def|class) {re.escape(name)}", source, re.MULTILINE), test
 
 
-def test_every_invariant_and_every_promise_has_a_mutant() -> None:
+def test_every_invariant_has_a_mutant() -> None:
+    invariants = {f"I{number}" for number in range(1, 9)}
     broken = {promise for mutant in mutants() for promise in mutant.promise.split(", ")}
-    assert broken == {f"I{number}" for number in range(1, 9)} | {f"promise {number}" for number in range(1, 8)}
+    assert broken >= invariants
+    assert broken - invariants <= {f"promise {number}" for number in range(1, 8)}
 
 
 def test_no_two_mutants_are_the_same() -> None:
