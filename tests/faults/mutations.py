@@ -31,7 +31,7 @@ PROJECT = Path(__file__).parents[2]
 LIST = Path(__file__).with_name("mutants.toml")
 COPIED = ("src", "migrations", "tests", "docs", "benchmarks", "pyproject.toml", "README.md", "CHANGELOG.md", "Makefile")
 AT_ONCE = 2
-TEST_SECONDS = 30
+TEST_SECONDS = 60
 PATIENCE = 300
 HEAD = """\
 # What the tests notice
