@@ -25,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
@@ -36,9 +37,10 @@ PATIENCE = 300
 HEAD = """\
 # What the tests notice
 
-Each line is a change of the code that breaks one thing on which an invariant or a promise rests, and the test that
-fails of it. Made by `python -m tests.faults.mutations`, which applies the changes, one at a time, and fails if a change
-goes unnoticed; they stand in `tests/faults/mutants.toml`.
+Each line is a change of the code that breaks something on which an invariant (I1 to I8, in `tests/faults/checker.py`) or a
+promise (1 to 7, in the order of [guarantees](guarantees.md)) rests, and the test that fails of it. The page is made by
+`python -m tests.faults.mutations`, which tries the changes of `tests/faults/mutants.toml` one by one and fails if one
+of them goes unnoticed.
 
 | what is broken | which breaks | in | noticed by |
 |---|---|---|---|"""
@@ -82,36 +84,39 @@ def mutants() -> list[Mutant]:
 def main(words: Sequence[str]) -> int:
     """Try the mutants, and print what became of each."""
     chosen = [mutant for mutant in mutants() if not words or any(word in mutant.name for word in words)]
-    with _copy_of_the_project() as copy:
-        if failed := _first_failure(copy, sorted({test for mutant in chosen for test in mutant.noticed_by}), 3_600):
+    with _copy(PROJECT) as original:
+        tests = sorted({test for mutant in chosen for test in mutant.noticed_by})
+        if failed := _first_failure(original, tests, PATIENCE * len(tests)):
             sys.exit(f"without any mutant: {failed}")
-    survivors = 0
-    print(HEAD, flush=True)
-    with ThreadPoolExecutor(AT_ONCE) as threads:
-        for mutant, failed in zip(chosen, threads.map(_try, chosen), strict=True):
-            survivors += failed is None
-            module = mutant.path.removeprefix("src/requeuest_trio/")
-            noticed_by = f"`{failed}`" if failed else "**nobody**"
-            print(f"| {mutant.name} | {mutant.promise} | `{module}` | {noticed_by} |", flush=True)
+        print(HEAD, flush=True)
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            survivors = sum(map(_show, chosen, threads.map(partial(_try, original), chosen)))
     print(f"\n{len(chosen) - survivors} of {len(chosen)} are noticed.")
     return 1 if survivors or not chosen else 0
 
 
-def _try(mutant: Mutant) -> str | None:
+def _show(mutant: Mutant, failed: str | None) -> bool:
+    """Print a line. Returns whether the mutant has survived."""
+    module, noticed_by = mutant.path.removeprefix("src/requeuest_trio/"), f"`{failed}`" if failed else "**nobody**"
+    print(f"| {mutant.name} | {mutant.promise} | `{module}` | {noticed_by} |", flush=True)
+    return failed is None
+
+
+def _try(original: Path, mutant: Mutant) -> str | None:
     """The test that fails with the mutant in place."""
-    with _copy_of_the_project() as copy:
+    with _copy(original) as copy:
         path = copy / mutant.path
         path.write_text(mutant.applied_to(path.read_text("utf-8")), "utf-8")
         return next((failed for test in mutant.noticed_by if (failed := _first_failure(copy, [test], PATIENCE))), None)
 
 
 @contextmanager
-def _copy_of_the_project() -> Iterator[Path]:
+def _copy(project: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="requeuest-mutants-") as name:
         copy = Path(name)
         copy.chmod(0o755)  # the server's account has to get at it
         for part in COPIED:
-            source = PROJECT / part
+            source = project / part
             if source.is_dir():
                 shutil.copytree(source, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
             else:
