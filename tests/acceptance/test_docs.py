@@ -200,7 +200,7 @@ def test_the_tests_that_pages_name_exist() -> None:
         (path, name)
         for page in PAGES
         for path, names in re.findall(
-            r"`((?:unit|postgres|engine|http|acceptance)/\w+\.py)((?:::\w+)?)`", page.read_text("utf-8")
+            r"`((?:unit|postgres|engine|http|faults|acceptance)/\w+\.py)((?:::\w+)?)`", page.read_text("utf-8")
         )
         for name in [names.removeprefix("::")]
     }

@@ -107,7 +107,7 @@ async def test_when_the_queue_of_notifications_is_full_spawning_goes_on(eye: Eye
             await client.spawn_many("full", [REQUEST] * 2)
             await client.spawn("full", REQUEST, ordering_key="k")
             assert await eye.states() == {"available": 4}
-            await log.wait_for("announce_failed")
+            await log.wait_for("announce_failed", 6)  # more often than something was spawned
             await eye.connection.execute(NOTIFY.encode())
             with trio.fail_after(10):
                 heard = [n.payload async for n in listener.notifies(timeout=10, stop_after=1)]

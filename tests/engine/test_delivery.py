@@ -125,7 +125,13 @@ async def test_an_idempotency_key_is_the_same_in_all_attempts(eye: Eye, receiver
         await client.spawn_returning("c", own, retry=QUICK)
         await client.result(ours)
     keys = {
-        target: [arrival.header("Idempotency-Key") for arrival in receiver.arrivals if arrival.target == target]
+        target: [
+            value
+            for arrival in receiver.arrivals
+            if arrival.target == target
+            for name, value in arrival.headers
+            if name.lower() == "idempotency-key"
+        ]
         for target in ("/own", "/ours")
     }
     assert keys == {"/own": ["mine"] * 3, "/ours": [str(ours)] * 3}

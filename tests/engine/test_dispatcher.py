@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import trio
 
-from requeuest_trio import ALL, Config, Request, RetryPolicy, open_requeuest
+from requeuest_trio import ALL, Config, DatabaseUnavailable, Request, RetryPolicy, open_requeuest
 from requeuest_trio._engine.dispatcher import Dispatcher
 from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._store.queries import Queries
@@ -41,12 +41,13 @@ def dispatchers(monkeypatch: pytest.MonkeyPatch) -> list[Dispatcher]:
     return made
 
 
-async def test_the_limit_of_the_process_holds(eye: Eye, receiver: Receiver) -> None:
-    most = 0
+async def test_the_limit_of_the_process_holds(eye: Eye, receiver: Receiver, dispatchers: list[Dispatcher]) -> None:
+    """Of what is sent, and of what is claimed to be sent at once."""
+    most = most_occupied = 0
 
     def decide(arrival: Arrival) -> Reply:
-        nonlocal most
-        most = max(most, arrival.in_flight)
+        nonlocal most, most_occupied
+        most, most_occupied = max(most, arrival.in_flight), max(most_occupied, dispatchers[0]._occupied)
         return Reply(delay=0.02)
 
     receiver.decide = decide
@@ -54,7 +55,7 @@ async def test_the_limit_of_the_process_holds(eye: Eye, receiver: Receiver) -> N
         for channel in "abcd":
             await client.spawn_many(channel, [Request.get(f"{receiver.url}/{channel}")] * 20)
         await eye.until_states(succeeded=80)
-    assert most == 7
+    assert most == most_occupied == 7
 
 
 async def test_the_limit_of_a_channel_holds(eye: Eye, receiver: Receiver) -> None:
@@ -288,14 +289,36 @@ async def test_an_idle_runner_asks_for_nothing_but_beats_rounds_and_polls(
     assert not asked["claim"], "there was nothing to claim"
 
 
+async def test_what_a_claim_that_failed_was_for_is_claimed_soon(
+    eye: Eye, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was not carried out, and nobody tells again of what it was for."""
+    claim, tries = Store.claim, 0
+
+    async def unlucky(store: Store, connection: TrioConnection, **options: Any) -> object:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise DatabaseUnavailable("not now")
+        return await claim(store, connection, **options)
+
+    monkeypatch.setattr(Store, "claim", unlucky)
+    config = Config(notifications=False)
+    async with nothing_left(eye), open_requeuest(eye.dsn, poll_interval=NEVER, config=config) as client:
+        await client.spawn_many("a", [Request.get(receiver.url)] * 3)
+        async with _promptly():
+            await receiver.wait_for(3)
+    assert tries == 2
+
+
 async def test_every_delayed_job_of_a_channel_starts_on_time(eye: Eye, receiver: Receiver) -> None:
     """Not only the first, which is all that an announcement or a poll tells of a channel."""
     async with nothing_left(eye), open_requeuest(eye.dsn, poll_interval=NEVER) as client:
         request = Request.get(receiver.url)
-        ids = [await client.spawn("a", request, delay=delay) for delay in (0.2, 0.4, 0.3)]
+        for delay in (0.2, 0.4, 0.3):
+            await client.spawn("a", request, delay=delay)
         async with _promptly():
-            for job_id in ids:
-                await client.wait(job_id)
+            await receiver.wait_for(3)
 
 
 @pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")

@@ -8,7 +8,7 @@ that is carried out when nobody waits for it any more; a job given up because of
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 from uuid import UUID, uuid4
 
@@ -122,6 +122,51 @@ async def test_after_a_standstill_nothing_more_is_sent(nursery: trio.Nursery, lo
     nursery.cancel_scope.cancel()
 
 
+class Answering:
+    """In place of the database and the store: answers after so many seconds."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self.knows_us = True
+
+    async def run(self, operation: Callable[[object], Awaitable[bool]]) -> bool:
+        await trio.sleep(self.seconds)
+        return await operation(self)
+
+    async def register(self, _: object, *, worker: UUID, lease: float) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def heartbeat(self, _: object, *, worker: UUID) -> bool:
+        await trio.lowlevel.checkpoint()
+        return self.knows_us
+
+
+def heartbeat_of(lease: Lease, answering: Answering, on_lost: Callable[[], None] = lambda: None) -> Heartbeat:
+    return Heartbeat(cast("Database", answering), cast("Store", answering), lease, on_lost)
+
+
+async def test_trust_ends_before_the_lease_that_may_have_begun_when_it_was_asked_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    lease = Lease(10.0)
+    heartbeat = heartbeat_of(lease, Answering(3.0))
+    for renew in (heartbeat.register, heartbeat._beat):
+        await renew()
+        assert 0 < lease.left < 10.0 - 3.0
+
+
+async def test_what_waits_is_given_up_before_the_lease_is_had_anew(autojump_clock: trio.testing.MockClock) -> None:
+    lease, answering, was_valid = Lease(10.0), Answering(), list[bool]()
+    heartbeat = heartbeat_of(lease, answering, lambda: was_valid.append(lease.is_valid))
+    await heartbeat.register()
+    for answering.knows_us, seconds in ((False, 1), (True, 20)):  # struck off; and after a standstill
+        was_valid.clear()
+        await trio.sleep(seconds)
+        await heartbeat._beat()
+        assert set(was_valid) == {False}
+        assert lease.is_valid
+
+
 async def test_what_is_renewed_goes_on(autojump_clock: trio.testing.MockClock) -> None:
     lease = Lease(1.0)
     lease.renewed(trio.current_time())
@@ -150,7 +195,10 @@ async def test_an_attempt_ends_with_its_own_time_too(autojump_clock: trio.testin
     assert lease.lapse() == 0
 
 
-async def test_without_a_lease_nothing_is_sent(eye: Eye, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_had_anew", [False, True])
+async def test_without_a_lease_nothing_is_sent(
+    eye: Eye, receiver: Receiver, log: Log, monkeypatch: pytest.MonkeyPatch, is_had_anew: bool
+) -> None:
     """The claim's answer comes when the lease has lapsed: its jobs go back, uncounted."""
     claim = Store.claim
     late = 0
@@ -161,6 +209,8 @@ async def test_without_a_lease_nothing_is_sent(eye: Eye, receiver: Receiver, mon
         if jobs and not late:
             late = len(jobs)
             leases[0].lapse()
+            if is_had_anew:
+                leases[0].renewed(trio.current_time())
         return jobs
 
     leases: list[Lease] = []
@@ -178,6 +228,7 @@ async def test_without_a_lease_nothing_is_sent(eye: Eye, receiver: Receiver, mon
             await client.wait(job_id)
             assert await eye.job(job_id) == ("succeeded", 1, None)
     assert late
+    assert log.fields("claim_lost") == [{"jobs": 3}]
     assert len(receiver.arrivals) == 3
 
 

@@ -16,8 +16,10 @@ import trio
 from psycopg.conninfo import make_conninfo
 
 from requeuest_trio import Client, Config, DatabaseUnavailable, Request, open_requeuest
+from requeuest_trio._store import database
 from requeuest_trio.testing import Receiver, Reply
 from tests.engine.support import Eye, Log, eye_on, nothing_left, until_done
+from tests.postgres.harness import running_proxy
 
 IMPATIENT = Config(connect_timeout=0.5, statement_timeout=1.0)
 
@@ -58,6 +60,20 @@ async def test_connections_that_die_at_random(eye: Eye, receiver: Receiver) -> N
         await eye.until_states(succeeded=jobs)
     assert await eye.value("select max(attempts) from requeuest.job") <= 2, f"seed {seed}"
     assert len({arrival.header("idempotency-key") for arrival in receiver.arrivals}) == jobs
+
+
+async def test_a_server_that_does_not_answer_is_given_up(eye: Eye, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was there, and now the network keeps everything: no limit of the server's own is of any use."""
+    monkeypatch.setattr(database, "_GRACE_SECONDS", 0.1)
+    config = Config(connect_timeout=0.3, statement_timeout=0.3, notifications=False)
+    async with nothing_left(eye), running_proxy(eye.dsn) as proxy:  # noqa: SIM117 - the proxy's address is needed
+        async with open_requeuest(proxy.dsn(eye.dsn, sslmode="disable"), (), config=config) as client:
+            await client.stats()
+            proxy.freeze()
+            with trio.fail_after(10), pytest.raises(DatabaseUnavailable, match="did not answer within"):
+                await client.stats()
+            proxy.thaw()
+            await client.stats()
 
 
 @asynccontextmanager

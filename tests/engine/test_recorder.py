@@ -13,10 +13,13 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 import trio
+import trio.testing
 from psycopg import errors
 
 from requeuest_trio import Config, DatabaseUnavailable, JobState, Reached, Request, open_requeuest
+from requeuest_trio._engine import recorder
 from requeuest_trio._engine.recorder import Recorder
+from requeuest_trio._engine.runner import Runner
 from requeuest_trio._model.outcome import Answer, Outcome
 from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._store.database import Database
@@ -185,6 +188,49 @@ async def test_too_much_unconfirmed_holds_its_callers() -> None:
     await recorder.flush()
     await recorder.wait_for_room()
     assert [len(batch) for batch in books.batches] == [500, 500, 11, 2, 2, 2, 2, 1]
+
+
+class Writing:
+    """Lets no outcome be written before it may."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.may_begin = trio.Event()
+        record = Store.record
+
+        async def late(store: Store, connection: TrioConnection, *args: Any, **options: Any) -> Recorded:
+            await self.may_begin.wait()
+            return await record(store, connection, *args, **options)
+
+        monkeypatch.setattr(Store, "record", late)
+
+
+async def test_attempts_wait_for_room(eye: Eye, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "_MAX_ROWS", 5)
+    writing, places, room = Writing(monkeypatch), 4, 4 + 2 * 5
+    config = Config(max_running=places)
+    async with nothing_left(eye), open_requeuest(eye.dsn, concurrency=places, config=config) as client:
+        await client.spawn_many("a", [Request.get(receiver.url)] * 60)
+        await until_done(lambda: (load := client._load) and load()[1] >= room + places)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert len(receiver.arrivals) == room + places, "each place is held by an outcome for which there is no room"
+        writing.may_begin.set()
+        await eye.until_states(succeeded=60)
+
+
+async def test_an_outcome_that_is_not_yet_written_is_no_lost_claim(
+    eye: Eye, receiver: Receiver, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing = Writing(monkeypatch)
+    async with nothing_left(eye), open_requeuest(eye.dsn) as client:
+        runner = cast("Runner", client._load.__self__)  # type: ignore[union-attr] # a bound method of it
+        job_id = await client.spawn("a", Request.get(receiver.url))
+        await until_done(lambda: runner.load() == (0, 1))
+        await runner.dispatcher.give_back_lost_claims()
+        assert await eye.value("select worker from requeuest.job") == await eye.value("select id from requeuest.worker")
+        writing.may_begin.set()
+        await client.wait(job_id)
+        assert await eye.job(job_id) == ("succeeded", 1, None)
+    assert not log.fields("outcomes_lost")
 
 
 async def test_one_refused_outcome_is_found_among_many(log: Log) -> None:

@@ -3,6 +3,7 @@ to two claimers; nothing to a process that is not registered; nothing that is no
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -75,6 +76,17 @@ async def test_locked_jobs_are_passed_over(bench: Bench, conn: Conn, other: Conn
     assert {job.id for job in first}.isdisjoint(job.id for job in second)
 
 
+async def test_who_asks_to_be_told_of_a_due_job_announces_it(bench: Bench, conn: Conn, other: Conn) -> None:
+    """A claim in this moment has passed it over, because its row was locked."""
+    [job_id] = await bench.spawn(conn, new_job())
+    await bench.store.listen(other, [bench.store.due_topic])
+    async with conn.transaction():
+        assert await bench.store.await_job(conn, job_id)
+        assert await bench.claim(other, await bench.worker(other)) == []
+    [payload] = [n.payload async for n in other.notifies(timeout=5, stop_after=1)]
+    assert json.loads(payload) == {"c": 0}
+
+
 @pytest.mark.parametrize("plan", [(), ("enable_hashjoin", "enable_mergejoin"), ("enable_nestloop", "enable_indexscan")])
 async def test_four_claimers_at_once_share_without_overlap(bench: Bench, conn: Conn, plan: tuple[str, ...]) -> None:
     jobs = 600
@@ -112,7 +124,9 @@ async def test_due_channels_tells_which_and_when(bench: Bench, conn: Conn) -> No
     assert waits["now"] <= 0
     assert 2 < waits["soon"] <= 3
     assert 59 < waits["later"] <= 60
-    assert list(await bench.store.due_channels(conn, ["soon", "unknown"], 100.0)) == ["soon"]
+    of_soon = await bench.store.due_channels(conn, ["soon", "unknown"], 100.0)
+    assert list(of_soon) == ["soon"]
+    assert 2 < of_soon["soon"] <= 3
     assert list(await bench.store.due_channels(conn, None, 0.0)) == ["now", "ordered"]
     assert await bench.store.due_channels(conn, [], 100.0) == {}
 

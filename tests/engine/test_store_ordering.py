@@ -30,10 +30,10 @@ async def test_the_order_is_that_of_commits_and_not_of_ids(bench: Bench, conn: C
     first, second, third = new_id(), new_id(), new_id()
     async with trio.open_nursery() as nursery, conn.transaction():
         await bench.spawn(conn, new_job(key="k", id=third))
-        nursery.start_soon(bench.spawn, other, new_job(key="k", id=first))
+        nursery.start_soon(bench.spawn, other, new_job(key="k", id=second))
         await until_running(await bench.connect(), other.info.backend_pid, "pg_advisory_xact_lock")
-    await bench.spawn(conn, new_job(key="k", id=second))
-    assert await order(bench, conn) == [2, 0, 1]
+    await bench.spawn(conn, new_job(key="k", id=first))
+    assert await order(bench, conn) == [2, 1, 0]
 
 
 async def test_order_within_a_batch_is_that_given(bench: Bench, conn: Conn) -> None:
@@ -124,6 +124,23 @@ async def test_busy_keys_are_left_to_their_callers(bench: Bench, conn: Conn, oth
         assert (await bench.store.store(other, [busy, idle, free], wait_for_keys=False)).left == [busy]
     assert (await bench.store.store(other, [busy], wait_for_keys=False)).left == []
     assert await value(conn, "SELECT count(*) FROM requeuest.job") == 4
+
+
+async def test_who_comes_while_others_wait_behind_nobody_comes_after_them(bench: Bench, conn: Conn) -> None:
+    """Their head is finished, and they are not yet told: as after an outcome that did not wait for the key."""
+    await bench.spawn(conn, *(new_job(key="k") for _ in range(3)))
+    await conn.execute("DELETE FROM requeuest.job WHERE state = 'available'")
+    await bench.spawn(conn, new_job(key="k"))
+    assert await bench.states(conn) == ["blocked"] * 3
+    await bench.store.free_stranded(conn)
+    assert await order(bench, conn) == [0, 1, 2]
+
+
+async def test_the_key_of_an_unfinished_head_is_left_alone(bench: Bench, conn: Conn) -> None:
+    """It was found stranded, and has a head again by the time of its lock."""
+    await bench.spawn(conn, new_job(key="k"), new_job(key="k"))
+    assert await bench.store.unblock_what_is_free(conn, {("c", "k")}) == ({}, set())
+    assert await bench.states(conn) == ["available", "blocked"]
 
 
 async def test_the_same_id_again_does_not_block_the_key(bench: Bench, conn: Conn) -> None:

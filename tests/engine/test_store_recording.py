@@ -7,6 +7,7 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
+import trio
 
 from requeuest_trio import JobState, Reached
 from requeuest_trio._model.outcome import Outcome
@@ -75,6 +76,21 @@ async def test_an_outcome_twice_in_a_batch_counts_once(bench: Bench, conn: Conn)
     assert await value(conn, "SELECT count(*) FROM requeuest.attempt") == 1
 
 
+@pytest.mark.parametrize("comes_first", ["the old", "the current"])
+async def test_of_two_outcomes_of_a_job_in_a_batch_that_of_its_claim_counts(
+    bench: Bench, conn: Conn, comes_first: str
+) -> None:
+    await bench.spawn(conn, new_job())
+    worker = await bench.worker(conn)
+    [old] = await bench.claim(conn, worker)
+    await bench.store.release(conn, worker)
+    [current] = await bench.claim(conn, worker)
+    reports = [gave_up(old), delivered(current)]
+    assert await bench.record(conn, reports if comes_first == "the old" else reports[::-1]) == {current.id}
+    assert await bench.states(conn) == ["succeeded"]
+    assert [attempt.status for attempt in await bench.store.attempts(conn, current.id)] == [200]
+
+
 async def test_a_partly_stale_batch_records_the_rest(bench: Bench, conn: Conn) -> None:
     await bench.spawn(conn, *(new_job(key=key) for key in (None, "k", "l", None)))
     claimed = await bench.claim(conn, await bench.worker(conn))
@@ -82,15 +98,20 @@ async def test_a_partly_stale_batch_records_the_rest(bench: Bench, conn: Conn) -
     assert await bench.record(conn, stale + [delivered(job) for job in claimed[2:]]) == {j.id for j in claimed[2:]}
 
 
-async def test_an_attempt_row_that_is_there_already_stops_nobody(bench: Bench, conn: Conn) -> None:
+@pytest.mark.parametrize("ending", ["recorded", "rescued"])
+async def test_an_attempt_row_that_is_there_already_stops_nobody(bench: Bench, conn: Conn, ending: str) -> None:
     await bench.spawn(conn, new_job())
     worker = await bench.worker(conn)
     [job] = await bench.claim(conn, worker)
     await bench.record(conn, [to_be_retried(job)])
     await conn.execute("UPDATE requeuest.job SET attempts = 0")  # somebody wants it to begin anew
     [again] = await bench.claim(conn, worker)
-    assert await bench.record(conn, [delivered(again)]) == {job.id}
-    assert await bench.states(conn) == ["succeeded"]
+    if ending == "rescued":
+        await bench.store.deregister(conn, worker)
+        assert await bench.store.rescue(conn) == 1
+    else:
+        assert await bench.record(conn, [delivered(again)]) == {job.id}
+    assert await bench.states(conn) == ["available" if ending == "rescued" else "succeeded"]
 
 
 async def test_an_error_with_what_postgresql_refuses_is_stored(bench: Bench, conn: Conn) -> None:
@@ -118,6 +139,31 @@ async def test_release_gives_back_uncounted_and_only_what_is_named(bench: Bench,
     rows = await bench.rows(conn, "SELECT state::text, attempts FROM requeuest.job ORDER BY id")
     assert rows == [("available", 0)] * 3 + [("running", 1)]
     assert await value(conn, "SELECT count(*) FROM requeuest.attempt") == 0
+
+
+async def test_single_jobs_are_given_back_each_under_its_own_claim(bench: Bench, conn: Conn) -> None:
+    """The claims in a list may be those of other jobs in it: of one an old claim, and of another the one it has now."""
+    await bench.spawn(conn, *(new_job() for _ in range(3)))
+    worker = await bench.worker(conn)
+    old = await bench.claim(conn, worker, 2)
+    await bench.store.release(conn, worker)
+    [first], [second, third] = await bench.claim(conn, worker, 1), await bench.claim(conn, worker, 2)
+    assert old == [first._replace(claim=old[0].claim), second._replace(claim=old[1].claim)]
+    assert await bench.store.give_back(conn, worker, old) == 0
+    assert await bench.store.give_back(conn, worker, [old[0], second._replace(claim=first.claim), third]) == 1
+    assert await bench.states(conn) == ["running", "running", "available"]
+
+
+async def test_a_process_disowns_only_its_own_jobs_of_the_claims_that_it_names(bench: Bench, conn: Conn) -> None:
+    await bench.spawn(conn, *(new_job() for _ in range(3)))
+    worker, stranger = await bench.worker(conn), await bench.worker(conn)
+    [lost], [kept] = await bench.claim(conn, worker, 1), await bench.claim(conn, worker, 1)
+    [foreign] = await bench.claim(conn, stranger, 1)
+    assert await bench.store.disown(conn, worker, [lost.claim, foreign.claim]) == 1
+    assert await bench.store.rescue(conn) == 1
+    rows = await bench.rows(conn, "SELECT id, state::text, attempts FROM requeuest.job ORDER BY id")
+    assert rows == [(lost.id, "available", 1), (kept.id, "running", 1), (foreign.id, "running", 1)]
+    assert [attempt.number for attempt in await bench.store.attempts(conn, lost.id)] == [1]
 
 
 async def test_rescue_takes_from_the_lost_only_and_counts_the_attempt(bench: Bench, conn: Conn) -> None:
@@ -187,3 +233,14 @@ async def test_pruning_removes_attempts_too_and_only_what_is_old(bench: Bench, c
     assert await value(conn, "SELECT count(*) FROM requeuest.attempt") == 2
     assert await bench.store.prune(conn, JobState.DEAD, timedelta(hours=1)) == 1
     assert await bench.store.prune(conn, JobState.DEAD, timedelta(0)) == 0
+
+
+async def test_pruning_passes_over_what_another_transaction_has_locked(bench: Bench, conn: Conn, other: Conn) -> None:
+    await bench.spawn(conn, new_job(), new_job())
+    locked, free = await bench.claim(conn, await bench.worker(conn))
+    await bench.record(conn, [delivered(locked), delivered(free)])
+    async with other.transaction():
+        await bench.rows(other, "SELECT FROM requeuest.job WHERE id = %s FOR UPDATE", locked.id)
+        with trio.fail_after(5):
+            assert await bench.store.prune(conn, JobState.SUCCEEDED, timedelta(0)) == 1
+    assert await bench.store.prune(conn, JobState.SUCCEEDED, timedelta(0)) == 1

@@ -74,7 +74,7 @@ async def test_here_in_another_client_and_after_a_restart(eye: Eye, receiver: Re
                     assert_reply(await here.result(job_id))
                     assert_reply(await here.spawn_returning("d", Request.get(receiver.url)))
             assert waiting(elsewhere) == waiting(here) == 0
-        async with open_requeuest(eye.dsn, ()) as later:
+        async with open_requeuest(eye.dsn, (), poll_interval=NEVER) as later:
             assert_reply(await later.result(job_id))
             job = await later.wait(job_id)
             assert (job.state, job.is_finished, job.status) == (JobState.SUCCEEDED, True, 201)
@@ -172,11 +172,12 @@ async def test_a_client_that_is_closed_ends_its_waits(eye: Eye) -> None:
         except trio.ClosedResourceError:
             ended.append(trio.ClosedResourceError)
 
-    async with trio.open_nursery() as nursery, open_requeuest(eye.dsn, ()) as client:
-        job_id = await client.spawn("c", Request.get("http://x.test/"))
-        nursery.start_soon(wait, client)
-        nursery.start_soon(wait, client)
-        await until_waiting(eye, client, 2)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery, open_requeuest(eye.dsn, ()) as client:
+            job_id = await client.spawn("c", Request.get("http://x.test/"))
+            nursery.start_soon(wait, client)
+            nursery.start_soon(wait, client)
+            await until_waiting(eye, client, 2)
     assert ended == [trio.ClosedResourceError] * 2
     with pytest.raises(trio.ClosedResourceError):
         await client.wait(job_id)

@@ -2,10 +2,11 @@
 Do the tests notice? Each mutant of `mutants.toml` breaks one thing that a promise rests on, and one of the tests that
 it names has to fail of it.
 
-    python -m tests.faults.mutations            all of them, as a table
+    python -m tests.faults.mutations            all of them; prints docs/mutations.md
     python -m tests.faults.mutations lease key  those whose names contain one of the words
 
-Works on a copy of the project. The status is 1 if nobody notices a mutant.
+The tests are run on the code as it is first, since one that fails there notices nothing. Each mutant has a copy of the
+project of its own, and two are tried at a time. The status is 1 if nobody notices one.
 """
 
 # ruff: noqa: T201 - prints a table
@@ -13,6 +14,7 @@ Works on a copy of the project. The status is 1 if nobody notices a mutant.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,15 +22,28 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
 LIST = Path(__file__).with_name("mutants.toml")
 COPIED = ("src", "migrations", "tests", "docs", "benchmarks", "pyproject.toml", "README.md", "CHANGELOG.md", "Makefile")
+AT_ONCE = 2
+TEST_SECONDS = 60
 PATIENCE = 300
-NO_SUCH_TEST = 4
+HEAD = """\
+# What the tests notice
+
+Each line is a change of the code that breaks something on which an invariant (I1 to I8, in `tests/faults/checker.py`)
+or a promise (1 to 7, in the order of [guarantees](guarantees.md)) rests, and the test that fails of it. It is made by
+`python -m tests.faults.mutations`, which tries the changes of `tests/faults/mutants.toml` one by one and fails if one
+of them goes unnoticed.
+
+| what is broken | which breaks | in | noticed by |
+|---|---|---|---|"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +52,7 @@ class Mutant:
 
     name: str
     promise: str
-    """The invariants that it breaks; see `checker.py`."""
+    """The invariants (see `checker.py`) or promises (see docs/guarantees.md) that it breaks."""
     path: str
     noticed_by: tuple[str, ...]
     """Tests, as pytest names them."""
@@ -69,26 +84,39 @@ def mutants() -> list[Mutant]:
 def main(words: Sequence[str]) -> int:
     """Try the mutants, and print what became of each."""
     chosen = [mutant for mutant in mutants() if not words or any(word in mutant.name for word in words)]
-    survivors = 0
-    print("| mutant | breaks | noticed by | seconds |\n|---|---|---|---|", flush=True)
-    with _copy_of_the_project() as copy:
-        for mutant in chosen:
-            began = time.monotonic()
-            noticed_by = _try(mutant, copy)
-            survivors += noticed_by is None
-            seconds = time.monotonic() - began
-            print(f"| {mutant.name} | {mutant.promise} | {noticed_by or '**nobody**'} | {seconds:.0f} |", flush=True)
-    print(f"\n{len(chosen) - survivors} of {len(chosen)} noticed")
+    with _copy(PROJECT) as original:
+        tests = sorted({test for mutant in chosen for test in mutant.noticed_by})
+        if failed := _first_failure(original, tests, PATIENCE * len(tests)):
+            sys.exit(f"without any mutant: {failed}")
+        print(HEAD, flush=True)
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            survivors = sum(map(_show, chosen, threads.map(partial(_try, original), chosen)))
+    print(f"\n{len(chosen) - survivors} of {len(chosen)} are noticed.")
     return 1 if survivors or not chosen else 0
 
 
+def _show(mutant: Mutant, failed: str | None) -> bool:
+    """Print a line. Returns whether the mutant has survived."""
+    module, noticed_by = mutant.path.removeprefix("src/requeuest_trio/"), f"`{failed}`" if failed else "**nobody**"
+    print(f"| {mutant.name} | {mutant.promise} | `{module}` | {noticed_by} |", flush=True)
+    return failed is None
+
+
+def _try(original: Path, mutant: Mutant) -> str | None:
+    """The test that fails with the mutant in place."""
+    with _copy(original) as copy:
+        path = copy / mutant.path
+        path.write_text(mutant.applied_to(path.read_text("utf-8")), "utf-8")
+        return next((failed for test in mutant.noticed_by if (failed := _first_failure(copy, [test], PATIENCE))), None)
+
+
 @contextmanager
-def _copy_of_the_project() -> Iterator[Path]:
+def _copy(project: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="requeuest-mutants-") as name:
         copy = Path(name)
         copy.chmod(0o755)  # the server's account has to get at it
         for part in COPIED:
-            source = PROJECT / part
+            source = project / part
             if source.is_dir():
                 shutil.copytree(source, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
             else:
@@ -96,30 +124,29 @@ def _copy_of_the_project() -> Iterator[Path]:
         yield copy
 
 
-def _try(mutant: Mutant, copy: Path) -> str | None:
-    """The first of its tests that fails with the mutant in place."""
-    path = copy / mutant.path
-    original = path.read_text("utf-8")
-    path.write_text(mutant.applied_to(original), "utf-8")
-    try:
-        return next((test.removeprefix("tests/") for test in mutant.noticed_by if not _passes(test, copy)), None)
-    finally:
-        path.write_text(original, "utf-8")
-
-
-def _passes(test: str, copy: Path) -> bool:
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--timeout=60", test]
+def _first_failure(copy: Path, tests: Sequence[str], patience: float) -> str | None:
+    """The first of the tests that fails, without `tests/` and its parameters. Ends the program if they can't be run."""
+    began = time.monotonic()
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"]
     # Before what is installed, so that the programs which a test starts run the mutant too.
     environment = os.environ | {"PYTHONPATH": f"{copy / 'src'}{os.pathsep}{copy}", "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         done = subprocess.run(
-            command, cwd=copy, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+            [*command, f"--timeout={TEST_SECONDS}", *tests],
+            cwd=copy,
+            env=environment | {"COLUMNS": "240"},
+            capture_output=True,
+            text=True,
+            timeout=patience,
+            check=False,
         )
     except subprocess.TimeoutExpired:
-        return False
-    if done.returncode == NO_SUCH_TEST:
-        sys.exit(f"{test} could not be run:\n{done.stdout[-2_000:]}{done.stderr[-2_000:]}")
-    return done.returncode == 0
+        return tests[0].removeprefix("tests/")
+    found = re.search(r"^(?:FAILED|ERROR) tests/([^\s\[]+).*", done.stdout, re.MULTILINE)
+    print(f"{time.monotonic() - began:5.1f} s  {found[0] if found else tests}", file=sys.stderr, flush=True)
+    if done.returncode not in {0, 1} or (done.returncode == 1) != bool(found):
+        sys.exit(f"{tests} could not be run:\n{done.stdout[-2_000:]}{done.stderr[-2_000:]}")
+    return found and found[1]
 
 
 if __name__ == "__main__":

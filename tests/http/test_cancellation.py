@@ -10,8 +10,10 @@ import httpx
 import httpx2
 import pytest
 import trio
+import trio.testing
 
-from requeuest_trio import Reached, Request
+from requeuest_trio import Reached, Request, TrioTransport
+from requeuest_trio._http.message import Message, head_of, target_of
 from requeuest_trio._http.sender import Sender, open_sender
 from requeuest_trio.testing import Receiver, Reply, open_receiver
 from tests.http.hostile import SMALL, raw_server, read_head, send, send_request
@@ -54,6 +56,25 @@ async def test_cancelled_at_a_point(sender: Sender, receiver: Receiver, scheme: 
     assert nursery.cancel_scope.cancelled_caught
     await server.wait_empty()
     assert (await send(sender, receiver.url)).error is None
+
+
+async def test_cancelled_in_the_moment_in_which_it_may_go_on_nothing_is_sent(receiver: Receiver) -> None:
+    """After a standstill both come true: there is a connection, and there is no time."""
+    transport = TrioTransport(max_connections=1)
+    message = Message(target_of(receiver.url).origin, "GET", head_of("GET", b"/", b"receiver", b""), b"")
+    connection = await transport.exchange(message, ignore)
+    await connection.receive_piece()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(transport.exchange, message, ignore)
+        await trio.testing.wait_all_tasks_blocked()
+        transport.release(connection)
+        nursery.cancel_scope.cancel()
+    assert (transport.statistics().open, len(receiver.arrivals)) == (0, 1)
+    transport.close()
+
+
+async def ignore(_: Reached) -> None:
+    """How far it has come."""
 
 
 @pytest.mark.parametrize("library", [None, httpx, httpx2])

@@ -51,6 +51,15 @@ async def test_read_timeout(begins: bytes) -> None:
         assert transport.statistics() == NOTHING
 
 
+async def test_place_of_a_connection_that_could_not_be_opened_is_free_again() -> None:
+    transport = TrioTransport(max_connections=1)
+    async with client_of(transport, timeout=httpx2.Timeout(PATIENT, pool=SHORT)) as client:
+        for _ in range(2):
+            with pytest.raises(httpx2.ConnectError):
+                await client.get("http://127.0.0.1:1")
+        assert transport.statistics() == NOTHING
+
+
 async def test_write_timeout() -> None:
     transport = TrioTransport()
     async with client_of(transport, timeout=httpx2.Timeout(PATIENT, write=SHORT)) as client:

@@ -12,6 +12,7 @@ import trio
 import trustme
 
 from requeuest_trio import Config, Reached
+from requeuest_trio._http.decoding import decoder_for
 from requeuest_trio._http.sender import Sender, open_sender
 from requeuest_trio._model.outcome import Delivery
 from requeuest_trio.testing import Receiver, Reply, Reset, Stall
@@ -291,6 +292,13 @@ async def test_bomb_is_taken_apart_up_to_the_limit(sender: Sender, receiver: Rec
     delivery = await send(sender, receiver.url)
     assert delivery.answer is not None
     assert (delivery.answer.body, delivery.answer.truncated) == (b"\0" * 100_000, True)
+
+
+@pytest.mark.parametrize("bomb", [BOMB, zlib.compress(b"\0" * 1_000_000)], ids=["gzip", "zlib"])
+def test_no_more_is_unpacked_than_there_is_room_for(bomb: bytes) -> None:
+    decoder = decoder_for((("Content-Encoding", "gzip"),))
+    assert decoder is not None
+    assert decoder.decode(bomb, 1_000) == b"\0" * 1_000
 
 
 async def test_compressed_answer_is_kept_as_what_it_means(sender: Sender, receiver: Receiver) -> None:

@@ -154,6 +154,18 @@ async def test_place_for_which_no_connection_could_be_opened_goes_on(nursery: tr
     assert await queue.next() == "b0"
 
 
+async def test_place_that_comes_in_the_moment_of_a_cancellation_goes_on(nursery: trio.Nursery) -> None:
+    pool = pool_of(1, 1)
+    queue = Queue(pool, nursery)
+    first = await taken(pool, "a")
+    scope = await queue.join("a0", "a")
+    await queue.join("a1", "a")
+    scope.cancel()
+    give_back(pool, first)
+    assert await queue.next() == "a1"
+    assert queue.connections["a1"] is first
+
+
 async def test_fresh_connection_in_place_of_one_that_comes_free(nursery: trio.Nursery) -> None:
     pool = pool_of(1, 1)
     first = await taken(pool, "a")

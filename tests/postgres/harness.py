@@ -65,6 +65,13 @@ async def until_running(observer: Conn, pid: int, query: str = "") -> None:
     await until(running)
 
 
+async def until_waiting_for_a_lock(observer: Conn, pid: int) -> None:
+    async def waiting() -> bool:
+        return bool(await value(observer, "select count(*) from pg_locks where pid = %s and not granted", pid))
+
+    await until(waiting)
+
+
 async def until_at_rest(observer: Conn, pid: int) -> None:
     """Wait until the server process does nothing any more."""
 

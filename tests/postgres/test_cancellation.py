@@ -348,15 +348,15 @@ async def test_closing_wakes_a_task_that_waits_on_the_connection(dsn: str, obser
     """libpq closes the socket by itself: without `notify_closing`, the task would wait for ever."""
     conn = await connect(dsn)
     pid = conn.info.backend_pid
-    async with trio.open_nursery() as nursery:
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
 
-        @nursery.start_soon
-        async def use() -> None:
-            with pytest.raises(psycopg.OperationalError, match="closed"):
-                await conn.execute("select pg_sleep(60)")
+            @nursery.start_soon
+            async def use() -> None:
+                with pytest.raises(psycopg.OperationalError, match="closed"):
+                    await conn.execute("select pg_sleep(60)")
 
-        await until_running(observer, pid, "pg_sleep")
-        with trio.fail_after(1):
+            await until_running(observer, pid, "pg_sleep")
             await conn.close()
     assert conn.closed
     assert not conn.broken

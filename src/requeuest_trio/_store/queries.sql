@@ -335,9 +335,9 @@ WITH input AS MATERIALIZED (
     ) AS r (id, claim, state, retry_in, reached, status, error, headers, truncated, ago, duration, body)
 ), current AS MATERIALIZED (
     -- By their ids whatever the join: a plan that was made while there were few jobs, and is kept, would otherwise read
-    -- all of them. The state as text, because otherwise PostgreSQL may look through all that is running.
+    -- all of them. Only what is running has a claim; to name the state would have PostgreSQL look through all that is.
     SELECT job.id FROM {schema}.job JOIN input ON job.id = input.id AND job.claim = input.claim
-    WHERE job.id = ANY (ARRAY(SELECT id FROM input)) AND job.state::text = 'running' ORDER BY job.id FOR UPDATE OF job
+    WHERE job.id = ANY (ARRAY(SELECT id FROM input)) ORDER BY job.id FOR UPDATE OF job
 ), recorded AS (
     UPDATE {schema}.job
     SET state = input.state::{schema}.job_state,

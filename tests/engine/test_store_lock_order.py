@@ -1,0 +1,86 @@
+"""Whoever changes several jobs, or takes several keys, locks them in one order. Else two could each have what the other
+waits for, and PostgreSQL would end one of them. Shown without chance: somebody has the first, and who comes for all of
+them waits for it, and has none of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+import pytest
+import trio
+
+from requeuest_trio._store.rows import Claimed
+from tests.engine.bench import Bench, delivered, new_id, new_job
+from tests.postgres.harness import Conn, until_waiting_for_a_lock, value
+
+JOBS = 20
+PLANS = {
+    "any plan": (),
+    "nested loops": ("enable_hashjoin", "enable_mergejoin"),
+    "hash joins": ("enable_nestloop", "enable_mergejoin"),
+    "merge joins": ("enable_nestloop", "enable_hashjoin"),
+}
+FREE = "SELECT count(*) FROM (SELECT FROM requeuest.job FOR UPDATE SKIP LOCKED) AS free"
+
+Change = Callable[[Bench, Conn, list[Claimed]], Awaitable[object]]
+
+
+async def record(bench: Bench, conn: Conn, jobs: list[Claimed]) -> object:
+    return await bench.record(conn, map(delivered, jobs))
+
+
+async def release(bench: Bench, conn: Conn, jobs: list[Claimed]) -> object:
+    return await bench.store.release(conn, await worker_of(conn), {job.claim for job in jobs})
+
+
+async def release_all(bench: Bench, conn: Conn, _: list[Claimed]) -> object:
+    return await bench.store.release(conn, await worker_of(conn))
+
+
+async def give_back(bench: Bench, conn: Conn, jobs: list[Claimed]) -> object:
+    return await bench.store.give_back(conn, await worker_of(conn), jobs)
+
+
+async def disown(bench: Bench, conn: Conn, jobs: list[Claimed]) -> object:
+    return await bench.store.disown(conn, await worker_of(conn), {job.claim for job in jobs})
+
+
+async def worker_of(conn: Conn) -> UUID:
+    worker: UUID = await value(conn, "SELECT id FROM requeuest.worker")
+    return worker
+
+
+@pytest.mark.parametrize("change", [record, release, release_all, give_back, disown])
+@pytest.mark.parametrize("plan", PLANS)
+async def test_jobs_are_locked_in_the_order_of_their_ids(
+    bench: Bench, conn: Conn, other: Conn, change: Change, plan: str
+) -> None:
+    ids = [new_id() for _ in range(JOBS)]
+    for job_id in reversed(ids):  # the other way round they lie in the table, and are taken
+        await bench.spawn(conn, new_job(id=job_id))
+    worker = await bench.worker(conn)
+    jobs = [job for _ in range(JOBS) for job in await bench.claim(conn, worker, 1)]
+    assert [job.id for job in jobs] == ids[::-1]
+    for setting in PLANS[plan]:
+        await other.execute(f"SET {setting} = off".encode())
+    async with trio.open_nursery() as nursery, conn.transaction():
+        await bench.rows(conn, "SELECT FROM requeuest.job WHERE id = %s FOR UPDATE", ids[0])
+        nursery.start_soon(change, bench, other, jobs)
+        observer = await bench.connect()
+        await until_waiting_for_a_lock(observer, other.info.backend_pid)
+        assert await value(observer, FREE) == JOBS - 1
+    assert "running" not in await bench.states(conn) or change is disown
+
+
+async def test_keys_are_locked_in_one_order(bench: Bench, conn: Conn, other: Conn) -> None:
+    """That of their locks, so that it is the same for everybody."""
+    jobs = [new_job(key=f"k{number}") for number in range(2 * JOBS)]
+    lock = "SELECT pg_advisory_xact_lock(min(requeuest.key_lock('c', key))) FROM unnest(%s::text[]) AS keys (key)"
+    async with trio.open_nursery() as nursery, conn.transaction():
+        await bench.rows(conn, lock, [job.ordering_key for job in jobs])
+        nursery.start_soon(bench.spawn, other, *jobs)
+        await until_waiting_for_a_lock(conn, other.info.backend_pid)
+        held = "SELECT count(*) FROM pg_locks WHERE pid = %s AND locktype = 'advisory' AND granted"
+        assert await value(conn, held, other.info.backend_pid) == 0
+    assert await bench.states(conn) == ["available"] * len(jobs)
