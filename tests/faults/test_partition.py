@@ -84,7 +84,7 @@ async def test_a_partitioned_worker_stops_before_another_one_takes_over(
         way.mend()  # while its successor is sending what was its own
         await rig.until_logged(cut_off, "outcomes_stale")
         await rig.until_finished()
-        rig.note_fault("partition", cut_at, jobs=held)
+        rig.note_fault("partition", cut_at, jobs=held | await _rescued(rig))
         await rig.leave(successor)
         await rig.produce(jobs=5)
         await rig.produce(jobs=5, keys=1, channels=("ordered",))
@@ -112,6 +112,11 @@ async def _cut_off_with_jobs_in_hand(rig: Rig, worker: Program, way: Way) -> tup
     held = await rig.held_in_the_end(worker)
     assert len(held) > 4, "only jobs that were being sent"
     return cut_at, held
+
+
+async def _rescued(rig: Rig) -> frozenset[UUID]:
+    """With those that it has claimed without ever hearing of it."""
+    return frozenset(row[0] for row in await rig.ask("select job_id from requeuest.attempt where reached = 'unknown'"))
 
 
 def _must_have_fenced_itself(history: History, held: frozenset[UUID]) -> None:
