@@ -44,7 +44,8 @@ class EventLog(logging.Handler):
 
 
 def log_events(journal: Journal, level: str = "INFO") -> None:
-    """From now on, what the library logs in this process stands in a journal."""
-    logger = logging.getLogger("requeuest_trio")
-    logger.addHandler(EventLog(journal))
-    logger.setLevel(level)
+    """From now on, what the library logs in this process stands in a journal; and so does what its driver logs."""
+    for name in ("requeuest_trio", "psycopg"):
+        logger = logging.getLogger(name)
+        logger.addHandler(EventLog(journal))
+        logger.setLevel(level)

@@ -22,7 +22,7 @@ ORDERS: list[dict[str, Any]] = [{}, {"largest_batch": 5, "keys": 20}, {"largest_
 OF_PRODUCERS = (["spawn_one"], ["spawn"], ["spawn_ordered"], ["announce"])
 OF_WORKERS = (["claim"], ["record"], ["record", "unblock"], ["heartbeat"])
 LOSSES = 40
-LEASE = 3.0
+LEASE = 15.0
 MOST_CONNECTIONS = 8
 
 
@@ -56,7 +56,7 @@ async def _lose(proxy: Proxy, chance: random.Random) -> bool:
     """Lose one commit of some kind, if one comes soon."""
     drop = chance.choice([proxy.drop_next_request, proxy.drop_next_reply])
     loss = drop(committing(*chance.choice(OF_PRODUCERS + OF_WORKERS)))
-    with trio.move_on_after(1.0):
+    with trio.move_on_after(0.5):
         await loss.happened.wait()
     await trio.sleep(chance.uniform(0.0, 0.1))
     return loss.happened.is_set()

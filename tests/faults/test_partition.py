@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from uuid import UUID
 
@@ -23,10 +24,10 @@ from tests.faults.checker import CLOCKS
 from tests.faults.history import Arrival, History
 from tests.faults.namespaces import open_cable
 from tests.faults.processes import Program, until
-from tests.faults.proxy import open_proxy
+from tests.faults.proxy import Toward, open_proxy
 from tests.faults.rig import Rig
 
-LEASE = 2.0
+LEASE = 3.0
 IMPATIENT = {"connect_timeout": 1.0, "statement_timeout": 0.5}
 
 
@@ -47,6 +48,13 @@ async def way_through_proxy(dsn: str) -> AsyncIterator[Way]:
 
 
 @asynccontextmanager
+async def way_without_answers(dsn: str) -> AsyncIterator[Way]:
+    """Cut: what it asks for is done, and it does not hear of it."""
+    async with open_proxy(dsn) as proxy:
+        yield Way(proxy.dsn, partial(proxy.freeze, Toward.CLIENT), proxy.thaw)
+
+
+@asynccontextmanager
 async def way_over_cable(dsn: str) -> AsyncIterator[Way]:
     """Cut: packets are lost."""
     with open_cable() as cable:
@@ -55,11 +63,16 @@ async def way_over_cable(dsn: str) -> AsyncIterator[Way]:
             yield Way(proxy.dsn, cable.cut, cable.mend)
 
 
-@pytest.mark.parametrize("open_way", [way_through_proxy, way_over_cable], ids=["frozen", "packets lost"])
+WAYS = {"frozen": way_through_proxy, "answers lost": way_without_answers, "packets lost": way_over_cable}
+
+
+@pytest.mark.parametrize("open_way", WAYS.values(), ids=WAYS)
 async def test_a_partitioned_worker_stops_before_another_one_takes_over(
     rig: Rig, open_way: Callable[[str], AbstractAsyncContextManager[Way]]
 ) -> None:
     await rig.start_receiver(Answer(delay=0.02))
+    # It is there for so long that it may rescue at the very moment when the lease is over.
+    await rig.start_worker("rescuer", lease=LEASE, channels=("no other",), config=IMPATIENT)
     async with open_way(rig.dsn) as way:
         cut_off = await rig.start_worker("cut-off", dsn=way.dsn, lease=LEASE, concurrency=2, config=IMPATIENT)
         await rig.produce(jobs=60, largest_batch=10, keys=4, channels=("ordered",))
@@ -71,7 +84,7 @@ async def test_a_partitioned_worker_stops_before_another_one_takes_over(
         way.mend()  # while its successor is sending what was its own
         await rig.until_logged(cut_off, "outcomes_stale")
         await rig.until_finished()
-        rig.note_fault("partition", cut_at, jobs=held)
+        rig.note_fault("partition", cut_at, jobs=held | await _rescued(rig))
         await rig.leave(successor)
         await rig.produce(jobs=5)
         await rig.produce(jobs=5, keys=1, channels=("ordered",))
@@ -101,11 +114,19 @@ async def _cut_off_with_jobs_in_hand(rig: Rig, worker: Program, way: Way) -> tup
     return cut_at, held
 
 
+async def _rescued(rig: Rig) -> frozenset[UUID]:
+    """With those that it has claimed without ever hearing of it."""
+    return frozenset(row[0] for row in await rig.ask("select job_id from requeuest.attempt where reached = 'unknown'"))
+
+
 def _must_have_fenced_itself(history: History, held: frozenset[UUID]) -> None:
     """What it held, it did not send any more once its lease was over, and not before it was rescued did another."""
     [partition] = history.faults
-    rescued_at = {attempt.job: attempt.ended_at for attempt in history.attempts if attempt.reached == "unknown"}
-    assert rescued_at.keys() <= held
+    rescued_at = {
+        attempt.job: attempt.ended_at
+        for attempt in history.attempts
+        if attempt.reached == "unknown" and attempt.job in held
+    }
     assert len(rescued_at) > 4
     arrivals = [arrival for arrival in history.arrivals if arrival.job in rescued_at]
     hanging = [arrival for arrival in arrivals if arrival.status is None]
