@@ -147,6 +147,7 @@ async def test_a_session_may_be_idle_for_longer_than_others(eye: Eye, log: Log) 
     assert log.fields("listener_lost") == []
 
 
+@pytest.mark.needs_sessions("it looks at its session too")
 async def test_a_transaction_of_the_caller_has_the_callers_settings(migrated_dsn: str) -> None:
     settings = {"statement_timeout": "54321ms", "lock_timeout": "4321ms", "idle_in_transaction_session_timeout": "99s"}
     settings |= {"TimeZone": "Asia/Kathmandu", "DateStyle": "German, DMY", "enable_seqscan": "on"}

@@ -18,11 +18,10 @@ LOCKED = 2.5 * LEASE
 """Fifteen times as long as the workers' statements wait for a lock."""
 
 
-@pytest.mark.parametrize("keys", [0, 3])
-async def test_a_table_that_is_locked_for_several_leases_costs_no_lease(rig: Rig, keys: int) -> None:
+async def test_a_table_that_is_locked_for_several_leases_costs_no_lease(rig: Rig) -> None:
     await rig.start_receiver(Answer(delay=0.05))
     workers = [await rig.start_worker(lease=LEASE) for _ in range(2)]
-    producer = await rig.start_producer(pause=0.02, keys=keys, writers=2)
+    producers = [await rig.start_producer(pause=0.02, keys=keys) for keys in (0, 3)]
     await rig.until_arrived(30)
     with rig.fault("table locked", jobs=()):
         async with rig.locked("job", "ACCESS EXCLUSIVE"):
@@ -37,8 +36,9 @@ async def test_a_table_that_is_locked_for_several_leases_costs_no_lease(rig: Rig
             assert least > LEASE / 2
     before = len(rig.arrivals())
     await rig.until_arrived(before + 30)
-    producer.terminate()
-    await producer.ended()
+    for producer in producers:
+        producer.terminate()
+        await producer.ended()
     await rig.until_finished()
     for worker in workers:
         await rig.leave(worker)

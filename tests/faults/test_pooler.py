@@ -227,7 +227,8 @@ async def test_after_its_death_all_goes_on(pooler: Pooler, pooled: str, eye: Eye
                 with pytest.raises(DatabaseUnavailable):
                     await client.spawn("a", Request.get(receiver.url))
             finally:
-                await in_thread(pooler.start)
+                with trio.CancelScope(shield=True):
+                    await in_thread(pooler.start)
         again = await spawn_surely(client, "a", Request.get(receiver.url))
         for job_id in (slow, again):
             assert (await client.result(job_id)).status_code == 200

@@ -165,13 +165,13 @@ async def test_a_process_takes_over_from_none_of_the_other_queue(
             assert await value(eye, "select count(*) from one.worker") == 1
         with _worker(queues, "one"):
             await receiver.wait_for(2)
-    assert len(there.arrivals) == 30
+    assert len(there.arrivals) == 22
     assert {arrival.header("idempotency-key") for arrival in receiver.arrivals} == {str(held)}
 
 
 async def _lives_on(client: Client, receiver: Receiver) -> None:
-    """Three leases and more, in which it rescues, prunes and forgets several times."""
-    for _ in range(30):
+    """Two leases and more, in which it rescues, prunes and forgets several times."""
+    for _ in range(22):
         await client.spawn_returning("c", Request.get(receiver.url), ordering_key="k")
         await trio.sleep(0.1)
 

@@ -241,10 +241,13 @@ class Database:
             except psycopg.Error as error:
                 if error is inside:
                     raise
-                with suppress(psycopg.Error):
-                    await self._is_for_news(connection, error)
-                with translated():
-                    raise
+                refused = error
+            else:
+                return
+            with suppress(psycopg.Error):
+                await self._is_for_news(connection, refused)
+            with translated():
+                raise refused
 
     async def ask(self, operation: Callable[[TrioConnection], Awaitable[T]]) -> T:
         """`run` for callers of the library: every error of psycopg's is translated."""
@@ -268,9 +271,10 @@ class Database:
                     try:
                         return await self._run(connection, operation)
                     except errors.ProgramLimitExceeded as error:
-                        if not await self._is_for_news(connection, error):
-                            raise
-                        return await self._run(connection, operation)
+                        refused = error
+                    if not await self._is_for_news(connection, refused):
+                        raise refused
+                    return await self._run(connection, operation)
                 except errors.ReadOnlySqlTransaction:
                     connection.close_nowait()  # as above
                     raise
