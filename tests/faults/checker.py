@@ -169,21 +169,30 @@ def nothing_is_stuck(history: History) -> Found:
             if attempt.ended_at - since > allowed:
                 yield attempt.job, f"a dead claim lived for {attempt.ended_at - since:.1f} s, not {allowed:.1f}"
     for channel, waits in _waits(history).items():
-        earliest_start = math.inf
-        # From the last to be due to the first: who was due that much later than this one, and was begun before it?
-        later = sorted(waits, reverse=True)
-        index = 0
-        for due_at, started_at, job in later:
-            while later[index][0] > due_at + allowed:
-                earliest_start = min(earliest_start, later[index][1])
+        by_due_time = sorted(waits, key=lambda wait: wait.due_at, reverse=True)
+        earliest_start, index = math.inf, 0
+        # From the last to the first: who was due that much later than this one, and was begun before it?
+        for wait in sorted(waits, key=lambda wait: wait.since, reverse=True):
+            while index < len(waits) and by_due_time[index].due_at > wait.since + allowed:
+                earliest_start = min(earliest_start, by_due_time[index].started_at)
                 index += 1
-            if earliest_start < started_at:
-                yield job, f"in {channel!r} jobs went before it that were due {allowed:.1f} s later"
+            if earliest_start < wait.started_at:
+                yield wait.job, f"in {channel!r} jobs went before it that were due {allowed:.1f} s later"
 
 
-def _waits(history: History) -> dict[str, list[tuple[float, float, UUID]]]:
-    """For each channel, when jobs without a key were due, and when they were begun then."""
-    waits: dict[str, list[tuple[float, float, UUID]]] = defaultdict(list)
+class _Wait(NamedTuple):
+    """Of a job without a key, until it was begun."""
+
+    due_at: float
+    since: float
+    """From when on nothing else was in the way of it."""
+    started_at: float
+    job: UUID
+
+
+def _waits(history: History) -> dict[str, list[_Wait]]:
+    """All of them, by channel."""
+    waits: dict[str, list[_Wait]] = defaultdict(list)
     attempts = _grouped(history.attempts, lambda attempt: attempt.job)
     invoked = {spawn.job: spawn.ended_at for spawn in history.spawns if spawn.result == "ok"}
     for job in history.jobs:
@@ -191,8 +200,10 @@ def _waits(history: History) -> dict[str, list[tuple[float, float, UUID]]]:
             due_at = invoked[job.id]
             for attempt in attempts.get(job.id, ()):
                 since = _undisturbed_since(history, job.id, due_at, attempt.started_at)
-                waits[job.channel].append((since, attempt.started_at, job.id))
-                due_at = attempt.retry_at
+                waits[job.channel].append(_Wait(due_at, since, attempt.started_at, job.id))
+                if attempt.reached != "unknown":
+                    # What is rescued keeps its place.
+                    due_at = attempt.retry_at
     return waits
 
 

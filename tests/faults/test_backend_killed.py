@@ -5,6 +5,7 @@ What could go wrong: a spawn that was committed, but whose answer died with its 
 it is repeated, by the library or by its caller.
 """
 
+import math
 import random
 from contextlib import suppress
 from functools import partial
@@ -15,7 +16,7 @@ import trio
 
 from requeuest_trio import Client, DatabaseUnavailable, Request, open_requeuest
 from requeuest_trio.testing import Receiver, open_receiver
-from tests.engine.support import Eye
+from tests.engine.support import Eye, until_done
 from tests.faults.outages import IMPATIENT, in_thread, looking_at, queue_server, spawn_surely
 from tests.faults.throwaway import Throwaway
 
@@ -89,7 +90,7 @@ async def test_processes_that_are_killed_while_producers_spawn() -> None:
         opened = partial(open_requeuest, server.dsn(), lease=10.0, poll_interval=0.5)
         async with opened() as client, opened() as other:
             async with trio.open_nursery() as killing:
-                killing.start_soon(_kill_at_random, server, chance)
+                killing.start_soon(_kill_at_random, server, stored, chance)
                 async with trio.open_nursery() as producers:
                     for producer in (client, other) * 4:
                         producers.start_soon(produce, producer, receiver.url)
@@ -102,15 +103,21 @@ async def test_processes_that_are_killed_while_producers_spawn() -> None:
     _check_arrivals(receiver, dict(rows))
 
 
-async def _kill_at_random(server: Throwaway, chance: random.Random) -> None:
+async def _kill_at_random(server: Throwaway, stored: list[UUID], chance: random.Random) -> None:
+    """Each time once some more are stored: by the clock, a slow server would never get that far."""
     while True:
-        await trio.sleep(chance.uniform(0.1, 0.4))
+        enough = len(stored) + chance.randint(1, 40)
+        await until_done(partial(_is_as_long, stored, enough), patience=math.inf)
         await in_thread(server.wait_until_ready)
         with suppress(OSError):  # they may be gone already, all of them
             async with looking_at(server) as eye:
                 sessions = list(await eye.sessions())
             if sessions:
                 await in_thread(server.kill_backend, chance.choice(sessions))
+
+
+def _is_as_long(stored: list[UUID], number: int) -> bool:
+    return len(stored) >= number
 
 
 def _check_arrivals(receiver: Receiver, attempts: dict[UUID, int]) -> None:

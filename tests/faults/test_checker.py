@@ -229,6 +229,14 @@ def test_no_job_is_overtaken_by_one_that_was_due_much_later() -> None:
     assert broken(two(10.2)) == {"I5"}
     assert not broken(replace(two(10.2), faults=[kill(5.0, A, until=6.0)]))
 
+    # One that is rescued keeps its place: it was due no later than the other.
+    lost = replace(ATTEMPT, job=B, reached="unknown", ended_at=20.0, retry_at=20.0)
+    again = replace(ATTEMPT, job=B, number=2, started_at=30.0)
+    before_its_turn = two(1.0)
+    jobs = [before_its_turn.jobs[0], replace(before_its_turn.jobs[1], attempts=2)]
+    attempts = [before_its_turn.attempts[0], lost, again]
+    assert not broken(replace(before_its_turn, jobs=jobs, attempts=attempts, faults=[kill(19.0, B)]))
+
 
 # --- I6 ---------------------------------------------------------------------------------------------------------------
 
