@@ -160,6 +160,8 @@ def name_of(text: str) -> str:
     """Of a statement of the library's its name; any other is its own."""
     if text.startswith("LISTEN "):
         return "listen"  # the only one that is not the same in every schema
+    if text.startswith("BEGIN"):
+        return "BEGIN"  # whatever kind of transaction it is, and whatever settings come along
     return _names().get(_PARAMETER.sub("$", text.strip()), text)
 
 
