@@ -221,7 +221,8 @@ WITH placed AS MATERIALIZED (
     SELECT channel, due_at FROM stored WHERE state = 'available'
     UNION ALL
     -- Stored by an earlier call whose answer was lost, so that nobody was told of it.
-    SELECT channel, {schema}.readable(due_at) FROM {schema}.job WHERE id = ANY (%(id)s::uuid[]) AND state = 'available'
+    SELECT channel, {schema}.readable(due_at) FROM {schema}.job
+    WHERE id = ANY (%(id)s::uuid[]) AND state::text = 'available'
 )
 SELECT json_agg(DISTINCT jsonb_build_array(channel, extract(epoch FROM greatest(due_at, now()) - now()))) AS waits
 FROM available;
