@@ -206,7 +206,8 @@ WITH placed AS MATERIALIZED (
                 %(follow_redirects)s::boolean[], %(retry)s::jsonb[], %(awaited)s::boolean[]) WITH ORDINALITY
          AS input (id, channel, priority, at, delay, ordering_key, method, url, headers, body, accept, timeout,
                    follow_redirects, retry, awaited, place)
-    WHERE NOT EXISTS (SELECT FROM {schema}.job AS same WHERE same.id = input.id)
+    -- By their ids whatever the plan: one that was made while there were few jobs, and is kept, would read all of them.
+    WHERE input.id <> ALL (ARRAY(SELECT same.id FROM {schema}.job AS same WHERE same.id = ANY (%(id)s::uuid[])))
     ORDER BY place
 ), stored AS (
     INSERT INTO {schema}.job (id, channel, state, priority, due_at, ordering_key, position, method, url, headers, body,
