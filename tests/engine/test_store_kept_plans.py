@@ -56,6 +56,8 @@ class Life:
             await bench.spawn(conn, new_job())
         async with self._step("spawn several"):
             await bench.spawn(conn, *[new_job() for _ in range(BATCH)])
+        async with self._step("spawn in order"):
+            await bench.spawn(conn, *[new_job("ordered", "k", delay=600.0) for _ in range(BATCH)])
         async with self._step("claim"):
             jobs = await bench.claim(conn, worker, {"c": BATCH, "nobody": BATCH})
         assert len(jobs) == BATCH

@@ -153,10 +153,11 @@ async def an_outcome_at_the_end_of_a_block(scene: Scene) -> None:
             await scene.until_sent("record", 2)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(hold_up_records)
-        await is_locked.wait()
         with trio.CancelScope() as scope:
             async with scene.open() as client:
+                await scene.until_sent("prune")  # which would wait for the lock as well, and all claims behind it
+                nursery.start_soon(hold_up_records)
+                await is_locked.wait()
                 await client.spawn(CHANNEL, scene.request)
                 await scene.until_sent("record")
                 scene.lose()

@@ -226,7 +226,8 @@ WITH placed AS MATERIALIZED (
                 %(follow_redirects)s::boolean[], %(retry)s::jsonb[], %(awaited)s::boolean[]) WITH ORDINALITY
          AS input (id, channel, priority, at, delay, ordering_key, method, url, headers, body, accept, timeout,
                    follow_redirects, retry, awaited, place)
-    WHERE NOT EXISTS (SELECT FROM {schema}.job AS same WHERE same.id = input.id)
+    -- By their ids whatever the plan: one that was made while there were few jobs, and is kept, would read all of them.
+    WHERE input.id <> ALL (ARRAY(SELECT same.id FROM {schema}.job AS same WHERE same.id = ANY (%(id)s::uuid[])))
     ORDER BY place
 ), stored AS (
     INSERT INTO {schema}.job (id, channel, state, priority, due_at, ordering_key, position, method, url, headers, body,
@@ -241,7 +242,8 @@ WITH placed AS MATERIALIZED (
     SELECT channel, due_at FROM stored WHERE state = 'available'
     UNION ALL
     -- Stored by an earlier call whose answer was lost, so that nobody was told of it.
-    SELECT channel, {schema}.readable(due_at) FROM {schema}.job WHERE id = ANY (%(id)s::uuid[]) AND state = 'available'
+    SELECT channel, {schema}.readable(due_at) FROM {schema}.job
+    WHERE id = ANY (%(id)s::uuid[]) AND state::text = 'available'
 )
 SELECT json_agg(DISTINCT jsonb_build_array(channel, extract(epoch FROM greatest(due_at, now()) - now()))) AS waits,
        CASE WHEN (SELECT count(*) FROM stored) < cardinality(%(id)s::uuid[])
