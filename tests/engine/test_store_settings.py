@@ -153,7 +153,7 @@ async def test_a_session_may_be_idle_for_longer_than_others(eye: Eye, log: Log) 
 async def test_a_transaction_of_the_caller_has_the_callers_settings(migrated_dsn: str) -> None:
     settings = {"statement_timeout": "54321ms", "lock_timeout": "4321ms", "idle_in_transaction_session_timeout": "99s"}
     settings |= {"TimeZone": "Asia/Kathmandu", "DateStyle": "German, DMY", "extra_float_digits": "0"}
-    settings |= {"enable_seqscan": "on", "enable_indexscan": "off", "enable_nestloop": "off"}
+    settings |= {"enable_seqscan": "on", "enable_indexscan": "off", "enable_nestloop": "off", "enable_sort": "off"}
     change_defaults(migrated_dsn, settings)
     async with open_requeuest(migrated_dsn, ()) as client:
         for _ in range(8):  # more often than psycopg needs to prepare a statement
@@ -165,9 +165,9 @@ async def test_a_transaction_of_the_caller_has_the_callers_settings(migrated_dsn
         async with client._database.connection() as connection:
             row = await (await connection.execute("SHOW TimeZone")).fetchone()
             assert row == ("UTC",)
-            needed = "SELECT count(*) FROM pg_settings WHERE name ~ '^enable_(index|nestloop)' AND setting = 'on'"
+            needed = "SELECT count(*) FROM pg_settings WHERE name ~ '^enable_(index|nest|sort)' AND setting = 'on'"
             row = await (await connection.execute(needed)).fetchone()
-            assert row == (3,), "what the queue's plans are made of"
+            assert row == (4,), "what the queue's plans are made of"
 
 
 @pytest.mark.parametrize("table", ["migration", "channel"])

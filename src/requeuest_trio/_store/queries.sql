@@ -29,6 +29,7 @@ SELECT set_config('default_transaction_isolation', 'read committed', %(is_local)
        set_config('enable_indexscan', 'on', %(is_local)s),
        set_config('enable_indexonlyscan', 'on', %(is_local)s),
        set_config('enable_nestloop', 'on', %(is_local)s),
+       set_config('enable_sort', 'on', %(is_local)s),
        set_config('plan_cache_mode', %(plan_cache_mode)s, %(is_local)s),
        set_config('statement_timeout', %(statement_timeout)s, %(is_local)s),
        set_config('lock_timeout', %(lock_timeout)s, %(is_local)s),
@@ -45,6 +46,7 @@ SET LOCAL DateStyle TO DEFAULT; SET LOCAL TimeZone TO DEFAULT;
 SET LOCAL extra_float_digits TO DEFAULT;
 SET LOCAL jit TO DEFAULT; SET LOCAL enable_seqscan TO DEFAULT; SET LOCAL enable_bitmapscan TO DEFAULT;
 SET LOCAL enable_indexscan TO DEFAULT; SET LOCAL enable_indexonlyscan TO DEFAULT; SET LOCAL enable_nestloop TO DEFAULT;
+SET LOCAL enable_sort TO DEFAULT;
 SET LOCAL plan_cache_mode TO DEFAULT;
 
 
