@@ -59,6 +59,12 @@ ODD_DEFAULTS = {
     "plan_cache_mode": "force_custom_plan",
 }
 
+# For the tests' own looks, which know only PostgreSQL's defaults.
+PLAIN = """
+SET default_transaction_isolation TO 'read committed'; SET standard_conforming_strings TO on; SET array_nulls TO on;
+SET datestyle TO 'ISO, MDY'; SET timezone TO 'UTC'; SET extra_float_digits TO 1; SET plan_cache_mode TO auto;
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestServer:

@@ -76,7 +76,9 @@ async def test_everything_works_with_other_defaults(dsn: str, receiver: Receiver
     async with open_requeuest(dsn, poll_interval=0.2) as client:
         body = bytes(range(256)) + b"\\x41'\\"
         policy = RetryPolicy(initial=0.01, give_up_on=404)
-        response = await client.spawn_returning("ü\\'", Request.post(receiver.url + "/ok", content=body))
+        request = Request.post(receiver.url + "/ok", content=body, timeout=12.3456789)
+        response = await client.spawn_returning("ü\\'", request)
+        assert [job.request async for job in client.jobs()] == [request]
         assert response.content == b"\\\xff\0'"
         ids = [
             await client.spawn(
@@ -150,7 +152,8 @@ async def test_a_session_may_be_idle_for_longer_than_others(eye: Eye, log: Log) 
 @pytest.mark.needs_sessions("it looks at its session too")
 async def test_a_transaction_of_the_caller_has_the_callers_settings(migrated_dsn: str) -> None:
     settings = {"statement_timeout": "54321ms", "lock_timeout": "4321ms", "idle_in_transaction_session_timeout": "99s"}
-    settings |= {"TimeZone": "Asia/Kathmandu", "DateStyle": "German, DMY", "enable_seqscan": "on"}
+    settings |= {"TimeZone": "Asia/Kathmandu", "DateStyle": "German, DMY", "extra_float_digits": "0"}
+    settings |= {"enable_seqscan": "on", "enable_indexscan": "off", "enable_nestloop": "off", "enable_sort": "off"}
     change_defaults(migrated_dsn, settings)
     async with open_requeuest(migrated_dsn, ()) as client:
         for _ in range(8):  # more often than psycopg needs to prepare a statement
@@ -162,6 +165,9 @@ async def test_a_transaction_of_the_caller_has_the_callers_settings(migrated_dsn
         async with client._database.connection() as connection:
             row = await (await connection.execute("SHOW TimeZone")).fetchone()
             assert row == ("UTC",)
+            needed = "SELECT count(*) FROM pg_settings WHERE name ~ '^enable_(index|nest|sort)' AND setting = 'on'"
+            row = await (await connection.execute(needed)).fetchone()
+            assert row == (4,), "what the queue's plans are made of"
 
 
 @pytest.mark.parametrize("table", ["migration", "channel"])

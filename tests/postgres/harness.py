@@ -15,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from requeuest_trio._postgres import TrioConnection
 from tests.poolers import direct
+from tests.servers import DEFAULTS_VARIABLE, PLAIN
 
 Conn: TypeAlias = TrioConnection[tuple[Any, ...]]
 
@@ -25,7 +26,11 @@ ACTIVE = pq.TransactionStatus.ACTIVE
 
 
 async def connect(dsn: str, *, autocommit: bool = True) -> Conn:
-    return await TrioConnection.connect(direct(dsn), autocommit=autocommit)
+    connection = await TrioConnection.connect(direct(dsn), autocommit=autocommit)
+    if os.environ.get(DEFAULTS_VARIABLE):
+        await connection.execute(PLAIN)
+        await connection.commit()
+    return connection
 
 
 async def value(conn: Conn, query: str, *params: object) -> Any:

@@ -22,9 +22,14 @@ SELECT set_config('default_transaction_isolation', 'read committed', %(is_local)
        set_config('client_encoding', 'UTF8', %(is_local)s),
        set_config('DateStyle', 'ISO, YMD', %(is_local)s),
        set_config('TimeZone', 'UTC', %(is_local)s),
+       set_config('extra_float_digits', '1', %(is_local)s),
        set_config('jit', 'off', %(is_local)s),
        set_config('enable_seqscan', 'off', %(is_local)s),
        set_config('enable_bitmapscan', 'off', %(is_local)s),
+       set_config('enable_indexscan', 'on', %(is_local)s),
+       set_config('enable_indexonlyscan', 'on', %(is_local)s),
+       set_config('enable_nestloop', 'on', %(is_local)s),
+       set_config('enable_sort', 'on', %(is_local)s),
        set_config('plan_cache_mode', %(plan_cache_mode)s, %(is_local)s),
        set_config('statement_timeout', %(statement_timeout)s, %(is_local)s),
        set_config('lock_timeout', %(lock_timeout)s, %(is_local)s),
@@ -38,7 +43,10 @@ SELECT set_config('default_transaction_isolation', 'read committed', %(is_local)
 SET LOCAL statement_timeout TO DEFAULT; SET LOCAL lock_timeout TO DEFAULT;
 SET LOCAL idle_in_transaction_session_timeout TO DEFAULT;
 SET LOCAL DateStyle TO DEFAULT; SET LOCAL TimeZone TO DEFAULT;
+SET LOCAL extra_float_digits TO DEFAULT;
 SET LOCAL jit TO DEFAULT; SET LOCAL enable_seqscan TO DEFAULT; SET LOCAL enable_bitmapscan TO DEFAULT;
+SET LOCAL enable_indexscan TO DEFAULT; SET LOCAL enable_indexonlyscan TO DEFAULT; SET LOCAL enable_nestloop TO DEFAULT;
+SET LOCAL enable_sort TO DEFAULT;
 SET LOCAL plan_cache_mode TO DEFAULT;
 
 
