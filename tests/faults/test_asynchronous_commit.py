@@ -180,6 +180,9 @@ async def _crash(server: Throwaway, rig: Rig, *, uncounted: bool = False) -> Non
     """Whatever has not reached the disk is gone. Each crash takes one claim of a job, and so one count, at most."""
     with rig.fault("server restarted", uncounted=uncounted):
         await in_thread(server.restart)
+        [[back_at]] = await rig.ask("select now()")
+        # What the workers have to find out, they find out from here on.
+        await rig.until_true("select every(seen_at > %s) from requeuest.worker", back_at)
 
 
 def _logged(rig: Rig, event: str) -> bool:
