@@ -138,7 +138,7 @@ async def test_what_is_sent_again_was_recorded_in_the_last_moment_before_a_crash
         for keys, largest in ((0, 1), (20, 3), (0, 20))
     ]
     crashes = 0
-    while crashes < scaled(3, most=30) or not _logged(rig, "outcomes_lost"):
+    while crashes < scaled(2, most=30) or not _logged(rig, "outcomes_lost"):
         await rig.run_for(1.0)
         await _crash(server, rig)
         crashes += 1
@@ -156,7 +156,7 @@ async def test_forgotten_claims_record_nothing_and_are_all_that_is_not_counted(s
     await _note_claims_that_record(server)
     await rig.start_receiver(arrivals.Answer(delay=0.3, failing=0.05))
     crashes = 0
-    while crashes < scaled(3, most=30) or not _logged(rig, "outcomes_stale"):
+    while crashes < scaled(2, most=30) or not _logged(rig, "outcomes_stale"):
         await rig.produce(jobs=300, largest_batch=100, retry={"initial": 0.05, "max_backoff": 0.2})
         if not crashes:
             await _start_workers(rig)
@@ -180,6 +180,9 @@ async def _crash(server: Throwaway, rig: Rig, *, uncounted: bool = False) -> Non
     """Whatever has not reached the disk is gone. Each crash takes one claim of a job, and so one count, at most."""
     with rig.fault("server restarted", uncounted=uncounted):
         await in_thread(server.restart)
+        [[back_at]] = await rig.ask("select now()")
+        # What the workers have to find out, they find out from here on.
+        await rig.until_true("select every(seen_at > %s) from requeuest.worker", back_at)
 
 
 def _logged(rig: Rig, event: str) -> bool:

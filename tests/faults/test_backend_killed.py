@@ -106,7 +106,7 @@ async def test_processes_that_are_killed_while_producers_spawn() -> None:
 async def _kill_at_random(server: Throwaway, stored: list[UUID], chance: random.Random) -> None:
     """Each time once some more are stored: by the clock, a slow server would never get that far."""
     while True:
-        enough = len(stored) + chance.randint(1, 40)
+        enough = len(stored) + chance.randint(10, 80)
         await until_done(partial(_is_as_long, stored, enough), patience=math.inf)
         await in_thread(server.wait_until_ready)
         with suppress(OSError):  # they may be gone already, all of them
