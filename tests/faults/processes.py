@@ -146,11 +146,15 @@ def start_program(nursery: trio.Nursery, module: str, name: str, directory: Path
 
 
 async def until(
-    condition: Callable[[], object], *, patience: float = PATIENCE, what: Callable[[], object] = str
+    condition: Callable[[], object],
+    *,
+    patience: float = PATIENCE,
+    every: float = 0.01,
+    what: Callable[[], object] = str,
 ) -> None:
     """Wait for a state of the outside world, which tells nobody when it changes."""
     with trio.move_on_after(patience):
         while not condition():  # noqa: ASYNC110 - there is no event to wait for
-            await trio.sleep(0.01)
+            await trio.sleep(every)
         return
     raise AssertionError(f"not within {patience} s: {what()}")

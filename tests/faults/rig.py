@@ -1,5 +1,6 @@
 """What a fault test is built on: programs, faults that are done to them, and the judgement at the end."""
 
+import math
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -16,6 +17,7 @@ from psycopg.conninfo import make_conninfo
 from requeuest_trio._model.groups import raise_bare
 from tests.faults.arrivals import Answer, told
 from tests.faults.checker import judge
+from tests.faults.figures import recovery_time
 from tests.faults.history import (
     Arrival,
     Fault,
@@ -265,6 +267,18 @@ class Rig:
             what=lambda: f"no {event} ({number}): {read_journal(worker.log)}",
         )
         return found()[number - 1]
+
+    async def until_recovered(self, loaded_since: float) -> None:
+        """Wait until as much arrives as before the faults; how soon that was is judged in the end."""
+
+        def has_recovered() -> bool:
+            self.load = (loaded_since, time.monotonic())
+            so_far = History(promise=Promise(), arrivals=self.arrivals(), faults=self.faults, load=self.load)
+            time_taken = recovery_time(so_far)
+            return time_taken is not None and time_taken < math.inf
+
+        patience = Promise().recovery
+        await until(has_recovered, patience=patience, every=0.2, what=lambda: f"{len(self.arrivals())} arrivals in all")
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
