@@ -43,7 +43,8 @@ chaos: $(DEV_INSTALLED)
 	@$(BIN)/python -m tests.faults.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 mutants: $(DEV_INSTALLED)
-	@$(BIN)/python -m tests.faults.mutations >docs/mutations.md
+	@$(BIN)/python -m tests.faults.mutations >docs/mutations.md.new
+	@mv docs/mutations.md.new docs/mutations.md
 
 check: $(DEV_INSTALLED)
 	$(BIN)/ruff check

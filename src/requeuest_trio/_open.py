@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import trio
@@ -140,10 +141,10 @@ async def open_requeuest(
             await apply_migrations(address, schema=schema)
         queries = Queries(schema)
         store = Store(queries, schema, notifications=config.notifications)
-        is_direct = await run_once(
+        no_pooler = await run_once(
             address, queries, config, partial(_prepare, address, queries, store, settings, config)
         )
-        sessions = is_direct or await has_sessions(address, queries, config)
+        sessions = no_pooler or await has_sessions(address, queries, config)
         listen_at = (config.listen_dsn or (address if sessions else None)) if config.notifications else None
         if listen_at is None and config.notifications:
             emit(_logger, Event.POOLED, poll_interval=poll_seconds, advice=_ADVICE)
@@ -257,7 +258,8 @@ async def _prepare(
     """Find out at once, and not by and by, whether this database will do. Returns whether no pooler is in between."""
     await check_schema(connection, dsn, queries.schema)
     await check_listen_dsn(connection, queries, config)
-    for channel in settings:
+    # In one order for everybody, since it is one transaction.
+    for channel in sorted(settings, key=attrgetter("name")):
         await store.set_channel(connection, channel)
     return await is_direct(connection, queries)
 

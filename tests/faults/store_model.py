@@ -111,11 +111,13 @@ class ModelQueue:
 
     def rescue(self, rescuer: UUID | None) -> int:
         """With what follows if there is nothing (more) to rescue."""
-        rescued = 0
+        event, rescued = next(self._events), 0
         if rescuer is None or self._age(rescuer) < LEASE / 2:
             for job in self.jobs.values():
                 if job.worker is not None and self._age(job.worker) >= LEASE:
                     job.let_go("available")
+                    if sum(reached == "unknown" for reached in job.outcomes.values()) >= 2:
+                        job.due = (self.clock, event)
                     job.outcomes.setdefault(job.attempts, "unknown")
                     rescued += 1
         if not rescued:

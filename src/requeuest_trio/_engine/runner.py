@@ -149,7 +149,7 @@ class Runner:
 
 
 async def _insistently(step: Callable[[], Awaitable[T]]) -> T:
-    """Take a step that may be taken twice; once more if its connection breaks, since nobody else can take it then."""
+    """Take a step that may be taken twice; once more if the database fails, since nobody else can take it then."""
     try:
         return await step()
     except DatabaseUnavailable:

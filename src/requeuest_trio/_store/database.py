@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import NoReturn, Self, TypeVar
 
 import psycopg
@@ -14,7 +15,7 @@ from psycopg.pq import TransactionStatus
 
 from requeuest_trio._config import Config
 from requeuest_trio._model.errors import DatabaseUnavailable, RequeuestError, SchemaMismatch
-from requeuest_trio._postgres import SETTLE_TIMEOUT, Backoff, ConnectionPool, TrioConnection
+from requeuest_trio._postgres import SETTLE_TIMEOUT, Backoff, ConnectionPool, TrioConnection, TrioTransaction
 from requeuest_trio._store.queries import Queries
 
 __all__ = [
@@ -42,8 +43,7 @@ _CONNECTING = Backoff(initial=0.1, cap=2.0)
 NO_LIMITS = {"statement_timeout": "0", "lock_timeout": "0", "idle_timeout": "0", "plan_cache_mode": "auto"}
 """For migrations, which may take long."""
 
-# The last is what a replica says to BEGIN READ WRITE.
-_GONE = (errors.OperationalError, errors.InterfaceError, errors.ReadOnlySqlTransaction, errors.FeatureNotSupported)
+_GONE = (errors.OperationalError, errors.InterfaceError, errors.ReadOnlySqlTransaction)
 _NO_TABLES = (errors.UndefinedTable, errors.UndefinedColumn, errors.InvalidSchemaName, errors.UndefinedFunction)
 
 
@@ -53,6 +53,17 @@ def translated() -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:
+        _raise_translated(error)
+
+
+@contextmanager
+def translated_unless(own: BaseException) -> Iterator[None]:
+    """The same, but for one that is somebody else's."""
+    try:
+        yield
+    except psycopg.Error as error:
+        if error is own:
+            raise
         _raise_translated(error)
 
 
@@ -226,28 +237,55 @@ class Database:
     async def transaction(self) -> AsyncIterator[TrioConnection]:
         """A connection in a transaction that the application uses itself, with its own database's settings.
 
-        Raises `DatabaseUnavailable` if it can't be begun or committed. Errors of the block itself come out as they are.
+        Raises `DatabaseUnavailable` if it can't be begun or committed, each in the time that PostgreSQL may take for a
+        statement. Errors of the block itself come out as they are.
         """
-        inside: BaseException | None = None
         async with self.connection() as connection:
-            try:
-                async with connection.transaction():
-                    await connection.execute(self._queries["leave_session_to_caller"])
-                    try:
-                        yield connection
-                    except BaseException as error:
-                        inside = error
-                        raise
-            except psycopg.Error as error:
-                if error is inside:
-                    raise
-                refused = error
-            else:
-                return
-            with suppress(psycopg.Error):
-                await self._is_for_news(connection, refused)
+            transaction = TrioTransaction(connection)
             with translated():
-                raise refused
+                await self._in_time(partial(self._begin, connection, transaction))
+            try:
+                yield connection
+            except BaseException as error:  # noqa: ASYNC103 - only psycopg's Rollback is not raised again
+                if not await self._is_rolled_back_for(error, transaction):  # noqa: ASYNC102 - has shields of its own
+                    raise
+            else:
+                await self._commit(connection, transaction)
+
+    async def _begin(self, connection: TrioConnection, transaction: TrioTransaction) -> None:
+        try:
+            await transaction.__aenter__()
+            await connection.execute(self._queries["leave_session_to_caller"])
+        except errors.FeatureNotSupported as error:
+            # What a replica says to BEGIN READ WRITE, which is how it is begun behind a pooler.
+            connection.close_nowait()
+            raise errors.ReadOnlySqlTransaction(first_line(error)) from error
+        except BaseException:
+            connection.close_nowait()
+            raise
+
+    async def _is_rolled_back_for(self, error: BaseException, transaction: TrioTransaction) -> bool:
+        """Roll back. Returns whether that is all that was asked for, with psycopg's `Rollback`."""
+        with translated_unless(error), trio.move_on_after(self._answer_timeout):
+            return await transaction.__aexit__(type(error), error, error.__traceback__)
+        return False
+
+    async def _commit(self, connection: TrioConnection, transaction: TrioTransaction) -> None:
+        try:
+            await self._in_time(partial(transaction.__aexit__, None, None, None), "; it may have been committed")
+            return
+        except psycopg.Error as error:
+            refused = error
+        with suppress(psycopg.Error):
+            await self._silenced_news(connection, refused)
+        with translated():
+            raise refused
+
+    async def _in_time(self, step: Callable[[], Awaitable[object]], otherwise: str = "") -> None:
+        with trio.move_on_after(self._answer_timeout):
+            await step()
+            return
+        raise DatabaseUnavailable(f"PostgreSQL did not answer within {self._answer_timeout:g} s{otherwise}")
 
     async def ask(self, operation: Callable[[TrioConnection], Awaitable[T]]) -> T:
         """`run` for callers of the library: every error of psycopg's is translated."""
@@ -272,7 +310,7 @@ class Database:
                         return await self._run(connection, operation)
                     except errors.ProgramLimitExceeded as error:
                         refused = error
-                    if not await self._is_for_news(connection, refused):
+                    if not await self._silenced_news(connection, refused):
                         raise refused
                     return await self._run(connection, operation)
                 except errors.ReadOnlySqlTransaction:
@@ -293,12 +331,13 @@ class Database:
             return await operation(connection)
         return await in_transaction(connection, self._queries, self._limits, operation)
 
-    async def _is_for_news(self, connection: TrioConnection, error: psycopg.Error) -> bool:
-        """Whether nothing was done only because of what was to be announced; without that, it can be done."""
-        if is_for_news := error.diag.source_function == "PreCommit_Notify":
-            self._fall_silent()
-            await connection.execute(self._queries["make_room_for_news"])
-        return is_for_news
+    async def _silenced_news(self, connection: TrioConnection, error: psycopg.Error) -> bool:
+        """Announce nothing for a while, if that is why nothing was done. Returns whether it can be done again now."""
+        if error.diag.source_function != "PreCommit_Notify":
+            return False
+        self._fall_silent()
+        await connection.execute(self._queries["make_room_for_news"])
+        return True
 
     def _require_open(self) -> None:
         if self._is_closed:

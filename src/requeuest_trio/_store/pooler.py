@@ -69,6 +69,9 @@ async def check_listen_dsn(connection: TrioConnection, queries: Queries, config:
         keeps = direct or await has_sessions(config.listen_dsn, queries, config)
     except DatabaseUnavailable as error:
         raise DatabaseUnavailable(f"listen_dsn: {error}") from error
+    # Still there, and with it the lock? A slow way to `listen_dsn` may have taken longer than a transaction may idle.
+    with for_callers():
+        await connection.execute(queries["backend"])
     if is_other:
         raise InvalidRequest("listen_dsn", "leads to another database than dsn")
     if not keeps:

@@ -174,7 +174,9 @@ WITH ordered AS MATERIALIZED (
 SELECT (SELECT json_agg(name) FROM ordered) AS ordered, extract(epoch FROM now()) AS now,
        {schema}.announce(%(topic)s::text, %(announced)s::text)::text AS announced,
        CASE WHEN (SELECT count(*) FROM stored) < cardinality(%(id)s::uuid[])
-            THEN pg_logical_emit_message(true, 'requeuest', '') END AS written;
+            THEN CASE WHEN (SELECT count(*) FROM stored) < (SELECT count(*) FROM unnest(%(channel)s::text[]) AS channel
+                                                            WHERE channel <> ALL (ARRAY(SELECT name FROM ordered)))
+                      THEN pg_logical_emit_message(true, 'requeuest', '') END END AS written;
 
 
 -- name: announce
@@ -415,7 +417,8 @@ SELECT id FROM {schema}.job WHERE id = ANY (%(ids)s::uuid[]) AND NOT EXISTS (SEL
 
 
 -- name: stranded_keys
--- Ordering keys whose jobs wait behind nobody: possible only if another program removed or changed rows. Looks at the
+-- Ordering keys whose jobs wait behind nobody: possible only if another program removed or changed rows, or while
+-- migration 0002 was applied. Looks at the
 -- 1,000 keys after the one given, however many there are; the last of these comes too, as where to go on.
 WITH RECURSIVE step AS (
     (SELECT channel, ordering_key, 1 AS number FROM {schema}.job
@@ -515,9 +518,12 @@ WITH locked AS MATERIALIZED (
     ON CONFLICT (job_id, number) DO NOTHING
 ), rescued AS (
     UPDATE {schema}.job
-    -- Where it was in the queue, and not behind all that has come since; unless the clock was put back meanwhile.
-    SET state = 'available', due_at = least(due_at, now()), error = %(error)s, worker = NULL, claim = NULL,
-        claimed_at = NULL
+    -- Where it was in the queue, and not behind all that has come since; unless the clock was put back meanwhile. But a
+    -- job that is lost again and again may be what its processes die of: others are to be sent before it.
+    SET state = 'available', error = %(error)s, worker = NULL, claim = NULL,
+        claimed_at = NULL,
+        due_at = CASE WHEN (SELECT count(*) FROM {schema}.attempt WHERE job_id = job.id AND reached = 'unknown') < 2
+                      THEN least(due_at, now()) ELSE now() END
     FROM lost WHERE job.id = lost.id
     RETURNING channel
 ), announced AS (
@@ -648,7 +654,7 @@ FROM {schema}.attempt WHERE job_id = %(id)s ORDER BY number;
 
 
 -- name: read_whole_tables
--- The exception to configure_session, for the rest of a transaction: what reads every row reads them as they lie.
+-- The exception to configure, for the rest of a transaction: what reads every row reads them as they lie.
 SELECT set_config('enable_seqscan', 'on', true);
 
 

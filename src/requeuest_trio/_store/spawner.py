@@ -223,7 +223,7 @@ class Spawner:
         try:
             stored = await self._try(database, jobs, announced, place)
             if stored is None:
-                # Without the announcement, in case that it was what failed: other programs may have filled the queue.
+                # Without the announcement, which goes by the announcer then: what is stored is not announced again.
                 stored = await self._try_again(database, jobs)
             else:
                 unannounced = {}
