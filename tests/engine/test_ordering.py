@@ -127,6 +127,19 @@ async def test_a_producer_need_not_know_that_a_channel_is_ordered(eye: Eye, rece
     assert {arrival.in_flight for arrival in receiver.arrivals} == {1}
 
 
+async def test_processes_that_name_channels_in_any_order_open_together(eye: Eye) -> None:
+    channels = [Channel(f"c{number}", ordered=True) for number in range(60)]
+
+    async def open_and_leave(named: list[Channel]) -> None:
+        async with open_requeuest(eye.dsn, named):
+            pass
+
+    for _ in range(3):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(open_and_leave, channels)
+            nursery.start_soon(open_and_leave, channels[::-1])
+
+
 async def test_naming_a_channel_without_settings_leaves_its_order(eye: Eye) -> None:
     for channel, is_ordered in (
         (Channel("c", ordered=True), True),

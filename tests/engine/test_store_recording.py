@@ -183,6 +183,21 @@ async def test_rescue_takes_from_the_lost_only_and_counts_the_attempt(bench: Ben
     assert await bench.store.rescue(conn) == 0
 
 
+async def test_what_is_lost_for_the_third_time_goes_behind_the_others(bench: Bench, conn: Conn) -> None:
+    """It may be what its processes die of; until then it keeps its place."""
+    [lost] = await bench.spawn(conn, new_job())
+    others = await bench.spawn(conn, *(new_job() for _ in range(2)))
+    first = []
+    for _ in range(4):
+        worker = await bench.worker(conn)
+        [claimed] = await bench.claim(conn, worker, 1)
+        first.append(claimed.id)
+        await bench.rows(conn, "DELETE FROM requeuest.worker WHERE id = %s", worker)
+        assert await bench.store.rescue(conn) == 1
+    assert first[:3] == [lost] * 3
+    assert first[3] in others
+
+
 async def test_rescue_sees_past_pages_of_jobs_of_the_living(bench: Bench, conn: Conn) -> None:
     alive, gone = await bench.worker(conn), uuid4()
     fill = """INSERT INTO requeuest.job (channel, method, url, state, worker, claim, claimed_at, attempts)

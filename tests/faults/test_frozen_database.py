@@ -87,6 +87,37 @@ async def _freeze_until_all_have_noticed(client: Client, proxy: Proxy, log: Log,
     proxy.thaw()
 
 
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("frozen_at", ["begin", "commit", "rollback"])
+async def test_a_transaction_of_the_application_begins_and_ends_in_time(
+    proxy: Proxy, receiver: Receiver, eye: Eye, frozen_at: str
+) -> None:
+    """What it does in between is its own affair."""
+    limit = CONFIG.statement_timeout + 0.6 + SETTLE_TIMEOUT + SLACK
+    async with nothing_left(eye), open_requeuest(proxy.dsn, (), config=CONFIG) as client:
+        async with client.transaction():
+            pass
+        expected = _Refusal if frozen_at == "rollback" else DatabaseUnavailable
+        if frozen_at == "begin":
+            proxy.freeze()
+        with trio.fail_after(limit), pytest.raises(expected):
+            await _spawn_and_freeze(client, proxy, expected)
+        proxy.thaw()
+        await spawn_surely(client, "a", Request.get(receiver.url))
+
+
+async def _spawn_and_freeze(client: Client, proxy: Proxy, expected: type[Exception]) -> None:
+    async with client.transaction() as connection:
+        await client.spawn("a", Request.get("http://receiver.invalid"), connection=connection)
+        proxy.freeze()
+        if expected is _Refusal:
+            raise _Refusal
+
+
+class _Refusal(Exception):
+    """The application's own."""
+
+
 @pytest.mark.parametrize("is_cancelled", [False, True], ids=["left", "cancelled"])
 async def test_the_block_ends_in_time(
     eye: Eye, receiver: Receiver, proxy: Proxy, log: Log, is_cancelled: bool, monkeypatch: pytest.MonkeyPatch

@@ -24,6 +24,8 @@ from requeuest_trio import (
     migrate,
     open_requeuest,
 )
+from requeuest_trio._store.database import Database
+from requeuest_trio._store.queries import Queries
 from requeuest_trio.testing import Receiver, Reply
 from tests.engine.support import Eye
 from tests.engine.test_logging import check_table
@@ -209,6 +211,23 @@ async def test_a_replica_can_be_read_directly_or_not_and_says_that_it_takes_noth
                     with pytest.raises(DatabaseUnavailable):
                         async with client.transaction() as connection:
                             await client.spawn("a", Request.get("http://receiver.test"), connection=connection)
+
+
+async def test_a_transaction_looks_for_another_server_once_one_only_reads() -> None:
+    """After a failover: by new connections, each of which may lead to the server that can be written to."""
+    async with queue_server() as server, open_replica(server) as replica:
+        behind = TestServer(socket_dir=replica.socket, log=replica.log)
+        with running_pooler(behind, OWN) as pooler:
+            async with Database(pooler.dsn(), Queries("requeuest"), Config(), size=1, has_sessions=False) as database:
+                tried = []
+                for _ in range(2):
+                    async with database.connection() as connection:
+                        tried.append(connection)
+                    with pytest.raises(DatabaseUnavailable, match="read-write"):
+                        async with database.transaction():
+                            raise AssertionError("it has begun")
+                    assert connection.closed
+                assert tried[0] is not tried[1]
 
 
 # --- what fails -------------------------------------------------------------------------------------------------------
