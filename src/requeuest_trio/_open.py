@@ -33,7 +33,7 @@ from requeuest_trio._store.queries import Queries, checked_schema
 from requeuest_trio._store.reader import Reader
 from requeuest_trio._store.spawner import FLUSH_LOCK_SECONDS, Spawner
 from requeuest_trio._store.store import Store
-from requeuest_trio._store.waits import Waits, pairs
+from requeuest_trio._store.waits import Waits
 from requeuest_trio._waiters import Waiters
 
 __all__ = ["migrate", "open_requeuest"]
@@ -156,8 +156,14 @@ async def open_requeuest(
 
         calls = await connect(config.pool_size)
         flushes = await connect(1, lock_timeout=FLUSH_LOCK_SECONDS, plans_once=True)
-        waiters = Waiters(Reader(calls, store), poll_interval=poll_seconds)
         runner = None
+
+        def wake(waits: Waits) -> None:
+            """What this process has stored, and delivers itself, needs no notification."""
+            if runner is not None:
+                runner.wake(waits)
+
+        waiters = Waiters(Reader(calls, store, wake), poll_interval=poll_seconds)
         if names:
             runner = Runner(
                 await connect(1, lease=lease_seconds, plans_once=True),
@@ -173,7 +179,7 @@ async def open_requeuest(
             )
         announcer = Announcer(flushes, store)
         reserve = runner.dispatcher.reserve if runner else _no_place
-        spawner = Spawner(flushes, calls, store, announcer, partial(_wake, runner), reserve)
+        spawner = Spawner(flushes, calls, store, announcer, wake, reserve)
         loop_lag = LoopLag(lease_seconds * _ALARMING_LAG)
         load = runner.load if runner else None
         client = Client(calls, store, spawner, waiters, config, settings, load, lambda: loop_lag.worst)
@@ -225,13 +231,6 @@ async def _running(
                 await runner.finish()
     if errors:
         raise_bare(BaseExceptionGroup("the block has ended with several errors", errors))
-
-
-def _wake(runner: Runner | None, waits: Waits) -> None:
-    """What this process has stored, and delivers itself, needs no notification."""
-    if runner is not None:
-        for channel, wait in pairs(waits):
-            runner.dispatcher.wake({channel: wait})
 
 
 def _no_place(_: str) -> AbstractContextManager[None]:

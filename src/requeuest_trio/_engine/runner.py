@@ -24,6 +24,7 @@ from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._store.database import DATABASE_ERRORS, Database
 from requeuest_trio._store.rows import Claimed, Report
 from requeuest_trio._store.store import Store
+from requeuest_trio._store.waits import Waits, pairs
 from requeuest_trio._waiters import Waiters
 
 __all__ = ["Runner"]
@@ -134,6 +135,11 @@ class Runner:
 
     async def _tell(self, operation: Callable[[TrioConnection], Awaitable[T]]) -> T:
         return await _insistently(partial(self._records.run, operation))
+
+    def wake(self, waits: Waits) -> None:
+        """Something can be claimed in these channels, after these times."""
+        for channel, wait in pairs(waits):
+            self.dispatcher.wake({channel: wait})
 
     def load(self) -> tuple[int, int]:
         """How many attempts are running, and how many outcomes are not yet written."""

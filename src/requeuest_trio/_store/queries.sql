@@ -606,7 +606,7 @@ SELECT (SELECT count(*) FROM removed) AS removed,
 
 -- name: await_job
 -- Ask to be told when a job is finished. No row: look at the job, it may be finished, or not exist. A job that is due
--- is announced, because a claim in this moment passes it over for its lock.
+-- is announced, and returned with its wait, because a claim in this moment passes it over for its lock.
 WITH asked AS (
     UPDATE {schema}.job SET awaited = true WHERE id = %(id)s AND finished_at IS NULL AND NOT awaited
     RETURNING id, channel, state, due_at
@@ -614,9 +614,10 @@ WITH asked AS (
     SELECT json_object_agg(channel, extract(epoch FROM greatest(due_at, now()) - now()))::text AS channels
     FROM asked WHERE state = 'available' AND due_at <= now() + interval '1 second'
 )
-SELECT id, (SELECT {schema}.announce(%(topic)s, channels)::text FROM announced) AS announced FROM asked
+SELECT (SELECT channels FROM announced) AS due,
+       (SELECT {schema}.announce(%(topic)s, channels)::text FROM announced) AS announced FROM asked
 UNION ALL
-SELECT id, NULL FROM {schema}.job WHERE id = %(id)s AND finished_at IS NULL AND awaited;
+SELECT NULL, NULL FROM {schema}.job WHERE id = %(id)s AND finished_at IS NULL AND awaited;
 
 
 -- name: still_unfinished

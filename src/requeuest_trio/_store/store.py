@@ -5,6 +5,7 @@ Every method takes the connection to use, so that the caller decides about conne
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Collection, Iterable, Sequence
@@ -21,6 +22,7 @@ from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._store.rows import Claimed, Report, attempt_from_row, job_from_row, outcome_rows
 from requeuest_trio._store.statements import Key, Keys, key_columns
 from requeuest_trio._store.storing import Storing
+from requeuest_trio._store.waits import Waits
 
 __all__ = ["FIRST_KEY", "Keys", "Store"]
 
@@ -228,10 +230,17 @@ class Store(Storing):
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    async def await_job(self, connection: TrioConnection, job_id: UUID) -> bool:
-        """Ask to be told when a job is finished. False: it is finished already, or there is none."""
+    async def await_job(self, connection: TrioConnection, job_id: UUID) -> Waits | None:
+        """Ask to be told when a job is finished. None: it is finished already, or there is none.
+
+        Returns its channel if it is due, and when: a claim may have passed it over meanwhile.
+        """
         cursor = await self._execute(connection, "await_job", id=job_id, topic=self._due)
-        return cursor.rowcount == 1
+        row = await cursor.fetchone()
+        if row is None:
+            return None
+        due, _ = row
+        return {channel: [float(wait)] for channel, wait in json.loads(due or "{}").items()}
 
     async def still_unfinished(self, connection: TrioConnection, job_ids: Iterable[UUID]) -> set[UUID]:
         """Those of the jobs that exist and are not finished."""
