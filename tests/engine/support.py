@@ -58,6 +58,16 @@ class Eye:
         [row] = await self.rows("select state::text, attempts, error from requeuest.job where id = %s", job_id)
         return row[0], row[1], row[2]
 
+    async def forget_outcome(self, worker: UUID, claim: UUID) -> None:
+        """As after a failover: all jobs are under the claim again, and what came of their attempts was never there."""
+        await self.rows(
+            "with forgotten as (delete from requeuest.attempt) update requeuest.job "
+            "set state = 'running', worker = %s, claim = %s, claimed_at = now(), finished_at = null, status = null, "
+            "response_headers = null, response_body = null, response_truncated = null returning id",
+            worker,
+            claim,
+        )
+
     async def sessions(self) -> dict[int, str]:
         """
         The server's processes for other connections to this database, each with its last statement.

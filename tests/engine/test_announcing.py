@@ -21,6 +21,8 @@ from requeuest_trio._store.store import Store
 from requeuest_trio._store.waits import Waits
 from requeuest_trio.testing import Receiver
 from tests.engine.support import Eye, Log
+from tests.faults.proxy import open_proxy
+from tests.faults.wire import committing
 from tests.postgres.harness import Conn, connect
 
 NEVER = 600.0
@@ -90,6 +92,21 @@ async def test_what_has_not_been_announced_when_the_block_ends_is_announced_then
             await client.spawn("a", REQUEST)
             await client.spawn("a", REQUEST)
         assert await heard_of(listener, "a") == 2
+    finally:
+        listener.close_nowait()
+
+
+@pytest.mark.needs_sessions("what it loses is a lone statement, not a COMMIT")
+async def test_what_a_spawn_that_was_lost_would_have_announced_is_announced_after_it(eye: Eye) -> None:
+    """It is repeated without, and then announced by itself, though nothing comes after it."""
+    listener = await connect(eye.dsn, autocommit=True)
+    try:
+        await listener.execute('LISTEN "requeuest:due"')
+        async with open_proxy(eye.dsn) as proxy, open_requeuest(proxy.dsn, ()) as client:
+            loss = proxy.drop_next_request(committing("spawn_one"))
+            await client.spawn("a", REQUEST)
+            assert loss.happened.is_set()
+            assert await heard_of(listener, "a") == 1
     finally:
         listener.close_nowait()
 

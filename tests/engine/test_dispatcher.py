@@ -211,6 +211,18 @@ async def test_waiting_for_a_job_does_not_hide_it_from_the_claim(eye: Eye, recei
                 await client.wait(job_id)
 
 
+async def test_who_waits_for_a_due_job_has_its_own_process_look(eye: Eye, receiver: Receiver) -> None:
+    """A claim may just have passed it over, and without notifications nobody else would say so."""
+    config = Config(notifications=False)
+    async with nothing_left(eye), open_requeuest(eye.dsn, poll_interval=NEVER, config=config) as client:
+        await client.wait(await client.spawn("a", Request.get(receiver.url)))
+        job_id = await eye.value(
+            "insert into requeuest.job (channel, method, url) values ('a', 'GET', %s) returning id", receiver.url
+        )
+        with trio.fail_after(20):
+            await client.wait(job_id)
+
+
 @pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")
 @pytest.mark.parametrize("ending", ["released", "rescued"])
 async def test_what_another_process_gives_up_wakes_promptly(eye: Eye, receiver: Receiver, ending: str) -> None:

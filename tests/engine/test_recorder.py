@@ -401,6 +401,15 @@ async def test_the_dead_are_told_of_once_that_is_recorded(log: Log) -> None:
     ]
 
 
+async def test_an_echo_tells_of_what_the_first_write_may_have_unblocked() -> None:
+    books, hints, again = Books(), list[dict[str, float]](), report()
+    books.batches.append([again])
+    recorder = Recorder(cast("Database", books), cast("Store", books), Config(), lambda _, waits: hints.append(waits))
+    recorder.submit(again)
+    await recorder.flush()
+    assert hints == [{"a": 0.0}]
+
+
 async def test_the_next_of_a_key_follows_soon_after_a_transaction_that_had_it(eye: Eye, receiver: Receiver) -> None:
     receiver.script(Reply(delay=0.3))
     async with nothing_left(eye), open_requeuest(eye.dsn, lease=60, poll_interval=600) as client:

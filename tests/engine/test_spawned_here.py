@@ -219,6 +219,24 @@ async def test_a_job_whose_storing_was_not_answered_is_sent_once(
     assert len(receiver.arrivals) == 1
 
 
+async def test_a_job_whose_outcome_postgresql_has_forgotten_is_sent_again_and_counted(
+    eye: Eye, receiver: Receiver, log: Log
+) -> None:
+    receiver.script(Reply(delay=0.2))
+    async with nothing_left(eye), open_requeuest(eye.dsn, lease=1, poll_interval=NEVER, config=QUIET) as client:
+        await until_idle(client)
+        job_id = await client.spawn("a", request(receiver))
+        await receiver.wait_for(1)
+        assert await eye.value(BORN_CLAIMED, job_id)
+        [(worker, claim)] = await eye.rows("select worker, claim from requeuest.job")
+        await client.wait(job_id)
+        await eye.forget_outcome(worker, claim)
+        await receiver.wait_for(2)
+        await client.wait(job_id)
+    assert await eye.job(job_id) == ("succeeded", 2, None)
+    assert log.fields("outcomes_lost") == [{"jobs": 1}]
+
+
 @pytest.mark.needs_sessions("what it loses is the answer to a lone statement, not to a COMMIT")
 @pytest.mark.parametrize("moment", ["before", "after"])
 async def test_a_spawn_cancelled_while_it_is_stored_leaves_nothing_claimed(

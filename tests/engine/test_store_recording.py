@@ -198,6 +198,19 @@ async def test_what_is_lost_for_the_third_time_goes_behind_the_others(bench: Ben
     assert first[3] in others
 
 
+async def test_a_rescued_job_keeps_its_place(bench: Bench, conn: Conn) -> None:
+    lost, later = new_job(), new_job()
+    gone = await bench.worker(conn)
+    await bench.spawn(conn, lost)
+    await bench.claim(conn, gone)
+    await bench.spawn(conn, later)
+    await bench.store.deregister(conn, gone)
+    assert await bench.store.rescue(conn) == 1
+    worker = await bench.worker(conn)
+    claimed = [job.id for _ in range(2) for job in await bench.claim(conn, worker, 1)]
+    assert claimed == [lost.id, later.id]
+
+
 async def test_rescue_sees_past_pages_of_jobs_of_the_living(bench: Bench, conn: Conn) -> None:
     alive, gone = await bench.worker(conn), uuid4()
     fill = """INSERT INTO requeuest.job (channel, method, url, state, worker, claim, claimed_at, attempts)

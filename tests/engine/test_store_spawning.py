@@ -219,6 +219,14 @@ async def test_announcements_name_channels_and_when(bench: Bench, conn: Conn, ot
     assert long == "", "what is too long for a notification means: look at everything"
 
 
+@pytest.mark.parametrize("key", [None, "k"])
+async def test_who_stores_it_again_tells_of_it_too(bench: Bench, conn: Conn, key: str | None) -> None:
+    """The first may not have heard that it was stored."""
+    job = new_job(key=key)
+    first, again = [await bench.store.store(conn, [job]) for _ in range(2)]
+    assert first.waits.keys() == again.waits.keys() == {"c"}
+
+
 async def test_nothing_is_announced_without_notifications(bench: Bench, conn: Conn, other: Conn) -> None:
     from requeuest_trio._store.store import Store
 

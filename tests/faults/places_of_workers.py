@@ -74,13 +74,7 @@ async def claims_whose_outcomes_the_database_has_forgotten(scene: Scene) -> None
         [(worker, claim)] = await scene.eye.rows("select worker, claim from requeuest.job")
         await client.wait(job_id)
         scene.lose()
-        await scene.eye.rows(
-            "with forgotten as (delete from requeuest.attempt) update requeuest.job "
-            "set state = 'running', worker = %s, claim = %s, claimed_at = now(), finished_at = null, status = null, "
-            "response_headers = null, response_body = null, response_truncated = null returning id",
-            worker,
-            claim,
-        )
+        await scene.eye.forget_outcome(worker, claim)
         await scene.until_lost()
         await scene.until_delivered()
 

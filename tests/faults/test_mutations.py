@@ -15,7 +15,7 @@ def test_a_mutant_applies_and_names_tests_that_there_are(mutant: Mutant) -> None
     assert mutant.applied_to(original) != original
     assert mutant.noticed_by
     for test in mutant.noticed_by:
-        path, *names = test.split("::")
+        path, *names = test.partition("[")[0].split("::")
         source = (PROJECT / path).read_text("utf-8")
         for name in names or ["test_"]:
             assert re.search(rf"^ *(async def|def|class) {re.escape(name)}", source, re.MULTILINE), test
