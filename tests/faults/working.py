@@ -8,6 +8,7 @@ SIGTERM or SIGINT let it leave the block normally, a second one cancels it. It m
 import os
 import random
 import resource
+import signal
 import socket
 import threading
 import time
@@ -114,6 +115,9 @@ async def main(settings: dict[str, Any]) -> None:
         config=Config(attempt_timeout=terms.attempt_timeout, **(terms.config or {})),
     )
     log_events(Journal(settings["log"]), settings["level"])
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # A second one that comes when the block of the first has just ended has nothing left to end.
+        signal.signal(number, signal.SIG_IGN)
     if terms.unknown_name is not None:
         leave_unanswered(terms.unknown_name)
     async with trio.open_nursery() as nursery:
