@@ -115,9 +115,9 @@ async def main(settings: dict[str, Any]) -> None:
         config=Config(attempt_timeout=terms.attempt_timeout, **(terms.config or {})),
     )
     log_events(Journal(settings["log"]), settings["level"])
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for each in (signal.SIGINT, signal.SIGTERM):
         # A second one that comes when the block of the first has just ended has nothing left to end.
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(each, signal.SIG_IGN)
     if terms.unknown_name is not None:
         leave_unanswered(terms.unknown_name)
     async with trio.open_nursery() as nursery:
