@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +166,9 @@ class Chaos:
         worker.terminate()
         await self._rig.until_logged(worker, "draining")
         held = await self._rig.held_by(worker)
-        if not worker.has_ended:
-            worker.interrupt()
+        with suppress(ProcessLookupError):  # it may have come to its end already
+            if not worker.has_ended:
+                worker.interrupt()
         await self._rig.leave_after_signal(worker)
         self._rig.note_fault("SIGTERM, SIGINT", at, jobs=held, uncounted=True)
         self._workers[victim] = await self._start_worker()
