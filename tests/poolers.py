@@ -21,9 +21,8 @@ from pathlib import Path
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from requeuest_trio._embedded.account import let_in, server_account
-from requeuest_trio._embedded.files import SHARED, Home, try_lock, unlock
 from requeuest_trio._embedded.server import PORT as SERVER_PORT
-from tests.servers import TestServer, temporary_home, wait_for
+from tests.servers import TestServer, in_use, temporary_home, wait_for
 
 POOLER_VARIABLE = "REQUEUEST_TEST_POOLER"
 OWN, PGBOUNCER = "own", "pgbouncer"
@@ -123,7 +122,7 @@ def running_pooler(
         sessions: how many it has with the server at most, for each database.
     """
     host, port = server.socket_dir, SERVER_PORT
-    with temporary_home() as home, _in_use(home):
+    with temporary_home() as home, in_use(home):
         account = server_account() if kind == PGBOUNCER else None
         if account is not None:
             let_in(account, home)
@@ -169,14 +168,3 @@ def direct(dsn: str) -> str:
 
 def _pgbouncer() -> str | None:
     return shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-
-
-@contextlib.contextmanager
-def _in_use(path: Path) -> Iterator[None]:
-    """Other sessions remove directories that look left over, unless somebody holds a lock in them."""
-    lock = try_lock(Home(path).users_lock, SHARED)
-    assert lock is not None
-    try:
-        yield
-    finally:
-        unlock(lock)

@@ -154,6 +154,17 @@ def _defaults() -> dict[str, str]:
             raise RuntimeError(f"{DEFAULTS_VARIABLE}={other}, which is not odd")
 
 
+@contextlib.contextmanager
+def in_use(path: Path) -> Iterator[None]:
+    """Other sessions remove directories that look left over, unless somebody holds a lock in them."""
+    lock = try_lock(Home(path).users_lock, SHARED)
+    assert lock is not None
+    try:
+        yield
+    finally:
+        unlock(lock)
+
+
 def remove_orphans(parent: str) -> None:
     """Remove what sessions left that were killed: directories of ours, not new, in which nobody holds a lock."""
     for path in Path(parent).glob(f"{PREFIX}*"):

@@ -141,13 +141,10 @@ async def open_requeuest(
             await apply_migrations(address, schema=schema)
         queries = Queries(schema)
         store = Store(queries, schema, notifications=config.notifications)
-        no_pooler = await run_once(
-            address, queries, config, partial(_prepare, address, queries, store, settings, config)
-        )
+        prepare = partial(_prepare, address, queries, store, settings, config)
+        no_pooler = await run_once(address, queries, config, prepare)
         sessions = no_pooler or await has_sessions(address, queries, config)
-        listen_at = (config.listen_dsn or (address if sessions else None)) if config.notifications else None
-        if listen_at is None and config.notifications:
-            emit(_logger, Event.POOLED, poll_interval=poll_seconds, advice=_ADVICE)
+        listen_at = _listen_at(address, config, sessions, poll_seconds)
         sender = await stack.enter_async_context(open_sender(http, config))
 
         async def connect(size: int, dsn: str = address, *, has_sessions: bool = sessions, **options: Any) -> Database:
@@ -249,6 +246,16 @@ def _listener(database: Database, store: Store, waiters: Waiters, runner: Runner
 
     hints = Hints(due=runner.dispatcher.wake, done=waiters.wake, anything=anything)
     return Listener(database, store, [store.due_topic, store.done_topic], hints)
+
+
+def _listen_at(address: str, config: Config, has_sessions: bool, poll_interval: float) -> str | None:
+    """Where news can be heard. None: nowhere."""
+    if not config.notifications:
+        return None
+    if config.listen_dsn is None and not has_sessions:
+        emit(_logger, Event.POOLED, poll_interval=poll_interval, advice=_ADVICE)
+        return None
+    return config.listen_dsn or address
 
 
 async def _prepare(

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 import trio
 
-from requeuest_trio import Channel, Request, migrate
+from requeuest_trio import Channel, Client, Request, migrate
 from requeuest_trio._store import columns
 from requeuest_trio._store.migrate import migrations
 from tests.faults.lost_commits import CHANNEL, Became, Scene, place
@@ -130,16 +130,21 @@ async def the_wish_to_be_told_of_an_outcome(scene: Scene) -> None:
         assert (await client.wait(job_id)).state == "succeeded"
 
 
+async def _clear_twice(scene: Scene, client: Client) -> None:
+    """Remove three jobs, and lose that; the second time removes what is left."""
+    scene.lose()
+    with scene.may_fail():
+        await client.clear([CHANNEL])
+    left = 3 if scene.lost == "request" else 0
+    assert await scene.eye.value("select count(*) from requeuest.job") == left
+    assert await client.clear([CHANNEL]) == left
+
+
 @place("clear", unsent=Became(jobs=0, fails=True), unheard=Became(jobs=0, fails=True))
 async def the_removal_of_jobs(scene: Scene) -> None:
     async with scene.open(channels=()) as client:
         await client.spawn_many(CHANNEL, [scene.request] * 3, delay=600)
-        scene.lose()
-        with scene.may_fail():
-            await client.clear([CHANNEL])
-        left = 3 if scene.lost == "request" else 0
-        assert await scene.eye.value("select count(*) from requeuest.job") == left
-        assert await client.clear([CHANNEL]) == left
+        await _clear_twice(scene, client)
 
 
 @place("clear_keys", "unblock", unsent=Became(fails=True), unheard=Became(fails=True))
@@ -147,12 +152,7 @@ async def the_removal_of_jobs_with_an_ordering_key(scene: Scene) -> None:
     """Nothing stays behind what was removed."""
     async with scene.elsewhere(), scene.open(channels=()) as client:
         await client.spawn_many(CHANNEL, [scene.request] * 3, delay=600, ordering_key="k")
-        scene.lose()
-        with scene.may_fail():
-            await client.clear([CHANNEL])
-        left = 3 if scene.lost == "request" else 0
-        assert await scene.eye.value("select count(*) from requeuest.job") == left
-        assert await client.clear([CHANNEL]) == left
+        await _clear_twice(scene, client)
         await client.spawn(CHANNEL, scene.request, ordering_key="k")
         await scene.until_delivered()
 

@@ -5,9 +5,8 @@ What could go wrong: settings, prepared statements or registrations that land in
 statements that meet a session without them; a LISTEN that hears nothing; outcomes believed before their commit.
 """
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from functools import partial
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
 
 import pytest
 import trio
@@ -31,8 +30,10 @@ from tests.engine.support import Eye
 from tests.engine.test_logging import check_table
 from tests.engine.test_store_settings import change_defaults
 from tests.faults.outages import in_thread, logged, open_replica, queue_server, spawn_surely
+from tests.faults.proxy import open_proxy
+from tests.faults.wire import committing
 from tests.poolers import OWN, PGBOUNCER, SESSIONS, Pooler, is_installed, running_pooler
-from tests.postgres.harness import Proxy, connect, value
+from tests.postgres.harness import connect, value
 from tests.servers import TestServer
 
 NO_PGBOUNCER = pytest.mark.skipif(not is_installed(), reason="PgBouncer is not installed")
@@ -255,41 +256,13 @@ async def test_after_its_death_all_goes_on(pooler: Pooler, pooled: str, eye: Eye
     assert len(receiver.arrivals) == 2
 
 
-class CommitEater(Proxy):
-    """Cuts the connection that would commit a job stored as claimed, once, before the server hears of it."""
-
-    is_hungry = False
-    has_eaten = False
-
-    async def _pump(self, source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope) -> None:
-        stores = False
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            async for data in source:
-                stores |= b"claimed_at)" in data
-                if self.is_hungry and stores and b"COMMIT" in data:
-                    self.is_hungry, self.has_eaten = False, True
-                    break
-                await sink.send_all(data)
-        scope.cancel()
-
-
-@asynccontextmanager
-async def _commit_eater(dsn: str) -> AsyncIterator[CommitEater]:
-    proxy = CommitEater(dsn)
-    async with trio.open_nursery() as nursery:
-        [listener] = await nursery.start(partial(trio.serve_tcp, proxy.serve, 0, host="127.0.0.1"))
-        proxy.listener_port = listener.socket.getsockname()[1]
-        yield proxy
-        nursery.cancel_scope.cancel()
-
-
 async def test_a_job_stored_as_claimed_is_not_sent_before_its_commit(pooled: str, eye: Eye, receiver: Receiver) -> None:
     """Its commit is lost on the way, and it is stored anew, as any other: it must be sent by nobody before that."""
-    async with _commit_eater(pooled) as proxy, open_requeuest(proxy.dsn(pooled), poll_interval=0.2) as client:
+    async with open_proxy(pooled) as proxy, open_requeuest(proxy.dsn, poll_interval=0.2) as client:
         await client.spawn_returning("a", Request.get(receiver.url))
-        proxy.is_hungry = True
+        loss = proxy.drop_next_request(committing("spawn_claimed"))
         job_id = await client.spawn("a", Request.get(receiver.url))
-        assert proxy.has_eaten
+        assert loss.happened.is_set()
         assert (await client.result(job_id)).status_code == 200
     assert await eye.states() == {"succeeded": 2}
     assert len(receiver.arrivals) == 2

@@ -25,9 +25,8 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from requeuest_trio._embedded.account import let_in, let_run, server_account
-from requeuest_trio._embedded.files import SHARED, Home, try_lock, unlock
 from requeuest_trio._embedded.server import PORT
-from tests.servers import binaries, temporary_home, wait_for
+from tests.servers import binaries, in_use, temporary_home, wait_for
 
 SETTINGS = {
     "fsync": "on",
@@ -226,7 +225,7 @@ def throwaway_server(
         wal_room: bytes for the write-ahead log, on a file system of its own that can be filled. Only root can mount it.
         table_room: bytes for a tablespace at `tablespace`, likewise. One of the two.
     """
-    with temporary_home() as path, _watched(path), _in_use(path):
+    with temporary_home() as path, _watched(path), in_use(path):
         account = server_account()
         if account is not None:
             let_in(account, path)
@@ -235,17 +234,6 @@ def throwaway_server(
         server.make(wal_room, table_room)
         with server.running():
             yield server
-
-
-@contextlib.contextmanager
-def _in_use(path: Path) -> Iterator[None]:
-    """Other sessions remove directories that look left over, unless somebody holds a lock in them."""
-    lock = try_lock(Home(path).users_lock, SHARED)
-    assert lock is not None
-    try:
-        yield
-    finally:
-        unlock(lock)
 
 
 @contextlib.contextmanager
