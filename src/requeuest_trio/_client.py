@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -29,6 +29,7 @@ from requeuest_trio._model.job import Attempt, Job, Stats
 from requeuest_trio._model.request import Request
 from requeuest_trio._model.retry import RetryPolicy
 from requeuest_trio._model.states import JobState
+from requeuest_trio._owner import Owner
 from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._spawning import Checked, Options
 from requeuest_trio._store.database import Database, for_callers
@@ -43,10 +44,12 @@ _PAGE = 200
 
 
 class Client:
-    """An open queue; what `open_requeuest` gives. Any number of tasks may use it at once.
+    """An open queue; what `open_requeuest` gives. Any number of tasks of its Trio run may use it at once.
 
-    After the block of `open_requeuest` has ended, every call raises `trio.ClosedResourceError`. Every call may raise
-    `DatabaseUnavailable` and `InvalidRequest`.
+    Another thread calls through the run that opened it: `trio.from_thread.run(client.spawn, "mail", request)`. A call
+    from elsewhere (another Trio run, another event loop, a forked process) raises `RequeuestError` at once, and nothing
+    of the client is touched. After the block of `open_requeuest` has ended, every call raises
+    `trio.ClosedResourceError`. Every call may raise `DatabaseUnavailable` and `InvalidRequest`.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Client:
         self._transactions = trio.Semaphore(config.pool_size - 1)
         self._patience = config.connect_timeout
         self._lent: WeakSet[TrioConnection] = WeakSet()
+        self._owner = Owner()
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -80,6 +84,7 @@ class Client:
 
     def close(self) -> None:
         """End every waiting call. `open_requeuest` does this."""
+        self._owner.require()
         self._is_closed = True
         self._spawner.close()
         self._waiters.close()
@@ -167,9 +172,9 @@ class Client:
             await client.spawn_many("mail", [Request.post(url, json={"to": name}) for name in names])
         """
         options = Options(delay, at, priority, ordering_key, retry, timeout)
+        self._require_open()
         if isinstance(requests, str | bytes) or not isinstance(requests, Iterable):
             raise InvalidRequest("requests", f"must be a collection of Request, not {type(requests).__name__}")
-        self._require_open()
         jobs = self._checked.jobs(channel, list(requests), job_id, options)
         if not jobs:
             await trio.lowlevel.checkpoint()
@@ -222,8 +227,7 @@ class Client:
         except SchemaMismatch as error:
             raise SchemaMismatch(f"connection: its database has no queue like this client's: {error}") from error
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[TrioConnection]:
+    def transaction(self) -> AbstractAsyncContextManager[TrioConnection]:
         """A connection in a transaction, for your own tables and for `spawn(connection=...)`.
 
         Committed when the block ends normally, rolled back otherwise; jobs spawned on it share that fate. It is
@@ -242,6 +246,11 @@ class Client:
                 await connection.execute("INSERT INTO orders (id) VALUES (7)")
                 await client.spawn("billing", request, connection=connection)
         """
+        self._require_open()
+        return self._transaction()
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[TrioConnection]:
         self._require_open()
         with trio.move_on_after(self._patience) as waiting:
             await self._transactions.acquire()
@@ -328,9 +337,11 @@ class Client:
     async def _pages(self, read: Callable[..., Awaitable[list[Job]]]) -> AsyncIterator[Job]:
         after: UUID | None = None
         while True:
+            self._require_open()
             page = await self._database.ask(partial(read, after=after))
             for job in page:
                 yield job
+                self._owner.require()
                 # Whoever loops over a page without waiting for anything still lets others run, and can be cancelled.
                 await trio.lowlevel.checkpoint()
             if len(page) < _PAGE:
@@ -383,8 +394,10 @@ class Client:
         return total
 
     def _require_open(self) -> None:
+        """The first thing that every public call does, before it touches anything of the owner's."""
         if self._is_closed:
             raise trio.ClosedResourceError("the block of open_requeuest has ended")
+        self._owner.require()
 
 
 def _job_state(state: str) -> JobState:

@@ -97,7 +97,7 @@ def code(block: Block, migrated_dsn: str, receiver_url: str, tmp_path: Path) -> 
 @_marked("python")
 def test_python_blocks_run(block: Block, code: str, migrated_dsn: str, receiver_url: str) -> None:
     """A whole program runs as it is; a fragment runs inside an open queue, with the names that its page speaks of."""
-    if ".run(" in code:
+    if re.search(r"^(trio|anyio)\.run\(", code, re.MULTILINE):
         exec(compile(code, str(block.page), "exec"), {"__name__": "__main__"})
         return
     compiled = compile(code, str(block.page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
