@@ -81,7 +81,7 @@ def _in_a_thread(run: Callable[[], None]) -> BaseException | None:
     def work() -> None:
         try:
             run()
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103 - passed on
             raised.append(error)
 
     thread = threading.Thread(target=work, daemon=True)
@@ -102,7 +102,7 @@ def _in_a_child(run: Callable[[], None]) -> BaseException | None:
             raised: BaseException | None = None
             try:
                 run()
-            except BaseException as error:
+            except BaseException as error:  # noqa: ASYNC103 - passed on
                 raised = error
             os.write(writing, pickle.dumps(raised))
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -13,6 +13,7 @@ import trio
 
 from requeuest_trio._config import Config
 from requeuest_trio._engine.lease import Lease
+from requeuest_trio._engine.origin_health import OriginHealth
 from requeuest_trio._engine.recorder import Recorder
 from requeuest_trio._http.progress import Progress
 from requeuest_trio._http.sender import Sender
@@ -20,6 +21,7 @@ from requeuest_trio._model.errors import InvalidRequest
 from requeuest_trio._model.events import Event, emit
 from requeuest_trio._model.headers import Headers, find
 from requeuest_trio._model.job import Reached
+from requeuest_trio._model.origin import origin_of
 from requeuest_trio._model.outcome import Delivery, Outcome, damaged, judge
 from requeuest_trio._model.request import Request
 from requeuest_trio._model.retry import RetryPolicy
@@ -46,6 +48,7 @@ class Deliverer:
     recorder: Recorder
     lease: Lease
     config: Config
+    origins: OriginHealth = field(default_factory=OriginHealth)
 
     async def attempt(self, job: Claimed, scope: trio.CancelScope) -> None:
         """Deliver a claimed job once, and hand the outcome to the recorder.
@@ -86,10 +89,32 @@ class Deliverer:
             if self.lease.ended(scope):
                 self._report(job, _interrupted(Reached.SENT, _CUT_SHORT), started)
             elif scope.cancel_called:
-                self._report(job, _judged(progress.timed_out(timeout), job, request, policy), started)
+                self._report_judged(progress.timed_out(timeout), job, request, policy, started)
             raise
         self.lease.ended(scope)
-        self._report(job, _judged(delivery, job, request, policy), started)
+        self._report_judged(delivery, job, request, policy, started)
+
+    def _report_judged(
+        self, delivery: Delivery, job: Claimed, request: Request, policy: RetryPolicy, started: float
+    ) -> None:
+        outcome = _judged(delivery, job, request, policy)
+        if outcome.state is not JobState.SUCCEEDED:
+            self._tell_of_failure(origin_of(request.url), outcome)
+        elif self.origins:
+            self._tell_of_success(origin_of(request.url))
+        self._report(job, outcome, started)
+
+    def _tell_of_failure(self, origin: str, outcome: Outcome) -> None:
+        gives_up = outcome.state is JobState.DEAD
+        failing = self.origins.failed(origin, now=trio.current_time(), gives_up=gives_up)
+        if failing is not None:
+            emit(_logger, Event.ORIGIN_FAILING, origin=origin, failures=failing.failures, error=outcome.error)
+
+    def _tell_of_success(self, origin: str) -> None:
+        recovered = self.origins.succeeded(origin, now=trio.current_time())
+        if recovered is not None:
+            failed_for = round(recovered.failed_for, 1)
+            emit(_logger, Event.ORIGIN_RECOVERED, origin=origin, failures=recovered.failures, failed_for=failed_for)
 
     def give_up(self, job: Claimed) -> None:
         """Report that a claimed job was not sent, because its lease was lost while it waited for its turn."""

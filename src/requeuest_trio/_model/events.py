@@ -75,6 +75,15 @@ class Event(Enum):
         "attempt", "attempt", logging.DEBUG, ("job", "number", "state", "status", "reached", "duration", "error"),
         "An attempt has ended.",
     )  # fmt: skip
+    ORIGIN_FAILING = EventSpec(
+        "origin_failing", "attempt", logging.WARNING, ("origin", "failures", "error"),
+        "A receiver begins to fail: at least three attempts without a success in between, for a second or to the end "
+        "of a job. At most once a minute for each origin.",
+    )  # fmt: skip
+    ORIGIN_RECOVERED = EventSpec(
+        "origin_recovered", "attempt", logging.INFO, ("origin", "failures", "failed_for"),
+        "A receiver that was told of as failing has accepted a request, so many seconds after the first failure.",
+    )  # fmt: skip
     JOB_DEAD = EventSpec(
         "job_dead", "recorder", logging.WARNING, ("job", "channel", "attempts", "status", "error"),
         "A job was given up, and that is recorded.",
