@@ -22,6 +22,11 @@ _ENDS_A_PIECE = b"QSF"
 """Query, Sync and FunctionCall: the server answers each with one ReadyForQuery."""
 
 
+_CRASHED = b"SFATAL\0VFATAL\0C08P01\0Mserver conn crashed?\0\0"
+_CRASHED = b"E" + struct.pack("!i", len(_CRASHED) + 4) + _CRASHED
+"""What PgBouncer says when it has lost the session that a client has."""
+
+
 class RefusedError(Exception):
     """The server has refused a session; it is its message that is to be passed on."""
 
@@ -160,7 +165,7 @@ class Pooler:
             return database.idle.popleft()
         database.sessions += 1
         try:
-            session = Session(Wire(await trio.open_unix_socket(self._server)))
+            session = Session(Wire(await self._connect()))
             await session.log_in(who)
         except BaseException:
             database.sessions -= 1
@@ -195,12 +200,20 @@ class Pooler:
             database.idle.remove(session)
         elif session.client is not None:
             database.places.release()
+            with suppress(*_BROKEN):
+                await session.client.wire.stream.send_all(_CRASHED)
             session.client.scope.cancel()
+
+    async def _connect(self) -> trio.SocketStream:
+        if self._server.startswith("/"):
+            return await trio.open_unix_socket(self._server)
+        host, _, port = self._server.rpartition(":")
+        return await trio.open_tcp_stream(host, int(port))
 
     async def _cancel(self, key: bytes) -> None:
         client = self._clients.get(key)
         if client is not None and client.session is not None:
-            async with await trio.open_unix_socket(self._server) as stream:
+            async with await self._connect() as stream:
                 await stream.send_all(struct.pack("!ii", 16, _CANCEL) + client.session.key)
                 await stream.receive_some(1)  # which tells that the server has done it
 

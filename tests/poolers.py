@@ -110,7 +110,13 @@ def is_installed() -> bool:
 
 @contextlib.contextmanager
 def running_pooler(
-    server: TestServer, kind: str, *, mode: str = "transaction", sessions: int = SESSIONS
+    server: TestServer,
+    kind: str,
+    *,
+    mode: str = "transaction",
+    sessions: int = SESSIONS,
+    way: tuple[str, int] | None = None,
+    options: str = "",
 ) -> Iterator[Pooler]:
     """
     A pooler in front of a server.
@@ -120,8 +126,10 @@ def running_pooler(
         kind: `OWN`, or `PGBOUNCER`.
         mode: of PgBouncer's pooling.
         sessions: how many it has with the server at most, for each database.
+        way: host and port by which it reaches the server, such as those of a proxy.
+        options: more lines for PgBouncer's configuration.
     """
-    host, port = server.socket_dir, SERVER_PORT
+    host, port = way or (str(server.socket_dir), SERVER_PORT)
     with temporary_home() as home, in_use(home):
         account = server_account() if kind == PGBOUNCER else None
         if account is not None:
@@ -129,7 +137,9 @@ def running_pooler(
             os.chown(home, account.pw_uid, account.pw_gid)
         if kind == PGBOUNCER:
             ini = home / "ini"
-            ini.write_text(_INI.format(host=host, port=port, home=home, own_port=PORT, mode=mode, sessions=sessions))
+            ini.write_text(
+                _INI.format(host=host, port=port, home=home, own_port=PORT, mode=mode, sessions=sessions) + options
+            )
             (home / "users").write_text('"postgres" ""\n')
             command = [str(_pgbouncer()), str(ini)]
         else:
@@ -137,7 +147,7 @@ def running_pooler(
             command = [
                 sys.executable,
                 program,
-                f"{host}/.s.PGSQL.{port}",
+                f"{host}:{port}" if way else f"{host}/.s.PGSQL.{port}",
                 str(home / f".s.PGSQL.{PORT}"),
                 str(sessions),
             ]

@@ -48,6 +48,25 @@ def report(body: bytes = b"ok", state: JobState = JobState.SUCCEEDED, job_id: UU
     return Report(job, Outcome(state, Reached.RESPONSE, answer=Answer(200, (), body)), 0.0, 0.0)
 
 
+OF_THE_SESSION = [
+    psycopg.InternalError,  # of libpq, if a pooler's answers and its own error come for one question
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.ProgrammingError,
+    errors.ConnectionFailure,
+    errors.ProtocolViolation,
+    errors.AdminShutdown,
+    errors.IdleInTransactionSessionTimeout,
+    errors.lookup("25P04"),
+    errors.ReadOnlySqlTransaction,
+    errors.DuplicatePreparedStatement,
+    errors.InvalidSqlStatementName,
+    errors.FeatureNotSupported,
+    errors.InsufficientPrivilege,
+    errors.UndefinedTable,
+]
+
+
 class Books:
     """In place of the database and the store: keeps what is written, and does what a test wants before or after."""
 
@@ -239,7 +258,7 @@ async def test_one_refused_outcome_is_found_among_many(log: Log) -> None:
 
     async def refuse(batch: Sequence[Report]) -> None:
         if any(one.outcome.answer and one.outcome.answer.body == b"bad" for one in batch):
-            raise psycopg.DataError("no")
+            raise errors.UntranslatableCharacter("no")
 
     books = Books(refuse)
     recorder = recorder_on(books)
@@ -260,7 +279,7 @@ async def test_an_outcome_refused_in_any_form_lets_the_others_pass(nursery: trio
 
     async def refuse(batch: Sequence[Report]) -> None:
         if refused & {one.job.id for one in batch}:
-            raise psycopg.IntegrityError("no")
+            raise errors.CheckViolation("no")
 
     books = Books(refuse)
     recorder = recorder_on(books)
@@ -281,7 +300,7 @@ async def test_one_that_is_always_refused_delays_none_of_the_others(nursery: tri
 
     async def refuse(batch: Sequence[Report]) -> None:
         if poison.job.id in {one.job.id for one in batch}:
-            raise psycopg.IntegrityError("no")
+            raise errors.CheckViolation("no")
 
     books = Books(refuse)
     recorder = recorder_on(books)
@@ -309,8 +328,8 @@ class TooSlow:
             raise DatabaseUnavailable("PostgreSQL is not available: too slow") from self.error()
 
 
-@pytest.mark.parametrize("error", [errors.QueryCanceled, errors.OutOfMemory, errors.ProgramLimitExceeded])
-async def test_one_that_takes_too_long_is_written_without_its_answer(
+@pytest.mark.parametrize("error", [errors.QueryCanceled, errors.OutOfMemory, errors.RaiseException, errors.DiskFull])
+async def test_one_that_is_not_refused_keeps_its_answer_however_often_it_fails(
     nursery: trio.Nursery, log: Log, error: type[psycopg.Error]
 ) -> None:
     reports = [report(), report(b"huge"), report()]
@@ -320,28 +339,50 @@ async def test_one_that_takes_too_long_is_written_without_its_answer(
     for one in reports:
         recorder.submit(one)
     nursery.start_soon(recorder.run)
-    await until_done(lambda: len(books.written) == 2)
+    await log.wait_for("record_failed", 4)
     assert books.written == [reports[0], reports[2]]
+    assert slow.asked[:3] == [3, 2, 1]
+    assert set(slow.asked[2:]) == {1}
+    slow.slow.clear()
     await until_done(lambda: not recorder.backlog)
-    [*_, plain] = books.written
-    assert plain.job == reports[1].job
-    assert plain.outcome.state is JobState.SUCCEEDED
-    assert plain.outcome.answer == Answer(200, (), b"", truncated=True)
-    assert slow.asked == [3, 2, 1, 1, 1]
-    assert [fields["job"] for fields in log.fields("outcome_refused")] == [plain.job.id]
+    assert books.written[-1] is reports[1]
+    assert not log.fields("outcome_refused")
     nursery.cancel_scope.cancel()
 
 
-async def test_at_the_end_there_is_no_other_try_with_the_answer() -> None:
-    huge = report(b"huge")
+async def test_at_the_end_there_is_no_other_try_with_one_that_takes_too_long() -> None:
+    """Its job is left for others to send again, who then have an answer for it too."""
+    huge, good = report(b"huge"), report()
     slow = TooSlow(huge)
     books = Books(slow)
     recorder = recorder_on(books)
     recorder.submit(huge)
-    assert await recorder.finish() is None
-    assert slow.asked == [1]
-    assert [one.job for one in books.written] == [huge.job]
-    assert recorder.backlog == 0
+    recorder.submit(good)
+    assert isinstance(await recorder.finish(), errors.QueryCanceled)
+    assert slow.asked == [2, 1]
+    assert books.written == [good]
+    assert recorder.backlog == 1
+
+
+@pytest.mark.parametrize("error", OF_THE_SESSION, ids=lambda error: f"{error.sqlstate} {error.__name__}")
+async def test_an_error_of_the_session_is_no_fault_of_the_outcomes(log: Log, error: type[psycopg.Error]) -> None:
+    reports = [report() for _ in range(8)]
+    failures = [error("no")]
+
+    async def fail(batch: Sequence[Report]) -> None:
+        if failures:
+            raise failures.pop()
+
+    books = Books(fail)
+    recorder = recorder_on(books)
+    for one in reports:
+        recorder.submit(one)
+    with pytest.raises(psycopg.Error):
+        await recorder.flush()
+    assert recorder.backlog == len(reports)
+    await recorder.flush()
+    assert books.batches == [reports], "whole, and together"
+    assert not log.fields("outcome_refused")
 
 
 async def test_locked_rows_are_left_for_later_and_not_waited_for_again(nursery: trio.Nursery, log: Log) -> None:
@@ -429,7 +470,7 @@ async def test_the_next_of_a_key_follows_soon_after_a_transaction_that_had_it(ey
 
 REFUSE = """
 create function refuse() returns trigger language plpgsql as $$ begin
-    if new.url like '%{url}%' and {condition} then raise 'not with me'; end if; return new;
+    if new.url like '%{url}%' and {condition} then raise 'not with me' using errcode = '{sqlstate}'; end if; return new;
 end $$;
 create trigger refuse before update on requeuest.job for each row execute function refuse();
 """
@@ -438,7 +479,9 @@ create trigger refuse before update on requeuest.job for each row execute functi
 async def test_a_delivered_request_is_not_sent_again_because_its_answer_is_refused(
     eye: Eye, receiver: Receiver, log: Log
 ) -> None:
-    await eye.connection.execute(REFUSE.format(url="poison", condition="length(new.response_body) > 0").encode())
+    await eye.connection.execute(
+        REFUSE.format(sqlstate="22000", url="poison", condition="length(new.response_body) > 0").encode()
+    )
     async with nothing_left(eye), open_requeuest(eye.dsn) as client:
         poison = await client.spawn("a", Request.get(receiver.url + "/poison"))
         good = await client.spawn_many("a", [Request.get(receiver.url + "/good")] * 5)
@@ -451,8 +494,26 @@ async def test_a_delivered_request_is_not_sent_again_because_its_answer_is_refus
     assert [fields["job"] for fields in log.fields("outcome_refused")] == [poison]
 
 
+@pytest.mark.parametrize("sqlstate", ["08006", "25P03", "25P04", "40001", "53200", "57014", "57P01", "P0001", "XX000"])
+async def test_an_answer_is_kept_whole_through_whatever_is_no_error_of_its_data(
+    eye: Eye, receiver: Receiver, log: Log, sqlstate: str
+) -> None:
+    await eye.connection.execute(b"create sequence tries")
+    fails = "new.state = 'succeeded' and nextval('tries') <= 2"
+    await eye.connection.execute(REFUSE.format(sqlstate=sqlstate, url="poison", condition=fails).encode())
+    async with nothing_left(eye), open_requeuest(eye.dsn) as client:
+        response = await client.spawn_returning("a", Request.get(receiver.url + "/poison"))
+        assert (response.status_code, response.content) == (200, b"ok")
+        assert not response.extensions["truncated"]
+    assert len(receiver.arrivals) == 1
+    assert await eye.value("select last_value from tries") > 2
+    assert not log.fields("outcome_refused")
+
+
 async def test_an_outcome_refused_in_any_form_does_not_end_the_block(eye: Eye, receiver: Receiver, log: Log) -> None:
-    await eye.connection.execute(REFUSE.format(url="poison", condition="new.state = 'succeeded'").encode())
+    await eye.connection.execute(
+        REFUSE.format(sqlstate="22000", url="poison", condition="new.state = 'succeeded'").encode()
+    )
     async with nothing_left(eye):
         async with open_requeuest(eye.dsn, grace=1) as client:
             poison = await client.spawn("a", Request.get(receiver.url + "/poison"))

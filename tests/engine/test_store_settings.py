@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC
@@ -22,8 +23,9 @@ from requeuest_trio import (
     open_requeuest,
 )
 from requeuest_trio._config import Config
+from requeuest_trio._store.queries import Queries
 from requeuest_trio.testing import Receiver, Reply
-from tests.engine.support import Eye, Log
+from tests.engine.support import Eye, Log, eye_on
 from tests.poolers import direct
 from tests.postgres.harness import connect
 from tests.servers import TestServer
@@ -54,6 +56,45 @@ DEFAULTS = {
     "enable_sort": "off",
     "enable_hashagg": "off",
     "enable_material": "off",
+    "client_min_messages": "error",
+    "exit_on_error": "on",
+}
+
+# What each setting is to us that a database, or a role, may have set. The names are patterns.
+OVERRIDDEN = """
+    DateStyle TimeZone client_encoding client_min_messages exit_on_error extra_float_digits search_path
+    default_transaction_isolation default_transaction_read_only
+    statement_timeout lock_timeout idle_in_transaction_session_timeout idle_session_timeout transaction_timeout
+    client_connection_check_interval jit plan_cache_mode
+    enable_seqscan enable_bitmapscan enable_indexscan enable_indexonlyscan enable_nestloop enable_sort
+"""
+LEFT = {
+    "BEGIN says it, or the default does": "transaction_isolation transaction_read_only",
+    "is for SERIALIZABLE READ ONLY, which we never are": "(default_)?transaction_deferrable",
+    "how durable a commit is, is for the owner of the data to say": "synchronous_commit",
+    "off makes an error of what would be hidden, and opening tells of it": "row_security",
+    "who may do what": "role session_replication_role allow_system_table_mods createrole_self_grant event_triggers",
+    "our statements read tables only": "restrict_nonsystem_relation_kind",
+    "psycopg reads every form, or we ask for no such value": "IntervalStyle bytea_output xml.*",
+    "psycopg asks the connection how to quote": "standard_conforming_strings escape_string_warning backslash_quote",
+    "our arrays with NULL are sent in binary form": "array_nulls",
+    "no statement of ours compares with a literal NULL, or is shown": "transform_null_equals quote_all_identifiers",
+    "errors go by SQLSTATE, instants by offset, and nothing is formatted": "lc_.* default_text_search_config "
+    "timezone_abbreviations icu_validation_level",
+    "other plans, of which those over the queue's indexes remain": "cpu_.* (seq|random)_page_cost jit_.* parallel_.* "
+    "enable_.* geqo.* .*_collapse_limit constraint_exclusion effective_cache_size cursor_tuple_fraction "
+    "recursive_worktable_factor (min|max)_parallel.* force_parallel_mode default_statistics_target",
+    "how much of the machine is used": "work_mem hash_mem_multiplier maintenance_work_mem logical_decoding_work_mem "
+    "temp_buffers max_stack_depth .*io_.* gin_.* temp_file_limit vacuum_.* backend_flush_after synchronize_seqscans "
+    "file_copy_method",
+    "how fast, and how soon what is dead is found dead": "commit_(delay|siblings) wal_.* deadlock_timeout tcp_.*",
+    "where and how rows are kept": "default_(tablespace|table_access_method|toast_compression) temp_tablespaces "
+    "allow_in_place_tablespaces",
+    "what the server writes down, or shows": "log_.* debug_.* trace_.* track_.* backtrace_functions compute_query_id "
+    "stats_fetch_consistency update_process_title application_name",
+    "not used here": "check_function_bodies lo_compat_privileges password_encryption scram_iterations md5_.*",
+    "for its administrator": "(local|session)_preload_libraries dynamic_library_path extension_.* "
+    "output_plugin_libraries ignore_checksum_failure zero_damaged_pages",
 }
 
 
@@ -149,11 +190,51 @@ async def test_a_session_may_be_idle_for_longer_than_others(eye: Eye, log: Log) 
     assert log.fields("listener_lost") == []
 
 
+async def test_each_setting_is_thought_of(dsn: str) -> None:
+    """Whatever a session may be given without a restart: a new version's new settings are for us to decide on."""
+    with psycopg.connect(direct(dsn)) as connection:
+        rows = connection.execute("select name from pg_settings where context in ('user', 'superuser')").fetchall()
+    names = {name for (name,) in rows if "." not in name}
+    overridden = names & set(OVERRIDDEN.split())
+    patterns = [pattern for some in LEFT.values() for pattern in some.split()]
+    left = {name for name in names if re.fullmatch("|".join(patterns), name)} - overridden
+    assert names - overridden - left == set()
+    statements = (Queries("requeuest")["configure"] + Queries("requeuest")["begin"]).decode()
+    assert {name for name in overridden - {"search_path"} if f"'{name}'" not in statements} == set()
+    assert {name for name in left if f"'{name}'" in statements} == set()
+
+
+async def test_a_limit_on_transactions_is_not_ours(eye: Eye, receiver: Receiver, log: Log) -> None:
+    """PostgreSQL 17 brought it: it ends the session in the middle of a statement that waits for somebody's lock."""
+    if eye.connection.info.server_version < 170000:
+        pytest.skip("this server has no transaction_timeout")
+    change_defaults(eye.dsn, {"transaction_timeout": "300ms"})
+    receiver.script(Reply(delay=0.2))
+    async with open_requeuest(eye.dsn, poll_interval=0.2) as client:
+        job_id = await client.spawn("a", Request.get(receiver.url))
+        await receiver.wait_for(1)
+        async with eye_on(eye.dsn) as other:
+            await other.rows("select set_config('transaction_timeout', '0', false)")
+            async with other.connection.transaction():
+                await other.rows("select from requeuest.job where id = %s for update", job_id)
+                waits = "select now() - xact_start > '0.5 s' from pg_stat_activity where wait_event_type = 'Lock'"
+                await eye.until_true(waits)
+        assert (await client.result(job_id)).content == b"ok"
+        assert not log.fields("record_failed")
+        with pytest.raises(psycopg.Error, match="transaction timeout"):
+            async with client.transaction() as connection:
+                await connection.execute("select pg_sleep(2)")
+    assert len(receiver.arrivals) == 1
+
+
 @pytest.mark.needs_sessions("it looks at its session too")
 async def test_a_transaction_of_the_caller_has_the_callers_settings(migrated_dsn: str) -> None:
     settings = {"statement_timeout": "54321ms", "lock_timeout": "4321ms", "idle_in_transaction_session_timeout": "99s"}
     settings |= {"TimeZone": "Asia/Kathmandu", "DateStyle": "German, DMY", "extra_float_digits": "0"}
     settings |= {"enable_seqscan": "on", "enable_indexscan": "off", "enable_nestloop": "off", "enable_sort": "off"}
+    with psycopg.connect(migrated_dsn) as connection:
+        if connection.info.server_version >= 170000:
+            settings["transaction_timeout"] = "87654ms"
     change_defaults(migrated_dsn, settings)
     async with open_requeuest(migrated_dsn, ()) as client:
         for _ in range(8):  # more often than psycopg needs to prepare a statement

@@ -143,6 +143,11 @@ class Proxy:
         self._lost_replies.append(Loss(when))
         return self._lost_replies[-1]
 
+    def cut_next_reply_short(self, when: When) -> Loss:
+        """Pass on what the server answers to a statement, and close the connection before it is ready again."""
+        self._lost_replies.append(Loss(when, is_half=True))
+        return self._lost_replies[-1]
+
     def drop_next_request(self, when: When) -> Loss:
         """Cut the connection before a statement reaches the server."""
         self._lost_requests.append(Loss(when))
@@ -217,10 +222,14 @@ class Proxy:
                 passed = b""
                 for message in messages.feed(data):
                     loss = link.conversation.answered(message).loss
-                    if loss is None:
+                    if loss is None or (loss.is_half and message.kind != READY):
                         passed += message.data
                     elif message.kind == READY:
-                        link.cut()
+                        if loss.is_half:
+                            await client.send_all(passed)
+                            link.scope.cancel()
+                        else:
+                            link.cut()
                         loss.happened.set()
                         return
                 await lane.wait()

@@ -71,8 +71,10 @@ class Messages:
 class Loss:
     """An answer that is lost, or is to be."""
 
-    def __init__(self, when: When) -> None:
+    def __init__(self, when: When, *, is_half: bool = False) -> None:
         self.when = when
+        self.is_half = is_half
+        """Whether all of it comes through but its end, which says that the server is ready again."""
         self.happened = trio.Event()
 
 

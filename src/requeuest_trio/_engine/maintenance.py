@@ -12,7 +12,6 @@ from datetime import timedelta
 from functools import partial
 from typing import TypeVar
 
-import psycopg
 import trio
 
 from requeuest_trio._config import Config
@@ -22,6 +21,7 @@ from requeuest_trio._model.events import Event, emit
 from requeuest_trio._model.states import JobState
 from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._store.database import DATABASE_ERRORS, Database
+from requeuest_trio._store.failures import answer_of, was_answered
 from requeuest_trio._store.store import FIRST_KEY, Store
 
 __all__ = ["Maintenance"]
@@ -63,7 +63,7 @@ class Maintenance:
         try:
             await step()
         except DATABASE_ERRORS as error:
-            if _was_answered(error):
+            if (answer := answer_of(error)) is not None and was_answered(answer):
                 self._note_answer()
             else:
                 self._answered_at = -math.inf
@@ -115,9 +115,3 @@ class Maintenance:
         operation = partial(self._store.prune, state=state, keep=timedelta(seconds=keep))
         while pruned := await self._ask(operation):
             emit(_logger, Event.PRUNED, jobs=pruned, state=state)
-
-
-def _was_answered(error: Exception) -> bool:
-    """Whether PostgreSQL was there, and refused a statement. Classes 08 and 57P: it was not, or not for long."""
-    answer = error if isinstance(error, psycopg.Error) else error.__cause__
-    return isinstance(answer, psycopg.Error) and not (answer.sqlstate or "08").startswith(("08", "57P"))

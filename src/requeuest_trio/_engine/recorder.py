@@ -5,7 +5,8 @@ record counts only for the claim that is still current. Only one task at a time 
 whoever calls `finish`.
 
 An outcome that PostgreSQL refuses, or does not manage to write, is set aside: it is tried again by itself, after a
-pause of its own, so that it does not hold up the others.
+pause of its own, so that it does not hold up the others. Only one whose data is refused is written without its answer;
+after any other error the answer is kept, and tried again whole.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from requeuest_trio._model.outcome import Answer, Outcome
 from requeuest_trio._model.states import JobState
 from requeuest_trio._postgres import Backoff
 from requeuest_trio._store.database import DATABASE_ERRORS, Database
+from requeuest_trio._store.failures import Meaning, answer_of, meaning_of, was_answered
 from requeuest_trio._store.rows import Report
 from requeuest_trio._store.store import Keys, Store
 
@@ -39,13 +41,9 @@ _MAX_ROWS = 500
 _MAX_BYTES = 8 * 1_048_576
 _MAX_BACKLOG_BYTES = 8 * _MAX_BYTES
 _REFUSED_RETRY_SECONDS = 60.0
-_MAX_TIMEOUTS = 3
 _BUSY_ROWS = 8
 _BUSY_PAUSE = 0.01
 _BUSY_KEYS_SECONDS = 0.5
-
-# What PostgreSQL says of an outcome that is too large for it, but may also say for another reason.
-_TOO_MUCH = (errors.QueryCanceled, errors.OutOfMemory, errors.ProgramLimitExceeded)
 
 OnRecorded = Callable[[Sequence[Report], dict[str, float]], None]
 """Told what was recorded, and channels in which ordered jobs became available, with their waits. Both are hints."""
@@ -59,7 +57,8 @@ class _Entry:
     logged: str | None
     """What is wrong, in words that may be logged."""
     failures: int = 0
-    timeouts: int = 0
+    is_slow: bool = False
+    """PostgreSQL has run out of the time for it."""
     is_refused: bool = False
     retry_at: float = -math.inf
     """Later than now: it is set aside."""
@@ -164,15 +163,14 @@ class Recorder:
 
     async def finish(self) -> Exception | None:
         """A last `flush`, then one of what was set aside: what still remains will be sent again."""
-        await self.flush()
+        problem = await self.flush()
         for entry in self._backlog:
-            entry.retry_at = -math.inf
-            if entry.timeouts:
-                # There is no time for another try with it.
-                self._replace(entry, _without_answer(entry.report, errors.QueryCanceled()))
+            # There is no time for another try with one that took too long.
+            if not entry.is_slow:
+                entry.retry_at = -math.inf
         if self._busy_keys:
             self._busy_keys_at = -math.inf
-        return await self.flush()
+        return await self.flush() or (problem if self._backlog else None)
 
     def _next_batch(self) -> list[_Entry]:
         """The oldest outcomes, each of another job: after a rescue there may be two of one, under different claims.
@@ -200,13 +198,13 @@ class Recorder:
             await self._write_together(batch, [entry.report for entry in batch])
             return
         except DATABASE_ERRORS as error:
-            if (refusal := _refusal(error)) is None:
+            if (complaint := _complaint(error)) is None:
                 raise
-        if isinstance(refusal, errors.LockNotAvailable):
+        if isinstance(complaint, errors.LockNotAvailable):
             free = await self._set_locked_aside(batch)
             if len(free) == len(batch):
                 # Not their rows: the table, or it is over by now.
-                raise refusal
+                raise complaint
             if free:
                 await self._write(free)
         elif len(batch) > 1:
@@ -214,24 +212,20 @@ class Recorder:
             middle = len(batch) // 2
             await self._write(batch[:middle])
             await self._write(batch[middle:])
+        elif meaning_of(complaint) is Meaning.REFUSAL:
+            await self._write_refused(batch[0], complaint)
         else:
-            await self._write_refused(batch[0], refusal)
+            batch[0].is_slow = isinstance(complaint, errors.QueryCanceled)
+            self._set_aside(batch[0], complaint)
 
     async def _write_refused(self, entry: _Entry, refusal: psycopg.Error) -> None:
-        plain = _without_answer(entry.report, refusal)
-        if isinstance(refusal, _TOO_MUCH):
-            entry.timeouts += 1
-            if entry.timeouts < _MAX_TIMEOUTS:
-                self._set_aside(entry, refusal)
-                return
-            self._replace(entry, plain)
         if not entry.is_refused:
             entry.is_refused = True
             emit(_logger, Event.OUTCOME_REFUSED, job=entry.report.job.id, error=refusal)
         try:
-            await self._write_together([entry], [plain])
+            await self._write_together([entry], [_without_answer(entry.report, refusal)])
         except DATABASE_ERRORS as error:
-            if _refusal(error) is None:
+            if _complaint(error) is None:
                 raise
             self._set_aside(entry, error)
 
@@ -273,11 +267,6 @@ class Recorder:
         entry.retry_at = trio.current_time() + self._own_backoff.delay(entry.failures, random.random)
         self._problem = error
 
-    def _replace(self, entry: _Entry, report: Report) -> None:
-        self._bytes -= entry.size
-        entry.report = report
-        self._bytes += entry.size
-
     async def _unblock_busy_keys(self) -> None:
         """Try again to unblock the next jobs of keys that an application's transaction had."""
         self._busy_keys_at = trio.current_time() + _BUSY_KEYS_SECONDS
@@ -286,7 +275,7 @@ class Recorder:
                 partial(self._store.unblock_what_is_free, keys=self._busy_keys)
             )
         except DATABASE_ERRORS as error:
-            if _refusal(error) is None:
+            if _complaint(error) is None:
                 raise
             self._problem = error
             return
@@ -295,12 +284,16 @@ class Recorder:
         self._on_recorded((), unblocked)
 
 
-def _refusal(error: Exception) -> psycopg.Error | None:
-    """What PostgreSQL has against the outcomes themselves, if it was reached."""
-    if isinstance(error, psycopg.Error):
-        return error
-    cause = error.__cause__
-    return cause if isinstance(cause, (errors.LockNotAvailable, *_TOO_MUCH)) else None
+def _complaint(error: Exception) -> psycopg.Error | None:
+    """What was said of a statement, if it may be the fault of one outcome in it.
+
+    In an outage it is not, nor if the schema, or what the role may do, does not fit. Of data that can't be passed on,
+    psycopg itself complains.
+    """
+    answer = answer_of(error)
+    if answer is None or meaning_of(answer) in {Meaning.FORBIDDEN, Meaning.MISUSE}:
+        return None
+    return answer if was_answered(answer) or isinstance(answer, psycopg.DataError) else None
 
 
 def _tell_of_death(entry: _Entry) -> None:

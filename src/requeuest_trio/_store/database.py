@@ -16,6 +16,7 @@ from psycopg.pq import TransactionStatus
 from requeuest_trio._config import Config
 from requeuest_trio._model.errors import DatabaseUnavailable, RequeuestError, SchemaMismatch
 from requeuest_trio._postgres import SETTLE_TIMEOUT, Backoff, ConnectionPool, TrioConnection, TrioTransaction
+from requeuest_trio._store.failures import Meaning, is_of_notify_queue, meaning_of, was_answered
 from requeuest_trio._store.queries import Queries
 
 __all__ = [
@@ -38,13 +39,12 @@ DATABASE_ERRORS = (RequeuestError, psycopg.Error)
 _CONNECT_SECONDS = 10.0
 _GRACE_SECONDS = 5.0
 _PREPARE_THRESHOLD = 5
+_HAS_TRANSACTION_TIMEOUT = 170000
+"""The version of PostgreSQL."""
 _CONNECTING = Backoff(initial=0.1, cap=2.0)
 """However long an outage was, what waits for its end goes on soon after it."""
 NO_LIMITS = {"statement_timeout": "0", "lock_timeout": "0", "idle_timeout": "0", "plan_cache_mode": "auto"}
 """For migrations, which may take long."""
-
-_GONE = (errors.OperationalError, errors.InterfaceError, errors.ReadOnlySqlTransaction)
-_NO_TABLES = (errors.UndefinedTable, errors.UndefinedColumn, errors.InvalidSchemaName, errors.UndefinedFunction)
 
 
 @contextmanager
@@ -68,16 +68,23 @@ def translated_unless(own: BaseException) -> Iterator[None]:
 
 
 def _raise_translated(error: psycopg.Error) -> NoReturn:
-    if isinstance(error, errors.LockNotAvailable):
-        raise DatabaseUnavailable(
-            f"another transaction held a lock for too long ({first_line(error)}); if it is your own, and has used the "
-            "same ordering key or job_id, spawn with its connection="
-        ) from error
-    if isinstance(error, _GONE):
-        raise DatabaseUnavailable(f"PostgreSQL is not available: {first_line(error)}") from error
-    if isinstance(error, _NO_TABLES):
-        raise SchemaMismatch(f"the tables are not what this library expects: {first_line(error)}") from error
-    raise error
+    """The error of this library for each meaning; a refusal of data is left for who knows the data."""
+    match meaning_of(error):
+        case Meaning.OUTAGE:
+            raise DatabaseUnavailable(f"PostgreSQL is not available: {first_line(error)}") from error
+        case Meaning.CONFLICT if isinstance(error, errors.LockNotAvailable):
+            raise DatabaseUnavailable(
+                f"another transaction held a lock for too long ({first_line(error)}); if it is your own, and has used "
+                "the same ordering key or job_id, spawn with its connection="
+            ) from error
+        case Meaning.CONFLICT:
+            raise DatabaseUnavailable(f"another transaction was in the way: {first_line(error)}") from error
+        case Meaning.MISUSE:
+            raise SchemaMismatch(f"the tables are not what this library expects: {first_line(error)}") from error
+        case Meaning.FORBIDDEN:
+            raise RequeuestError(f"PostgreSQL refuses: {first_line(error)}: the role lacks a right") from error
+        case Meaning.REFUSAL:
+            raise error
 
 
 @contextmanager
@@ -228,9 +235,8 @@ class Database:
                 connection = await stack.enter_async_context(pooled)
             try:
                 yield connection
-            except errors.ReadOnlySqlTransaction:
-                # This server has become a replica, or its name has come to lead to one: look for another.
-                connection.close_nowait()
+            except psycopg.Error as error:
+                _close_if_over(connection, error)
                 raise
 
     @asynccontextmanager
@@ -256,6 +262,8 @@ class Database:
         try:
             await transaction.__aenter__()
             await connection.execute(self._queries["leave_session_to_caller"])
+            if connection.info.server_version >= _HAS_TRANSACTION_TIMEOUT:
+                await connection.execute(self._queries["leave_transaction_timeout_to_caller"])
         except errors.FeatureNotSupported as error:
             # What a replica says to BEGIN READ WRITE, which is how it is begun behind a pooler.
             connection.close_nowait()
@@ -313,8 +321,8 @@ class Database:
                     if not await self._silenced_news(connection, refused):
                         raise refused
                     return await self._run(connection, operation)
-                except errors.ReadOnlySqlTransaction:
-                    connection.close_nowait()  # as above
+                except psycopg.Error as error:
+                    _close_if_over(connection, error)
                     raise
                 finally:
                     await self._pool.give_back(connection)  # noqa: ASYNC102 - has shields of its own
@@ -333,7 +341,7 @@ class Database:
 
     async def _silenced_news(self, connection: TrioConnection, error: psycopg.Error) -> bool:
         """Announce nothing for a while, if that is why nothing was done. Returns whether it can be done again now."""
-        if error.diag.source_function != "PreCommit_Notify":
+        if not is_of_notify_queue(error):
             return False
         self._fall_silent()
         await connection.execute(self._queries["make_room_for_news"])
@@ -342,6 +350,12 @@ class Database:
     def _require_open(self) -> None:
         if self._is_closed:
             raise trio.ClosedResourceError("the block of open_requeuest has ended")
+
+
+def _close_if_over(connection: TrioConnection, error: psycopg.Error) -> None:
+    """Ask no more over a connection that an error leaves in doubt, such as one to what has become a replica."""
+    if not was_answered(error):
+        connection.close_nowait()
 
 
 def _limits(statement: float, lock: float = math.inf, *, plans_once: bool = False) -> dict[str, str]:

@@ -20,6 +20,8 @@ BEGIN ISOLATION LEVEL READ COMMITTED;
 SELECT set_config('default_transaction_isolation', 'read committed', %(is_local)s),
        set_config('default_transaction_read_only', 'off', %(is_local)s),
        set_config('client_encoding', 'UTF8', %(is_local)s),
+       set_config('client_min_messages', 'notice', %(is_local)s),
+       set_config('exit_on_error', 'off', %(is_local)s),
        set_config('DateStyle', 'ISO, YMD', %(is_local)s),
        set_config('TimeZone', 'UTC', %(is_local)s),
        set_config('extra_float_digits', '1', %(is_local)s),
@@ -35,11 +37,15 @@ SELECT set_config('default_transaction_isolation', 'read committed', %(is_local)
        set_config('lock_timeout', %(lock_timeout)s, %(is_local)s),
        set_config('idle_in_transaction_session_timeout', %(idle_timeout)s, %(is_local)s),
        set_config('idle_session_timeout', '0', %(is_local)s),
+       CASE WHEN current_setting('transaction_timeout', true) IS NOT NULL
+            THEN set_config('transaction_timeout', '0', %(is_local)s) END,
        set_config('client_connection_check_interval', '2s', %(is_local)s);
 
 
 -- name: leave_session_to_caller
--- In a transaction that the application uses itself, its own database's settings hold, not the library's.
+-- In a transaction that the application uses itself, its own database's settings hold, not the library's. But a warning
+-- tells that the commit has not waited for a synchronous replica.
+SET LOCAL client_min_messages TO notice;
 SET LOCAL statement_timeout TO DEFAULT; SET LOCAL lock_timeout TO DEFAULT;
 SET LOCAL idle_in_transaction_session_timeout TO DEFAULT;
 SET LOCAL DateStyle TO DEFAULT; SET LOCAL TimeZone TO DEFAULT;
@@ -48,6 +54,11 @@ SET LOCAL jit TO DEFAULT; SET LOCAL enable_seqscan TO DEFAULT; SET LOCAL enable_
 SET LOCAL enable_indexscan TO DEFAULT; SET LOCAL enable_indexonlyscan TO DEFAULT; SET LOCAL enable_nestloop TO DEFAULT;
 SET LOCAL enable_sort TO DEFAULT;
 SET LOCAL plan_cache_mode TO DEFAULT;
+
+
+-- name: leave_transaction_timeout_to_caller
+-- The same for a setting that PostgreSQL has since version 17.
+SET LOCAL transaction_timeout TO DEFAULT;
 
 
 -- name: lock_migrations

@@ -21,6 +21,7 @@ from requeuest_trio._postgres import Backoff, PoolTimeout
 from requeuest_trio._store.announcer import Announcer
 from requeuest_trio._store.columns import patience
 from requeuest_trio._store.database import Database, first_line
+from requeuest_trio._store.failures import answer_of
 from requeuest_trio._store.rows import NewJob, Reservation
 from requeuest_trio._store.store import Store
 from requeuest_trio._store.storing import Stored
@@ -268,13 +269,11 @@ def _for_caller(error: Exception, job: NewJob) -> Exception:
     """An exception of its own for each caller: one shared by several tasks would collect all their tracebacks."""
     if isinstance(error, DatabaseUnavailable):
         own: Exception = DatabaseUnavailable(str(error), job_ids=(job.id,))
-    elif isinstance(error, psycopg.DataError | psycopg.IntegrityError):
-        own = InvalidRequest("request", f"PostgreSQL refuses to store it: {first_line(error)}")
-    elif isinstance(error, SchemaMismatch | trio.ClosedResourceError):
-        own = type(error)(str(error))
     elif isinstance(error, psycopg.Error):
-        own = RequeuestError(f"PostgreSQL refuses: {first_line(error)}")
+        own = InvalidRequest("request", f"PostgreSQL refuses to store it: {first_line(error)}")
+    elif type(error) in (SchemaMismatch, RequeuestError, trio.ClosedResourceError):
+        own = type(error)(str(error))
     else:
         return error
-    own.__cause__ = error
+    own.__cause__ = answer_of(error) or error
     return own

@@ -1,0 +1,82 @@
+"""What an error of PostgreSQL means: the one place that decides it, by SQLSTATE. Pure.
+
+The default is an outage, after which everything is tried again whole: poolers and managed servers have errors of their
+own, with SQLSTATEs of their own or with none, and an error that was misread as a refusal would cost an answer.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import psycopg
+
+__all__ = ["Meaning", "answer_of", "is_of_notify_queue", "meaning_of", "was_answered"]
+
+
+class Meaning(Enum):
+    """What follows from an error for whoever asked."""
+
+    OUTAGE = "outage"
+    """Nothing is known of what was asked: try it again, whole, later."""
+    REFUSAL = "refusal"
+    """The data itself can't be stored, now or later."""
+    CONFLICT = "conflict"
+    """Another transaction was in the way, and nothing was done: try it again."""
+    FORBIDDEN = "forbidden"
+    """The role lacks a right, until somebody grants it."""
+    MISUSE = "misuse"
+    """The statement and the schema do not fit together, until somebody migrates it."""
+
+
+_MEANINGS = {
+    "22": Meaning.REFUSAL,  # data exception
+    "23": Meaning.REFUSAL,  # integrity constraint violation
+    "54": Meaning.REFUSAL,  # program limit exceeded
+    "40": Meaning.CONFLICT,  # transaction rollback, such as after a deadlock
+    "40003": Meaning.OUTAGE,  # statement completion unknown
+    "55006": Meaning.CONFLICT,  # object in use
+    "55P03": Meaning.CONFLICT,  # lock not available
+    "42": Meaning.MISUSE,  # syntax error, or something that does not exist
+    "42501": Meaning.FORBIDDEN,  # insufficient privilege
+    "42P03": Meaning.OUTAGE,  # duplicate cursor: the session is not what it was taken for
+    "42P05": Meaning.OUTAGE,  # duplicate prepared statement: the same
+    "3F": Meaning.MISUSE,  # invalid schema name
+}
+"""By a whole SQLSTATE, or by its class."""
+
+_IN_DOUBT = ("08", "57P", "25", "26", "0A", "42P03", "42P05")
+"""What says nothing of the statement, but that it has met the wrong session: one that is lost or shut down (08, 57P),
+in a state, or on a server, that takes no such statement (25, such as a replica's), or whose prepared statements and
+cursors are not what they were taken for. A plan that no longer fits its table is 0A."""
+
+
+def meaning_of(error: psycopg.Error) -> Meaning:
+    """What an error means. Without a SQLSTATE it is psycopg's or libpq's own, and so an outage."""
+    state = error.sqlstate or ""
+    if _is_fatal(error) or is_of_notify_queue(error):
+        return Meaning.OUTAGE
+    return _MEANINGS.get(state) or _MEANINGS.get(state[:2], Meaning.OUTAGE)
+
+
+def was_answered(error: psycopg.Error) -> bool:
+    """Whether PostgreSQL has said something about the statement itself, and the session goes on.
+
+    If not, the connection is to be closed: what else would come over it is in doubt, an answer to an earlier question
+    included.
+    """
+    return error.sqlstate is not None and not error.sqlstate.startswith(_IN_DOUBT) and not _is_fatal(error)
+
+
+def is_of_notify_queue(error: psycopg.Error) -> bool:
+    """Whether a commit was refused, with a SQLSTATE for data, because the server has no room for what it announces."""
+    return error.diag.source_function == "PreCommit_Notify"
+
+
+def answer_of(error: BaseException) -> psycopg.Error | None:
+    """The error of psycopg that another was made from, or that it is itself."""
+    found = error if isinstance(error, psycopg.Error) else error.__cause__
+    return found if isinstance(found, psycopg.Error) else None
+
+
+def _is_fatal(error: psycopg.Error) -> bool:
+    return (error.diag.severity_nonlocalized or error.diag.severity) in {"FATAL", "PANIC"}
