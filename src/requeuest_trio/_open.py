@@ -15,6 +15,7 @@ import trio
 from requeuest_trio import embedded
 from requeuest_trio._client import Client
 from requeuest_trio._config import Config, check_dsn
+from requeuest_trio._engine.lease import Lease
 from requeuest_trio._engine.listener import Hints, Listener
 from requeuest_trio._engine.loop_lag import LoopLag
 from requeuest_trio._engine.runner import FINISH_SECONDS, Runner
@@ -171,7 +172,7 @@ async def open_requeuest(
                 names,
                 config,
                 concurrency=concurrency,
-                lease=lease_seconds,
+                lease=Lease(lease_seconds),
                 poll_interval=poll_seconds,
             )
         announcer = Announcer(flushes, store)

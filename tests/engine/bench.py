@@ -15,7 +15,7 @@ from requeuest_trio._model.states import JobState
 from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._store.queries import Queries
 from requeuest_trio._store.rows import Claimed, NewJob, Report
-from requeuest_trio._store.store import Store
+from requeuest_trio._store.store import Sign, Store
 from tests.poolers import direct
 from tests.postgres.harness import Conn
 
@@ -88,6 +88,18 @@ class Bench:
         worker = uuid4()
         await self.store.register(connection, worker, lease)
         return worker
+
+    async def lost(self, connection: Conn, *, leases: float = 1) -> list[Sign]:
+        """The last signs of processes that have not been seen for so many leases, by a clock that nobody has set."""
+        old = await self.rows(connection, "SELECT id FROM requeuest.worker WHERE seen_at + lease * %s < now()", leases)
+        return [sign for sign in await self.store.signs_of_life(connection) if (sign.worker,) in old]
+
+    async def rescue(self, connection: Conn, rescuer: UUID | None = None) -> int:
+        """As a process does that has watched the others for long enough."""
+        rescued = await self.store.rescue(connection, rescuer, await self.lost(connection))
+        if not rescued:
+            await self.store.forget(connection, await self.lost(connection, leases=2))
+        return rescued
 
     async def spawn(self, connection: Conn, *jobs: NewJob) -> list[UUID]:
         """Store jobs, and return their ids."""

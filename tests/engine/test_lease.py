@@ -17,6 +17,7 @@ import trio
 import trio.testing
 
 from requeuest_trio import Config, DatabaseUnavailable, Request, RetryPolicy, open_requeuest
+from requeuest_trio._engine.clocks import DatabaseClock
 from requeuest_trio._engine.heartbeat import Heartbeat
 from requeuest_trio._engine.lease import Lease
 from requeuest_trio._postgres import TrioConnection
@@ -98,8 +99,8 @@ async def test_cut_off_it_stops_in_time_and_its_late_outcome_is_refused(eye: Eye
 async def test_after_a_standstill_nothing_more_is_sent(nursery: trio.Nursery, log: Log) -> None:
     """The first step that an attempt makes may be its last: no other task is asked before."""
     lease, sent = Lease(0.5), list[int]()
-    heartbeat = Heartbeat(cast("Database", None), cast("Store", None), lease, lambda: None)
-    lease.renewed(trio.current_time())
+    heartbeat = Heartbeat(cast("Database", None), cast("Store", None), lease, DatabaseClock(), lambda: None)
+    lease.renewed(lease.clock())
 
     async def attempt(number: int) -> None:
         with trio.CancelScope() as scope:
@@ -129,26 +130,27 @@ class Answering:
         self.seconds = seconds
         self.knows_us = True
 
-    async def run(self, operation: Callable[[object], Awaitable[bool]]) -> bool:
+    async def run(self, operation: Callable[[object], Awaitable[float | None]]) -> float | None:
         await trio.sleep(self.seconds)
         return await operation(self)
 
-    async def register(self, _: object, *, worker: UUID, lease: float) -> None:
+    async def register(self, _: object, *, worker: UUID, lease: float) -> float:
         await trio.lowlevel.checkpoint()
+        return trio.current_time()
 
-    async def heartbeat(self, _: object, *, worker: UUID) -> bool:
+    async def heartbeat(self, _: object, *, worker: UUID) -> float | None:
         await trio.lowlevel.checkpoint()
-        return self.knows_us
+        return trio.current_time() if self.knows_us else None
 
 
 def heartbeat_of(lease: Lease, answering: Answering, on_lost: Callable[[], None] = lambda: None) -> Heartbeat:
-    return Heartbeat(cast("Database", answering), cast("Store", answering), lease, on_lost)
+    return Heartbeat(cast("Database", answering), cast("Store", answering), lease, DatabaseClock(), on_lost)
 
 
 async def test_trust_ends_before_the_lease_that_may_have_begun_when_it_was_asked_for(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    lease = Lease(10.0)
+    lease = Lease(10.0, trio.current_time)
     heartbeat = heartbeat_of(lease, Answering(3.0))
     for renew in (heartbeat.register, heartbeat._beat):
         await renew()
@@ -156,7 +158,7 @@ async def test_trust_ends_before_the_lease_that_may_have_begun_when_it_was_asked
 
 
 async def test_what_waits_is_given_up_before_the_lease_is_had_anew(autojump_clock: trio.testing.MockClock) -> None:
-    lease, answering, was_valid = Lease(10.0), Answering(), list[bool]()
+    lease, answering, was_valid = Lease(10.0, trio.current_time), Answering(), list[bool]()
     heartbeat = heartbeat_of(lease, answering, lambda: was_valid.append(lease.is_valid))
     await heartbeat.register()
     for answering.knows_us, seconds in ((False, 1), (True, 20)):  # struck off; and after a standstill
@@ -168,7 +170,7 @@ async def test_what_waits_is_given_up_before_the_lease_is_had_anew(autojump_cloc
 
 
 async def test_what_is_renewed_goes_on(autojump_clock: trio.testing.MockClock) -> None:
-    lease = Lease(1.0)
+    lease = Lease(1.0, trio.current_time)
     lease.renewed(trio.current_time())
     with trio.CancelScope() as scope:
         lease.begin(scope, trio.current_time() + 10)
@@ -184,7 +186,7 @@ async def test_what_is_renewed_goes_on(autojump_clock: trio.testing.MockClock) -
 
 
 async def test_an_attempt_ends_with_its_own_time_too(autojump_clock: trio.testing.MockClock) -> None:
-    lease = Lease(10.0)
+    lease = Lease(10.0, trio.current_time)
     lease.renewed(trio.current_time())
     with trio.CancelScope() as scope:
         lease.begin(scope, trio.current_time() + 1)
@@ -210,7 +212,7 @@ async def test_without_a_lease_nothing_is_sent(
             late = len(jobs)
             leases[0].lapse()
             if is_had_anew:
-                leases[0].renewed(trio.current_time())
+                leases[0].renewed(leases[0].clock())
         return jobs
 
     leases: list[Lease] = []
@@ -232,13 +234,13 @@ async def test_without_a_lease_nothing_is_sent(
     assert len(receiver.arrivals) == 3
 
 
-async def _plant_lost_process(eye: Eye, url: str) -> UUID:
-    """A job in the hands of a process that was last seen an hour ago."""
+async def _plant_lost_process(eye: Eye, url: str, *, lease: float = 1.0) -> UUID:
+    """A job in the hands of a process that was last seen an hour ago, by its own account."""
     worker, job_id = uuid4(), uuid4()
     await eye.connection.execute(
         "insert into requeuest.worker (id, seen_at, lease, host, pid) "
-        "values (%s, now() - '1 hour'::interval, '30 s', '', 1)",
-        [worker],
+        "values (%s, now() - '1 hour'::interval, %s * '1 s'::interval, '', 1)",
+        [worker, lease],
     )
     await eye.connection.execute(
         "insert into requeuest.job (id, channel, method, url, state, attempts, worker, claim, claimed_at) "
@@ -265,17 +267,36 @@ async def test_jobs_of_a_lost_process_are_rescued_after_a_whole_lease(eye: Eye, 
     assert log.fields("rescued") == [{"jobs": 1}]
 
 
-async def test_after_an_outage_nobody_rescues_before_a_whole_lease(eye: Eye, receiver: Receiver) -> None:
+@pytest.mark.parametrize("lease", [1.5, 3.0])
+async def test_after_an_outage_nobody_rescues_before_a_whole_lease(eye: Eye, receiver: Receiver, lease: float) -> None:
+    """Of the process that is lost, if that is longer than the rescuer's own."""
     async with nothing_left(eye), running_proxy(eye.dsn) as proxy:  # noqa: SIM117 - the proxy's address is needed
         async with open_requeuest(proxy.dsn(eye.dsn, sslmode="disable"), lease=1.5, config=IMPATIENT):
-            await trio.sleep(1.6)  # it has seen the database up for a lease, and may rescue
+            await _plant_lost_process(eye, receiver.url, lease=lease)
+            await trio.sleep(1.3)  # it has seen that for almost a lease
             proxy.freeze()
-            await _plant_lost_process(eye, receiver.url)
             await trio.sleep(1.0)
             proxy.thaw()
             thawed_at = trio.current_time()
             [arrival] = await receiver.wait_for(1)
-            assert arrival.at - thawed_at > 1.4
+            assert arrival.at - thawed_at > lease - 0.1
+
+
+async def test_who_cannot_renew_its_own_lease_takes_nobody_for_dead(eye: Eye, receiver: Receiver, log: Log) -> None:
+    """The table of processes is read, and cannot be written: all that are registered look lost after a lease."""
+    receiver.script(Stall())
+    async with nothing_left(eye), open_requeuest(eye.dsn, lease=1) as client:
+        job_id = await client.spawn("a", Request.get(receiver.url))
+        await receiver.wait_for(1)
+        await _plant_lost_process(eye, receiver.url)
+        async with eye.connection.transaction():
+            await eye.connection.execute("lock table requeuest.worker in share mode")
+            await log.wait_for("lease_lost")
+            await trio.sleep(1.5)
+            assert not log.fields("rescued")
+        await client.wait(job_id)
+        await log.wait_for("rescued")
+        await eye.until_states(succeeded=2)
 
 
 async def test_one_step_of_maintenance_that_always_fails_disables_no_other(
@@ -305,9 +326,10 @@ async def test_who_was_not_seen_of_late_rescues_nothing(eye: Eye) -> None:
     await eye.connection.execute(
         "update requeuest.worker set seen_at = now() - '20 s'::interval where id = %s", [rescuer]
     )
-    assert await store.rescue(eye.connection, rescuer) == 0
+    [lost] = [sign for sign in await store.signs_of_life(eye.connection) if sign.worker != rescuer]
+    assert await store.rescue(eye.connection, rescuer, [lost]) == 0
     await store.heartbeat(eye.connection, rescuer)
-    assert await store.rescue(eye.connection, rescuer) == 1
+    assert await store.rescue(eye.connection, rescuer, [lost]) == 1
 
 
 async def _lose_first_answer(

@@ -66,7 +66,7 @@ async def test_claimers_recorders_rescuer_pruner_clearer_and_producers_do_not_de
     async def repair(connection: Conn) -> None:
         while True:
             await connection.execute("UPDATE requeuest.worker SET seen_at = now() - random() * interval '40 s'")
-            await bench.store.rescue(connection)
+            await bench.rescue(connection)
             await bench.store.free_stranded(connection)
 
     async def remove(connection: Conn) -> None:
@@ -96,7 +96,7 @@ async def test_claimers_recorders_rescuer_pruner_clearer_and_producers_do_not_de
 async def finish_all(bench: Bench, conn: Conn) -> None:
     """What is left can be delivered to the last job."""
     await conn.execute("DELETE FROM requeuest.worker")
-    while await bench.store.rescue(conn):
+    while await bench.rescue(conn):
         pass
     await bench.store.free_stranded(conn)
     worker = await bench.worker(conn)

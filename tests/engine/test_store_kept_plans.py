@@ -83,7 +83,12 @@ class Life:
         async with self._step("due of channels"):
             assert set(await store.due_channels(conn, channels=["c", "nobody"], horizon=5.0)) == {"c"}
         async with self._step("rescue"):
-            assert await store.rescue(conn, self._worker) == 0
+            signs = await store.signs_of_life(conn)
+            assert await store.rescue(conn, self._worker, signs[:0]) == 0
+        async with self._step("forget"):
+            await store.forget(conn, signs[:0])
+        async with self._step("bring back"):
+            assert await store.bring_back(conn) == (0, {})
         async with self._step("free stranded"):
             await store.free_stranded(conn)
         async with self._step("prune"):
@@ -111,6 +116,8 @@ async def test_plans_that_are_kept_read_a_few_rows_for_each(
         await other.execute("ANALYZE requeuest.job")
     read = await life.live()
     assert max(read[step] for step in ("claim", "record", "still unfinished", "locked jobs")) <= MOST * BATCH, read
+    # It looks at all that waits for a time to come, once the clock was set; not at what is due.
+    assert read.pop("bring back") <= FEW + 2 * BATCH * (WARM + 1), read
     assert max(read.values()) <= FEW, read
 
 

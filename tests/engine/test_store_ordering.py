@@ -55,7 +55,7 @@ async def test_an_unfinished_head_blocks(bench: Bench, conn: Conn, head: str) ->
             await bench.store.release(conn, worker)
         elif head == "rescued":
             await bench.store.deregister(conn, worker)
-            assert await bench.store.rescue(conn) == 1
+            assert await bench.rescue(conn) == 1
     await bench.spawn(conn, new_job(key="k"), new_job(key="k"), new_job(key="other"))
     assert (await bench.states(conn))[1:] == ["blocked", "blocked", "available"]
     assert await bench.store.free_stranded(conn) == ({}, FIRST_KEY)

@@ -98,7 +98,7 @@ async def test_other_frequent_statements_read_few_rows(bench: Bench, conn: Conn)
     some = uuid4()
     row = {"id": str(some), "claim": str(some), "state": "dead", "ago": 0, "duration": 0, "reached": "sent"}
     parameters: dict[str, dict[str, Any]] = {
-        "rescue": {"error": "lost", "topic": None, "rescuer": None},
+        "rescue": {"error": "lost", "topic": None, "rescuer": None, "lost": [], "seen": []},
         "record": {"rows": json.dumps([row]), "bodies": [b""], "excerpt": 9, "topic": None},
         "release": {"worker": some, "claims": None, "ids": None, "topic": None},
         "await_job": {"id": some, "topic": None},

@@ -108,7 +108,7 @@ async def test_an_attempt_row_that_is_there_already_stops_nobody(bench: Bench, c
     [again] = await bench.claim(conn, worker)
     if ending == "rescued":
         await bench.store.deregister(conn, worker)
-        assert await bench.store.rescue(conn) == 1
+        assert await bench.rescue(conn) == 1
     else:
         assert await bench.record(conn, [delivered(again)]) == {job.id}
     assert await bench.states(conn) == ["available" if ending == "rescued" else "succeeded"]
@@ -160,7 +160,7 @@ async def test_a_process_disowns_only_its_own_jobs_of_the_claims_that_it_names(b
     [lost], [kept] = await bench.claim(conn, worker, 1), await bench.claim(conn, worker, 1)
     [foreign] = await bench.claim(conn, stranger, 1)
     assert await bench.store.disown(conn, worker, [lost.claim, foreign.claim]) == 1
-    assert await bench.store.rescue(conn) == 1
+    assert await bench.rescue(conn) == 1
     rows = await bench.rows(conn, "SELECT id, state::text, attempts FROM requeuest.job ORDER BY id")
     assert rows == [(lost.id, "available", 1), (kept.id, "running", 1), (foreign.id, "running", 1)]
     assert [attempt.number for attempt in await bench.store.attempts(conn, lost.id)] == [1]
@@ -170,17 +170,55 @@ async def test_rescue_takes_from_the_lost_only_and_counts_the_attempt(bench: Ben
     await bench.spawn(conn, *(new_job() for _ in range(3)))
     alive, silent, gone = [await bench.worker(conn) for _ in range(3)]
     [kept], [one], [two] = [await bench.claim(conn, worker, 1) for worker in (alive, silent, gone)]
-    assert await bench.store.rescue(conn) == 0
+    assert await bench.rescue(conn) == 0
     await bench.rows(conn, "UPDATE requeuest.worker SET seen_at = now() - interval '31 s' WHERE id = %s", silent)
     await bench.rows(conn, "DELETE FROM requeuest.worker WHERE id = %s", gone)
-    assert await bench.store.rescue(conn) == 2
+    assert await bench.rescue(conn) == 2
     rows = await bench.rows(conn, "SELECT id, state::text, attempts, error IS NULL FROM requeuest.job ORDER BY id")
     assert sorted(rows) == sorted([(kept.id, "running", 1, True), *((j.id, "available", 1, False) for j in (one, two))])
     [attempt] = await bench.store.attempts(conn, one.id)
     assert (attempt.number, attempt.reached) == (1, Reached.UNKNOWN)
     assert attempt.error is not None
     assert await bench.record(conn, [delivered(one)]) == set()
-    assert await bench.store.rescue(conn) == 0
+    assert await bench.rescue(conn) == 0
+
+
+async def test_who_has_given_a_new_sign_is_neither_rescued_from_nor_forgotten(bench: Bench, conn: Conn) -> None:
+    """It was lost when the rescuer looked, and is back when it acts."""
+    await bench.spawn(conn, new_job())
+    holding, idle = [await bench.worker(conn) for _ in range(2)]
+    await bench.claim(conn, holding)
+    signs = await bench.store.signs_of_life(conn)
+    for worker in (holding, idle):
+        await bench.store.heartbeat(conn, worker)
+    assert await bench.store.rescue(conn, lost=signs) == 0
+    await bench.store.forget(conn, signs)
+    now = await bench.store.signs_of_life(conn)
+    assert {sign.worker for sign in now} == {holding, idle}
+    assert await bench.store.rescue(conn, lost=now) == 1
+    await bench.store.forget(conn, now)
+    assert await bench.store.signs_of_life(conn) == []
+
+
+async def test_a_sign_with_any_time_in_it_can_be_compared(bench: Bench, conn: Conn) -> None:
+    """Another program may write what it likes there."""
+    for seen_at in ("infinity", "-infinity", "294276-12-31", "4713-01-02 BC", "now"):
+        worker = await bench.worker(conn)
+        await bench.rows(conn, "UPDATE requeuest.worker SET seen_at = %s::timestamptz WHERE id = %s", seen_at, worker)
+    await bench.rows(conn, "UPDATE requeuest.worker SET lease = '-1 year' WHERE id = %s", worker)
+    signs = await bench.store.signs_of_life(conn)
+    assert sorted(sign.lease for sign in signs) == [0.0, 30.0, 30.0, 30.0, 30.0]
+    await bench.store.forget(conn, signs)
+    assert await bench.store.signs_of_life(conn) == []
+
+
+async def test_nothing_is_pruned_by_a_clock_that_is_later_than_it_can_be(bench: Bench, conn: Conn) -> None:
+    await bench.spawn(conn, new_job())
+    [job] = await bench.claim(conn, await bench.worker(conn))
+    await bench.record(conn, [delivered(job)])
+    now = (await bench.store.clock(conn)).timestamp()
+    assert await bench.store.prune(conn, JobState.SUCCEEDED, timedelta(0), now - 1) == 0
+    assert await bench.store.prune(conn, JobState.SUCCEEDED, timedelta(0), now + 60) == 1
 
 
 async def test_what_is_lost_for_the_third_time_goes_behind_the_others(bench: Bench, conn: Conn) -> None:
@@ -193,7 +231,7 @@ async def test_what_is_lost_for_the_third_time_goes_behind_the_others(bench: Ben
         [claimed] = await bench.claim(conn, worker, 1)
         first.append(claimed.id)
         await bench.rows(conn, "DELETE FROM requeuest.worker WHERE id = %s", worker)
-        assert await bench.store.rescue(conn) == 1
+        assert await bench.rescue(conn) == 1
     assert first[:3] == [lost] * 3
     assert first[3] in others
 
@@ -205,7 +243,7 @@ async def test_a_rescued_job_keeps_its_place(bench: Bench, conn: Conn) -> None:
     await bench.claim(conn, gone)
     await bench.spawn(conn, later)
     await bench.store.deregister(conn, gone)
-    assert await bench.store.rescue(conn) == 1
+    assert await bench.rescue(conn) == 1
     worker = await bench.worker(conn)
     claimed = [job.id for _ in range(2) for job in await bench.claim(conn, worker, 1)]
     assert claimed == [lost.id, later.id]
@@ -219,7 +257,7 @@ async def test_rescue_sees_past_pages_of_jobs_of_the_living(bench: Bench, conn: 
     await bench.rows(conn, fill, alive, 5_000)
     await bench.rows(conn, fill, gone, 2_500)
     rounds = []
-    while rescued := await bench.store.rescue(conn):
+    while rescued := await bench.rescue(conn):
         rounds.append(rescued)
     assert rounds == [1_000, 1_000, 500]
     assert await value(conn, "SELECT count(*) FROM requeuest.job WHERE worker = %s", alive) == 5_000
@@ -231,8 +269,8 @@ async def test_two_rescuers_share(bench: Bench, conn: Conn, other: Conn) -> None
     await bench.claim(conn, gone)
     await bench.store.deregister(conn, gone)
     async with conn.transaction():
-        assert await bench.store.rescue(conn) == 4
-        assert await bench.store.rescue(other) == 0
+        assert await bench.rescue(conn) == 4
+        assert await bench.rescue(other) == 0
     assert await value(conn, "SELECT count(*) FROM requeuest.attempt") == 4
 
 
@@ -241,8 +279,8 @@ async def test_processes_long_gone_are_forgotten_once_they_hold_nothing(bench: B
     alive, gone, holding = [await bench.worker(conn) for _ in range(3)]
     await bench.claim(conn, holding)
     await bench.rows(conn, "UPDATE requeuest.worker SET seen_at = now() - interval '61 s' WHERE id <> %s", alive)
-    assert await bench.store.rescue(conn) == 1
-    assert await bench.store.rescue(conn) == 0
+    assert await bench.rescue(conn) == 1
+    assert await bench.rescue(conn) == 0
     assert await bench.rows(conn, "SELECT id FROM requeuest.worker") == [(alive,)]
     assert not await bench.store.heartbeat(conn, gone)
     assert await bench.store.heartbeat(conn, alive)

@@ -95,7 +95,7 @@ async def try_all(bench: Bench, conn: Conn, state: JobState, key: str | None) ->
 
 async def rescue(bench: Bench, conn: Conn) -> None:
     await conn.execute("UPDATE requeuest.worker SET seen_at = now() - interval '1 h'")
-    await bench.store.rescue(conn)
+    await bench.rescue(conn)
     await conn.execute("UPDATE requeuest.worker SET seen_at = now()")
 
 

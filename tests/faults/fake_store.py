@@ -13,7 +13,7 @@ import trio
 
 from requeuest_trio import DatabaseUnavailable
 from requeuest_trio._store.rows import Claimed, Report
-from requeuest_trio._store.store import FIRST_KEY, Recorded
+from requeuest_trio._store.store import FIRST_KEY, Recorded, Sign
 from tests.faults.store_model import ModelQueue, Spawned
 
 __all__ = ["FakeDatabase", "FakeStore"]
@@ -61,14 +61,15 @@ class FakeStore:
         self.queue.clock = trio.current_time()
         return self.queue
 
-    async def register(self, _: object, worker: UUID, lease: float) -> None:
+    async def register(self, _: object, worker: UUID, lease: float) -> float:
         self.now.seen[worker] = self.queue.clock
+        return self.queue.clock
 
-    async def heartbeat(self, _: object, worker: UUID) -> bool:
+    async def heartbeat(self, _: object, worker: UUID) -> float | None:
         if worker not in self.now.seen:
-            return False
+            return None
         self.queue.seen[worker] = self.queue.clock
-        return True
+        return self.queue.clock
 
     async def deregister(self, _: object, worker: UUID) -> None:
         self.now.seen.pop(worker, None)
@@ -114,11 +115,20 @@ class FakeStore:
     async def locked_jobs(self, _: object, job_ids: Iterable[UUID]) -> set[UUID]:
         return set()
 
-    async def rescue(self, _: object, rescuer: UUID) -> int:
+    async def signs_of_life(self, _: object) -> list[Sign]:
+        return []
+
+    async def rescue(self, _: object, rescuer: UUID, lost: object) -> int:
         return self.now.rescue(rescuer)
+
+    async def forget(self, _: object, lost: object) -> None:
+        """`rescue` has."""
+
+    async def bring_back(self, _: object) -> tuple[int, dict[str, float]]:
+        return 0, {}
 
     async def free_stranded(self, _: object, after: object) -> tuple[dict[str, float], object]:
         return {}, FIRST_KEY
 
-    async def prune(self, _: object, state: str, keep: object) -> int:
+    async def prune(self, _: object, state: str, keep: object, latest: float) -> int:
         return 0

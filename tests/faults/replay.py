@@ -45,16 +45,16 @@ class Replay:
             case ("record" | "late" | "give back" | "give back unknown", *write):
                 await self._write(Write(*write))
             case ("rescue", _):
-                assert await self._bench.store.rescue(self._connection) == 1
+                assert await self._bench.rescue(self._connection) == 1
             case ("expire", *identity):
                 await self._bench.rows(self._connection, CHANGE_LEASE, 1.5, self._worker_of(identity))
             case ("forget", *identity):
                 await self._bench.rows(self._connection, CHANGE_LEASE, 3, self._worker_of(identity))
-                await self._bench.rows(self._connection, self._bench.queries["forget_workers"].decode())
+                await self._bench.store.forget(self._connection, await self._bench.lost(self._connection, leases=2))
             case ("beat", int(process)):
                 was_registered = before.processes[process].identity in {identity for identity, _ in before.leases}
                 worker = self._workers[before.processes[process].identity]
-                assert await self._bench.store.heartbeat(self._connection, worker) == was_registered
+                assert (await self._bench.store.heartbeat(self._connection, worker) is not None) == was_registered
                 if not was_registered:
                     await self._register(after.processes[process].identity)
             case ("crash" | "leave" as how, int(process)):

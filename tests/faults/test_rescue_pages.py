@@ -65,14 +65,16 @@ async def test_a_job_that_was_lost_and_claimed_anew_is_not_taken_from_the_living
         rescued: list[int] = []
 
         async def rescue_slowly() -> None:
-            cursor = await rival.execute(slowly, {"rescuer": None, "error": "lost", "topic": None})
+            cursor = await rival.execute(
+                slowly, {"rescuer": None, "error": "lost", "topic": None, "lost": [], "seen": []}
+            )
             [(number, _)] = await cursor.fetchall()
             rescued.append(number)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rescue_slowly)
             await trio.sleep(0.2)
-            first = await bench.store.rescue(conn)
+            first = await bench.rescue(conn)
             taken = await bench.claim(claimer, await bench.worker(claimer), 50)
         assert 0 < len(taken) <= first < 50, "the two did not meet"
         assert first + rescued[0] == 50

@@ -18,6 +18,7 @@ import trio
 from trio.testing import MockClock
 
 from requeuest_trio import Config, Reached, Request, RetryPolicy
+from requeuest_trio._engine.lease import Lease
 from requeuest_trio._engine.runner import FINISH_SECONDS, Runner
 from requeuest_trio._model.outcome import Answer, Delivery
 from requeuest_trio._store.rows import Claimed
@@ -92,7 +93,7 @@ class Scenario:
         claims, records, store, sender = cast("Any", (self.claims, self.records, self.store, self.sender))
         self.runner = Runner(
             claims, records, store, sender, waiters, frozenset({"c0", "c1", "c2"}), CONFIG,
-            concurrency=3, lease=LEASE, poll_interval=0.5,
+            concurrency=3, lease=Lease(LEASE, trio.current_time), poll_interval=0.5,
         )  # fmt: skip
         now = trio.Event()
         instrument = AtStep(self.steps, now)

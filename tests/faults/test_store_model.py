@@ -146,7 +146,7 @@ class Play:
 
     async def beat(self, one: int, two: int) -> None:
         worker = self.worker(one)
-        assert await self.store.heartbeat(self.connection, worker) == (worker in self.model.seen)
+        assert (await self.store.heartbeat(self.connection, worker) is not None) == (worker in self.model.seen)
         if worker in self.model.seen:
             self.model.seen[worker] = self.model.clock
 
@@ -156,7 +156,7 @@ class Play:
 
     async def rescue(self, one: int, two: int) -> None:
         rescuer = None if two % 2 else self.worker(one)
-        assert await self.store.rescue(self.connection, rescuer) == self.model.rescue(rescuer)
+        assert await self.bench.rescue(self.connection, rescuer) == self.model.rescue(rescuer)
 
     async def pass_time(self, one: int, two: int) -> None:
         seconds = (20.0, 50.0, 110.0)[one % 3]

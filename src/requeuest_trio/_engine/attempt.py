@@ -69,7 +69,7 @@ class Deliverer:
             outcome = damaged(str(error) or type(error).__name__)
             self._report(job, outcome, started, logged=f"the stored job is damaged: {what}")
         else:
-            if self.lease.is_valid_at(started):
+            if self.lease.is_valid:
                 await self._deliver(job, request, policy, scope, started)
             else:
                 self.give_up(job)
@@ -81,7 +81,7 @@ class Deliverer:
         self, job: Claimed, request: Request, policy: RetryPolicy, scope: trio.CancelScope, started: float
     ) -> None:
         timeout = self.config.attempt_timeout if request.timeout is None else request.timeout
-        progress = Progress(request.headers)
+        progress = Progress(request.headers, self.lease.confirm)
         self.lease.begin(scope, started + timeout)
         try:
             delivery = await self.sender.send(request, progress, _added_headers(job, request))

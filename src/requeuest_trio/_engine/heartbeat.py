@@ -1,4 +1,7 @@
-"""Keeps this process's lease: one row, one UPDATE per beat, however many jobs are running."""
+"""Keeps this process's lease: one row, one UPDATE per beat, however many jobs are running.
+
+Each beat also tells the database's clock, and so whether it was set since the one before.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from functools import partial
 
 import trio
 
+from requeuest_trio._engine.clocks import DatabaseClock
 from requeuest_trio._engine.lease import Lease
 from requeuest_trio._model.events import Event, emit
 from requeuest_trio._store.database import DATABASE_ERRORS, Database
@@ -18,23 +22,28 @@ __all__ = ["Heartbeat"]
 _logger = logging.getLogger("requeuest_trio.heartbeat")
 _BEATS_PER_LEASE = 6
 _RETRY_SECONDS = 1.0
+_LOOK_SECONDS = 0.25
+"""How soon after a suspension what is being sent ends: until then, Trio's clock knows nothing of it."""
 
 
 class Heartbeat:
     """Renews the lease, and tells if it could not be renewed in time."""
 
-    def __init__(self, database: Database, store: Store, lease: Lease, on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self, database: Database, store: Store, lease: Lease, clock: DatabaseClock, on_lost: Callable[[], None]
+    ) -> None:
         self._database = database
         self._store = store
         self._lease = lease
+        self._clock = clock
         self._on_lost = on_lost
         self.interval = lease.length / _BEATS_PER_LEASE
 
     async def register(self) -> None:
         """Announce this process. Raises `DatabaseUnavailable`."""
-        asked_at = trio.current_time()
-        await self._database.run(partial(self._store.register, worker=self._lease.worker, lease=self._lease.length))
-        self._renewed(asked_at)
+        asked_at = self._lease.clock()
+        operation = partial(self._store.register, worker=self._lease.worker, lease=self._lease.length)
+        self._answered(await self._database.run(operation), asked_at)
 
     async def run(self) -> None:
         """Beat until cancelled. `watch` has to be running too."""
@@ -50,20 +59,23 @@ class Heartbeat:
                 emit(_logger, Event.HEARTBEAT_FAILED, error=error, lease_left=round(self._lease.left, 1))
 
     async def _beat(self) -> None:
-        asked_at = trio.current_time()
-        if await self._database.run(partial(self._store.heartbeat, worker=self._lease.worker)):
-            self._renewed(asked_at)
+        asked_at = self._lease.clock()
+        clock = await self._database.run(partial(self._store.heartbeat, worker=self._lease.worker))
+        if clock is not None:
+            self._answered(clock, asked_at)
             return
         # Others have struck this process off the list, and rescue what it had.
         self._lost()
         self._lease.start_anew()
         await self.register()
 
-    def _renewed(self, asked_at: float) -> None:
+    def _answered(self, clock: float, asked_at: float) -> None:
         if not self._lease.is_valid:
             # It ran out while the whole process stood still, and this task was the first to go on.
             self._lost()
         self._lease.renewed(asked_at)
+        if was_set_by := self._clock.told(clock, asked_at=asked_at, answered_at=self._lease.clock()):
+            emit(_logger, Event.CLOCK_SET, seconds=round(was_set_by, 1))
 
     def _lost(self) -> None:
         cut_short = self._lease.lapse()
@@ -72,8 +84,11 @@ class Heartbeat:
             emit(_logger, Event.LEASE_LOST, cut_short=cut_short)
 
     async def watch(self) -> None:
-        """Tell of a loss when it comes, also while a beat hangs, until cancelled. The attempts end without it."""
+        """Tell of a loss when it comes, also while a beat hangs, until cancelled.
+
+        The attempts end without it, unless the machine was suspended.
+        """
         while True:
-            await trio.sleep(self._lease.left if self._lease.is_valid else self.interval / 10)
+            await trio.sleep(min(self._lease.left, _LOOK_SECONDS) if self._lease.is_valid else self.interval / 10)
             if not self._lease.is_valid:
                 self._lost()

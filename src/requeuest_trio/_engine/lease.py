@@ -1,15 +1,19 @@
 """How long this process may trust its claims.
 
-The database's clock decides when a lease has expired, and then others rescue the jobs. This process measures on its own
-clock, from before a renewal was asked for, and stops earlier: so it never sends after others may have begun to.
+Others rescue a process's jobs once they have seen no sign of it for a whole lease, each by its own clock. This process
+measures from before a renewal was asked for, and stops earlier; and on a clock that goes on while it is suspended: so
+it never sends after others may have begun to.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from uuid import UUID, uuid4
 
 import trio
+
+from requeuest_trio._engine.clocks import boottime
 
 __all__ = ["Lease"]
 
@@ -18,10 +22,11 @@ _FRESH_PART = 0.4
 
 
 class Lease:
-    """The right of one process to deliver what it has claimed."""
+    """The right of one process to deliver what it has claimed. Its times are those of its own clock, not of Trio's."""
 
-    def __init__(self, length: float) -> None:
+    def __init__(self, length: float, clock: Callable[[], float] = boottime) -> None:
         self.length = length
+        self.clock = clock
         self.worker: UUID = uuid4()
         self._trusted_until = -math.inf
         self._attempts: dict[trio.CancelScope, float] = {}
@@ -36,7 +41,7 @@ class Lease:
     @property
     def left(self) -> float:
         """Seconds for which claims may still be trusted; 0 or less once the lease has lapsed."""
-        return self._trusted_until - trio.current_time()
+        return self._trusted_until - self.clock()
 
     @property
     def is_valid(self) -> bool:
@@ -48,16 +53,24 @@ class Lease:
         """Whether more may be claimed: not while its renewal is overdue, by a stalled loop or a slow database."""
         return self.left > self.length * _FRESH_PART
 
-    def is_valid_at(self, now: float) -> bool:
-        """The same, for whoever has just looked at the clock."""
-        return self._trusted_until > now
+    async def confirm(self) -> None:
+        """To be awaited before the first byte of an attempt leaves: without the lease, all attempts end here.
+
+        Their deadlines are on Trio's clock. After the machine was suspended they come too late.
+        """
+        if not self.is_valid:
+            for scope in self._attempts:
+                scope.cancel()
+            await trio.lowlevel.checkpoint_if_cancelled()
 
     def renewed(self, asked_at: float) -> None:
         """Trust for another term, counted from when the renewal was asked for."""
         self._trusted_until = max(self._trusted_until, asked_at + self.length * _TRUSTED_PART)
+        trusted_until = self._deadline()
         for scope, ends_at in self._attempts.items():
-            scope.deadline = min(ends_at, self._trusted_until)
-        self._loss_is_known = False
+            scope.deadline = min(ends_at, trusted_until)
+        if self.is_valid:
+            self._loss_is_known = False
 
     def lapse(self) -> int | None:
         """Cut short what is being sent. Returns how many attempts that were, or None if this loss is known already."""
@@ -84,7 +97,11 @@ class Lease:
         still.
         """
         self._attempts[scope] = ends_at
-        scope.deadline = min(ends_at, self._trusted_until)
+        scope.deadline = min(ends_at, self._deadline())
+
+    def _deadline(self) -> float:
+        """When the lease lapses, on Trio's clock, if the machine is not suspended meanwhile."""
+        return trio.current_time() + self.left
 
     def ended(self, scope: trio.CancelScope) -> bool:
         """The attempt has ended. Returns whether the lease has cut it short, and not its own time."""

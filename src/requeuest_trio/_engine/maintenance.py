@@ -15,8 +15,10 @@ from typing import TypeVar
 import trio
 
 from requeuest_trio._config import Config
+from requeuest_trio._engine.clocks import DatabaseClock
 from requeuest_trio._engine.dispatcher import Dispatcher
 from requeuest_trio._engine.lease import Lease
+from requeuest_trio._engine.watch import Watch
 from requeuest_trio._model.events import Event, emit
 from requeuest_trio._model.states import JobState
 from requeuest_trio._postgres import TrioConnection
@@ -28,6 +30,7 @@ __all__ = ["Maintenance"]
 
 _logger = logging.getLogger("requeuest_trio.maintenance")
 _ROUNDS_PER_LEASE = 6
+_UNSURE_SECONDS = 3_600.0
 
 T = TypeVar("T")
 
@@ -35,19 +38,31 @@ T = TypeVar("T")
 class Maintenance:
     """Rounds of repair for as long as `run` is running."""
 
-    def __init__(self, database: Database, store: Store, config: Config, lease: Lease, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self,
+        database: Database,
+        store: Store,
+        config: Config,
+        lease: Lease,
+        dispatcher: Dispatcher,
+        clock: DatabaseClock,
+    ) -> None:
         self._database = database
         self._store = store
         self._lease = lease
         self._dispatcher = dispatcher
         self._keep = {JobState.SUCCEEDED: config.keep_succeeded, JobState.DEAD: config.keep_dead}
+        self._clock = clock
+        self._watch = Watch()
         self._answered_at = -math.inf
         self._up_since = math.inf
+        self._times_set: int | None = None
         self._walked = FIRST_KEY
 
     async def run(self) -> None:
         """A round every sixth of a lease, until cancelled."""
         steps: list[Callable[[], Awaitable[None]]] = [
+            self._bring_back,
             self._rescue,
             self._dispatcher.give_back_lost_claims,
             self._free_stranded,
@@ -56,7 +71,11 @@ class Maintenance:
         while True:
             for step in steps:
                 await self._take(step)
-            await trio.sleep(self._lease.length / _ROUNDS_PER_LEASE)
+            await self._until_next_round()
+
+    async def _until_next_round(self) -> None:
+        now = trio.current_time()
+        await trio.sleep_until(min(now + self._lease.length / _ROUNDS_PER_LEASE, self._watch.next_loss(now)))
 
     async def _take(self, step: Callable[[], Awaitable[None]]) -> None:
         """Errors are logged, and the next round tries again: one step that fails for long disables no other."""
@@ -75,10 +94,11 @@ class Maintenance:
         return answer
 
     def _note_answer(self) -> None:
-        now = trio.current_time()
+        now = self._lease.clock()
         if now - self._answered_at > self._lease.length / 2:
-            # Not heard from for so long: for all that is known it was down, or stood still.
-            self._up_since = now
+            # Not heard from for so long: for all that is known it was down or stood still, or this machine did.
+            self._up_since = trio.current_time()
+            self._watch.start_over()
         self._answered_at = now
 
     def _was_up_for_a_lease(self) -> bool:
@@ -86,8 +106,9 @@ class Maintenance:
 
         If the last answer is not a recent one, the outage may be going on, or have ended just now.
         """
-        now, lease = trio.current_time(), self._lease.length
-        return now - self._answered_at <= lease / 2 and now - self._up_since >= lease
+        lease = self._lease.length
+        was_heard = self._lease.clock() - self._answered_at <= lease / 2
+        return was_heard and trio.current_time() - self._up_since >= lease
 
     async def _free_stranded(self) -> None:
         """Look at some of the ordering keys, the next round at those after them; go on at once if some are found."""
@@ -98,20 +119,42 @@ class Maintenance:
             emit(_logger, Event.UNSTRANDED, channels=len(channels))
             self._dispatcher.wake(channels)
 
-    async def _rescue(self) -> None:
-        while self._was_up_for_a_lease():
-            try:
-                rescued = await self._ask(partial(self._store.rescue, rescuer=self._lease.worker))
-            except DATABASE_ERRORS:
-                # Perhaps the table of processes is locked: then none could renew its lease, and all look lost after it.
-                self._answered_at = -math.inf
-                raise
-            if not rescued:
+    async def _bring_back(self) -> None:
+        """Once after each time that the database's clock was set; and at the start: who was there to see it before?"""
+        times_set = self._clock.times_set
+        while self._times_set != times_set:
+            jobs, waits = await self._ask(self._store.bring_back)
+            if not jobs:
+                self._times_set = times_set
                 return
-            emit(_logger, Event.RESCUED, jobs=rescued)
-            self._dispatcher.wake_all()
+            emit(_logger, Event.BROUGHT_BACK, jobs=jobs)
+            self._dispatcher.wake(waits)
+
+    async def _rescue(self) -> None:
+        try:
+            signs = await self._ask(self._store.signs_of_life)
+            self._watch.look(signs, trio.current_time())
+            while self._was_up_for_a_lease():
+                lost = self._watch.lost(trio.current_time())
+                rescued = await self._ask(partial(self._store.rescue, rescuer=self._lease.worker, lost=lost))
+                if not rescued:
+                    await self._ask(partial(self._store.forget, lost=lost))
+                    return
+                emit(_logger, Event.RESCUED, jobs=rescued)
+                self._dispatcher.wake_all()
+        except DATABASE_ERRORS:
+            # Perhaps the table of processes is locked: then none could renew its lease, and all look lost after it.
+            self._answered_at = -math.inf
+            raise
 
     async def _prune(self, state: JobState, keep: float) -> None:
-        operation = partial(self._store.prune, state=state, keep=timedelta(seconds=keep))
+        """Not soon after the database's clock was set: if that was an error, all would be gone before it is noticed."""
+        if self._lease.clock() - self._clock.set_at < _UNSURE_SECONDS:
+            return
+
+        def operation(connection: TrioConnection) -> Awaitable[int]:
+            latest = self._clock.latest(self._lease.clock())
+            return self._store.prune(connection, state, timedelta(seconds=keep), latest)
+
         while pruned := await self._ask(operation):
             emit(_logger, Event.PRUNED, jobs=pruned, state=state)

@@ -11,6 +11,7 @@ import trio
 
 from requeuest_trio._config import Config
 from requeuest_trio._engine.attempt import Deliverer
+from requeuest_trio._engine.clocks import DatabaseClock
 from requeuest_trio._engine.dispatcher import Dispatcher
 from requeuest_trio._engine.heartbeat import Heartbeat
 from requeuest_trio._engine.lease import Lease
@@ -53,14 +54,14 @@ class Runner:
         config: Config,
         *,
         concurrency: int,
-        lease: float,
+        lease: Lease,
         poll_interval: float,
     ) -> None:
         self._claims = claims
         self._records = records
         self._store = store
         self._waiters = waiters
-        self._lease = Lease(lease)
+        self._lease = lease
         self.recorder = Recorder(records, store, config, self._on_recorded)
         self.dispatcher = Dispatcher(
             claims,
@@ -72,8 +73,9 @@ class Runner:
             max_running=config.max_running,
             poll_interval=poll_interval,
         )
-        self._heartbeat = Heartbeat(claims, store, self._lease, self.dispatcher.give_up_waiting)
-        self._maintenance = Maintenance(claims, store, config, self._lease, self.dispatcher)
+        clock = DatabaseClock()
+        self._heartbeat = Heartbeat(claims, store, self._lease, clock, self.dispatcher.give_up_waiting)
+        self._maintenance = Maintenance(claims, store, config, self._lease, self.dispatcher, clock)
 
     async def start(self, nursery: trio.Nursery) -> None:
         """Register this process, and start its tasks. Raises `DatabaseUnavailable`."""

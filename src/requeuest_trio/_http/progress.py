@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from requeuest_trio._http.describing import causes, described
@@ -30,11 +30,13 @@ _ORDER: Final = {
 class Progress:
     """How far one attempt has come. Read after the attempt was cut short, wherever that was."""
 
-    def __init__(self, sent: Headers) -> None:
+    def __init__(self, sent: Headers, confirm: Callable[[], Awaitable[None]] | None = None) -> None:
+        """`confirm` is awaited each time before a request begins to be sent, and may stop it by a cancellation."""
         self.body = bytearray()
         self.headers: Headers = ()
         self.is_decoded = False
         self._sent = sent
+        self._confirm = confirm
         self._status: int | None = None
         self._reached = Reached.RESOLVE
         self._is_traced = False
@@ -44,6 +46,8 @@ class Progress:
     async def step(self, reached: Reached) -> None:
         """The library's own transport begins a step."""
         self._is_traced = True
+        if reached is Reached.SENT and self._confirm is not None:
+            await self._confirm()
         # Forward only: a second hop, or a second connection, does not unsend the first.
         if _ORDER[reached] > _ORDER[self._reached]:
             self._reached = reached

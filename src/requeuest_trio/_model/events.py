@@ -107,6 +107,11 @@ class Event(Enum):
         "lease_lost", "heartbeat", logging.ERROR, ("cut_short",),
         "The lease has run out; this process has stopped sending until it has a new one.",
     )  # fmt: skip
+    CLOCK_SET = EventSpec(
+        "clock_set", "heartbeat", logging.WARNING, ("seconds",),
+        "The database's clock was set, by at least so many seconds, or is another server's now. Leases do not go by "
+        "it, and what is due only by the clock as it was is brought back.",
+    )  # fmt: skip
     LOOP_STALLED = EventSpec(
         "loop_stalled", "loop", logging.WARNING, ("lag",),
         "Nothing ran in this process for so many seconds, more than a quarter of the lease: code without `await` "
@@ -115,6 +120,10 @@ class Event(Enum):
     MAINTENANCE_FAILED = EventSpec(
         "maintenance_failed", "maintenance", logging.WARNING, ("error",), "A round of maintenance failed."
     )
+    BROUGHT_BACK = EventSpec(
+        "brought_back", "maintenance", logging.WARNING, ("jobs",),
+        "Jobs were due only in a time that the database's clock has been put back from; they are due now.",
+    )  # fmt: skip
     RESCUED = EventSpec(
         "rescued", "maintenance", logging.WARNING, ("jobs",), "Jobs of lost processes were made available."
     )

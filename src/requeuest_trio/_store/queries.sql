@@ -491,15 +491,17 @@ UPDATE {schema}.job SET worker = '00000000-0000-0000-0000-000000000000' FROM hel
 
 
 -- name: register
--- Announce this process as alive, so that it may claim.
+-- Announce this process as alive, so that it may claim. Tells the database's clock, in seconds since 1970.
 INSERT INTO {schema}.worker (id, lease, host, pid)
 VALUES (%(worker)s, %(lease)s * interval '1 second', %(host)s, %(pid)s)
-ON CONFLICT (id) DO UPDATE SET seen_at = now();
+ON CONFLICT (id) DO UPDATE SET seen_at = now()
+RETURNING extract(epoch FROM clock_timestamp())::double precision;
 
 
 -- name: heartbeat
--- Renew the lease of everything that this process holds. No row: the lease was lost.
-UPDATE {schema}.worker SET seen_at = now() WHERE id = %(worker)s;
+-- Renew the lease of everything that this process holds, and tell the database's clock. No row: the lease was lost.
+UPDATE {schema}.worker SET seen_at = now() WHERE id = %(worker)s
+RETURNING extract(epoch FROM clock_timestamp())::double precision;
 
 
 -- name: deregister
@@ -507,15 +509,26 @@ UPDATE {schema}.worker SET seen_at = now() WHERE id = %(worker)s;
 DELETE FROM {schema}.worker WHERE id = %(worker)s;
 
 
+-- name: signs_of_life
+-- When each process was seen last, as text because any value may stand there, and the seconds of its lease. Which of them
+-- are lost is seen only from how long these stay the same: the clock that they were written by may be set at any time.
+SELECT id, seen_at::text, least(greatest(extract(epoch FROM lease), 0), 3600)::double precision
+FROM {schema}.worker ORDER BY id LIMIT 10000;
+
+
 -- name: rescue
--- Give jobs of lost processes to others, up to 1,000 at a time. The attempt counts, because it may have been sent.
+-- Give jobs of lost processes to others, up to 1,000 at a time: of those that are not registered, and of those that are
+-- named, as long as they have not been seen since. The attempt counts, because it may have been sent.
 -- Nothing is done for a rescuer that was not seen of late itself: then the database stood still, and all look lost.
 -- What another transaction has locked is passed over before it is counted. A job is taken only if the claim that was
 -- locked is the one that was found lost: it may meanwhile have been given to a process that lives.
 WITH locked AS MATERIALIZED (
     SELECT id, claim FROM {schema}.job
     WHERE state = 'running'
-      AND NOT EXISTS (SELECT FROM {schema}.worker WHERE worker.id = job.worker AND seen_at + lease >= now())
+      AND NOT EXISTS (SELECT FROM {schema}.worker
+                      WHERE worker.id = job.worker
+                        AND NOT EXISTS (SELECT FROM unnest(%(lost)s::uuid[], %(seen)s::timestamptz[]) AS lost (id, seen_at)
+                                        WHERE lost.id = worker.id AND lost.seen_at = worker.seen_at))
       AND (%(rescuer)s::uuid IS NULL
            OR EXISTS (SELECT FROM {schema}.worker WHERE worker.id = %(rescuer)s AND seen_at + lease / 2 >= now()))
     LIMIT 1000 FOR UPDATE OF job SKIP LOCKED
@@ -524,7 +537,7 @@ WITH locked AS MATERIALIZED (
     SELECT job.id FROM {schema}.job JOIN locked ON job.id = locked.id AND job.claim = locked.claim
 ), logged AS (
     INSERT INTO {schema}.attempt (job_id, number, started_at, duration, reached, error, retry_at)
-    SELECT id, attempts, claimed_at, extract(epoch FROM now() - claimed_at), 'unknown', %(error)s, now()
+    SELECT id, attempts, claimed_at, greatest(extract(epoch FROM now() - claimed_at), 0), 'unknown', %(error)s, now()
     FROM lost JOIN {schema}.job USING (id)
     ON CONFLICT (job_id, number) DO NOTHING
 ), rescued AS (
@@ -545,17 +558,57 @@ SELECT (SELECT count(*) FROM rescued) AS rescued,
 
 
 -- name: forget_workers
--- Remove processes that are long gone and hold nothing.
+-- Remove processes that are lost and hold nothing, as long as they have not been seen since.
 DELETE FROM {schema}.worker
-WHERE seen_at + 2 * lease < now()
+USING unnest(%(lost)s::uuid[], %(seen)s::timestamptz[]) AS lost (id, seen_at)
+WHERE worker.id = lost.id AND worker.seen_at = lost.seen_at
   AND NOT EXISTS (SELECT FROM {schema}.job WHERE job.worker = worker.id AND state = 'running');
 
 
+-- name: bring_back
+-- After the database's clock was put back: make due as soon as if it were written now what was written in the time that
+-- is still to come, up to 1,000 jobs at a time: those that were due when they were stored, and those to be tried again.
+-- A time that the application has asked for stays. Tells, and returns, the channels, and in how many seconds they are due.
+WITH waiting AS (
+    SELECT id, due_at, created_at FROM {schema}.job
+    WHERE state = 'available' AND due_at > now() + interval '1 second' AND due_at < 'infinity'
+    UNION ALL
+    SELECT id, due_at, created_at FROM {schema}.job
+    WHERE state = 'blocked' AND due_at > now() + interval '1 second' AND due_at < 'infinity'
+), ahead AS MATERIALIZED (
+    SELECT waiting.id, CASE WHEN tried.is_ahead THEN greatest(waiting.due_at - tried.ended_at, interval '0')
+                            ELSE interval '0' END AS pause
+    FROM waiting LEFT JOIN LATERAL (
+        SELECT ended_at, ended_at > now() + interval '1 second' AS is_ahead
+        FROM {schema}.attempt CROSS JOIN LATERAL (
+            SELECT {schema}.readable(started_at) + least(greatest(duration, 0), 3600) * interval '1 second' AS ended_at
+        ) AS ended
+        WHERE job_id = waiting.id AND retry_at = waiting.due_at
+        ORDER BY number DESC LIMIT 1) AS tried ON true
+    WHERE tried.is_ahead
+       OR (waiting.due_at = waiting.created_at AND waiting.created_at > now() + interval '1 second')
+    LIMIT 1000
+), locked AS MATERIALIZED (
+    SELECT job.id, pause FROM {schema}.job JOIN ahead USING (id) ORDER BY ahead.id FOR UPDATE OF job SKIP LOCKED
+), back AS (
+    UPDATE {schema}.job SET due_at = least(due_at, now() + pause), created_at = least(created_at, now())
+    FROM locked WHERE job.id = locked.id AND state IN ('available', 'blocked')
+    RETURNING channel, state, due_at
+), channels AS MATERIALIZED (
+    SELECT channel, extract(epoch FROM greatest(min(due_at), now()) - now())::double precision AS wait
+    FROM back WHERE state = 'available' GROUP BY channel
+)
+SELECT (SELECT count(*) FROM back) AS jobs, (SELECT json_object_agg(channel, wait)::text FROM channels) AS waits,
+       (SELECT {schema}.announce(%(topic)s, json_object_agg(channel, wait)::text)::text FROM channels) AS announced;
+
+
 -- name: prune
--- Remove finished jobs and their attempts once they are old enough, up to 1,000 at a time.
+-- Remove finished jobs and their attempts once they are old enough, up to 1,000 at a time; none if the clock is later
+-- than it can be, for then it was set, and all look old.
 WITH old AS MATERIALIZED (
     SELECT id FROM {schema}.job
     WHERE state = %(state)s AND finished_at < now() - %(keep)s * interval '1 second'
+      AND extract(epoch FROM now()) <= %(latest)s::double precision
     ORDER BY finished_at LIMIT 1000 FOR UPDATE SKIP LOCKED
 ), attempts AS (
     DELETE FROM {schema}.attempt USING old WHERE attempt.job_id = old.id

@@ -6,6 +6,7 @@ Every method takes the connection to use, so that the caller decides about conne
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 from collections.abc import Collection, Iterable, Sequence
@@ -24,7 +25,7 @@ from requeuest_trio._store.statements import Key, Keys, key_columns
 from requeuest_trio._store.storing import Storing
 from requeuest_trio._store.waits import Waits
 
-__all__ = ["FIRST_KEY", "Keys", "Store"]
+__all__ = ["FIRST_KEY", "Keys", "Sign", "Store"]
 
 FIRST_KEY: Key = ("", "")
 """Where a walk over all ordering keys begins: before the first of them."""
@@ -47,6 +48,16 @@ class Recorded(NamedTuple):
     """Ordering keys whose next jobs are still to be unblocked, because an application's transaction has them."""
 
 
+class Sign(NamedTuple):
+    """That a process lives, or has lived."""
+
+    worker: UUID
+    seen_at: str
+    """By the database's clock, which may be set at any time: good for nothing but to be compared with itself."""
+    lease: float
+    """Of the process, in seconds."""
+
+
 class Store(Storing):
     """All statements on one schema."""
 
@@ -56,16 +67,18 @@ class Store(Storing):
 
     # --- delivering ---------------------------------------------------------------------------------------------------
 
-    async def register(self, connection: TrioConnection, worker: UUID, lease: float) -> None:
-        """Announce a process."""
-        await self._execute(
+    async def register(self, connection: TrioConnection, worker: UUID, lease: float) -> float:
+        """Announce a process. Returns the database's clock, in seconds since 1970."""
+        cursor = await self._execute(
             connection, "register", worker=worker, lease=lease, host=socket.gethostname(), pid=os.getpid()
         )
+        [(clock,)] = await cursor.fetchall()
+        return float(clock)
 
-    async def heartbeat(self, connection: TrioConnection, worker: UUID) -> bool:
-        """Renew a process's lease. False if it is lost."""
-        cursor = await self._execute(connection, "heartbeat", worker=worker)
-        return cursor.rowcount == 1
+    async def heartbeat(self, connection: TrioConnection, worker: UUID) -> float | None:
+        """Renew a process's lease. Returns the database's clock, or None if the lease is lost."""
+        row = await (await self._execute(connection, "heartbeat", worker=worker)).fetchone()
+        return None if row is None else float(row[0])
 
     async def deregister(self, connection: TrioConnection, worker: UUID) -> None:
         """Take a process off the list."""
@@ -174,13 +187,33 @@ class Store(Storing):
 
     # --- maintenance --------------------------------------------------------------------------------------------------
 
-    async def rescue(self, connection: TrioConnection, rescuer: UUID | None = None) -> int:
-        """Make jobs of lost processes available again. Returns how many; call it until that is 0."""
-        cursor = await self._execute(connection, "rescue", rescuer=rescuer, error=_LOST, topic=self._due)
+    async def signs_of_life(self, connection: TrioConnection) -> list[Sign]:
+        """The last of each process."""
+        return [Sign(*row) for row in await (await self._execute(connection, "signs_of_life")).fetchall()]
+
+    async def rescue(self, connection: TrioConnection, rescuer: UUID | None = None, lost: Collection[Sign] = ()) -> int:
+        """Make jobs of lost processes available again. Returns how many; call it until that is 0.
+
+        Lost is who is not registered, and who has given no sign since the one in `lost`.
+        """
+        cursor = await self._execute(
+            connection, "rescue", rescuer=rescuer, error=_LOST, topic=self._due, **_columns_of(lost)
+        )
         [(rescued, _)] = await cursor.fetchall()
-        if not rescued:
-            await self._execute(connection, "forget_workers")
         return int(rescued)
+
+    async def forget(self, connection: TrioConnection, lost: Collection[Sign]) -> None:
+        """Take lost processes off the list that hold nothing."""
+        await self._execute(connection, "forget_workers", **_columns_of(lost))
+
+    async def bring_back(self, connection: TrioConnection) -> tuple[int, dict[str, float]]:
+        """Make due what waits only because the database's clock was put back since it was written.
+
+        Returns how many jobs, which is 0 in the end, and their channels, with waits.
+        """
+        cursor = await self._execute(connection, "bring_back", topic=self._due)
+        [(jobs, waits, _)] = await cursor.fetchall()
+        return int(jobs), json.loads(waits or "{}")
 
     async def free_stranded(self, connection: TrioConnection, after: Key = FIRST_KEY) -> tuple[dict[str, float], Key]:
         """Make the first of jobs that wait behind nobody available, and tell: of some of the keys after the given one.
@@ -196,9 +229,15 @@ class Store(Storing):
         unblocked, _ = await self.unblock_what_is_free(connection, stranded)
         return unblocked, last
 
-    async def prune(self, connection: TrioConnection, state: JobState, keep: timedelta) -> int:
-        """Remove finished jobs that are old enough. Returns how many; call it until that is 0."""
-        return await _count(await self._execute(connection, "prune", state=state, keep=keep.total_seconds()))
+    async def prune(
+        self, connection: TrioConnection, state: JobState, keep: timedelta, latest: float = math.inf
+    ) -> int:
+        """Remove finished jobs that are old enough. Returns how many; call it until that is 0.
+
+        None, if the database's clock is past `latest`, in seconds since 1970.
+        """
+        columns = {"state": state, "keep": keep.total_seconds(), "latest": latest}
+        return await _count(await self._execute(connection, "prune", **columns))
 
     async def clock(self, connection: TrioConnection) -> datetime:
         """The database's time."""
@@ -284,6 +323,10 @@ class Store(Storing):
         for channel, state, number in await cursor.fetchall():
             counts.setdefault(channel, {})[JobState(state)] = number
         return counts
+
+
+def _columns_of(lost: Collection[Sign]) -> dict[str, list[Any]]:
+    return {"lost": [sign.worker for sign in lost], "seen": [sign.seen_at for sign in lost]}
 
 
 async def _count(cursor: Any) -> int:

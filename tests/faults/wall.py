@@ -1,0 +1,53 @@
+"""
+The clock on a database's wall, which a test can set.
+
+In PostgreSQL the functions that tell the time are replaced in a database of the test's own, before its tables are made:
+whatever asks for the time then, a default or a statement, gets it from here. A step is one commit, so that everybody
+sees it at the same moment, as with a real clock. This needs no rights but those of the test's own superuser, and works
+on every machine.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import psycopg
+import trio
+
+SCHEMA = """
+CREATE SCHEMA wall;
+CREATE TABLE wall.clock (ahead interval NOT NULL);
+INSERT INTO wall.clock VALUES ('0');
+"""
+FUNCTIONS = {
+    "now": "STABLE",
+    "transaction_timestamp": "STABLE",
+    "statement_timestamp": "STABLE",
+    "clock_timestamp": "VOLATILE",
+}
+FUNCTION = """
+ALTER FUNCTION pg_catalog.{name}() RENAME TO real_{name};
+CREATE FUNCTION pg_catalog.{name}() RETURNS timestamptz LANGUAGE sql {volatility} PARALLEL SAFE
+AS 'SELECT pg_catalog.real_{name}() OPERATOR(pg_catalog.+) (SELECT ahead FROM wall.clock)';
+"""
+REAL_NOW = "pg_catalog.real_clock_timestamp()"
+
+
+class Wall:
+    """The clock of one database, which has no tables of the queue yet."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+
+    async def hang_up(self) -> None:
+        """From now on it can be set."""
+        functions = "".join(FUNCTION.format(name=name, volatility=how) for name, how in FUNCTIONS.items())
+        await trio.to_thread.run_sync(self._run, SCHEMA + functions)
+
+    async def set(self, ahead: float) -> None:
+        """Set it to so many seconds ahead of the real time."""
+        await trio.to_thread.run_sync(partial(self._run, f"UPDATE wall.clock SET ahead = '{ahead} s'"))
+
+    def _run(self, statements: str) -> None:
+        with psycopg.connect(self._dsn, autocommit=True) as connection:
+            connection.execute(statements.encode())
