@@ -43,7 +43,7 @@ class Checked:
         self, channel: str, requests: Sequence[Request], ids: Sequence[UUID] | None, options: Options
     ) -> list[NewJob]:
         """One job for each request."""
-        checks.channel_name(channel)
+        checks.new_name("channel", channel, checks.MAX_CHANNEL_LENGTH)
         for request in requests:
             self._check_request(request)
         delay, at = _due(options.delay, options.at)
@@ -78,7 +78,7 @@ class Checked:
             return None
         if channel in self._ordered:
             raise InvalidRequest("ordering_key", f"channel {channel!r} is ordered as a whole: leave it out")
-        return checks.short_text("ordering_key", key, checks.MAX_KEY_LENGTH)
+        return checks.new_name("ordering_key", key, checks.MAX_KEY_LENGTH)
 
     def _job_ids(self, given: Sequence[UUID] | None, number: int) -> list[UUID]:
         if given is None:

@@ -3,6 +3,7 @@ release refunds the attempt and a rescue does not; a live process is never robbe
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
 
@@ -52,7 +53,7 @@ async def test_a_stale_claim_records_nothing(bench: Bench, conn: Conn) -> None:
     [second] = await bench.claim(conn, worker)
     assert second.claim != first.claim
     assert await bench.record(conn, [gave_up(first)]) == set()
-    assert await bench.record(conn, [delivered(second._replace(claim=uuid4()))]) == set()
+    assert await bench.record(conn, [delivered(replace(second, claim=uuid4()))]) == set()
     assert await bench.states(conn) == ["running"]
     assert await bench.record(conn, [delivered(second)]) == {second.id}
     assert await value(conn, "SELECT count(*) FROM requeuest.attempt") == 1
@@ -94,7 +95,7 @@ async def test_of_two_outcomes_of_a_job_in_a_batch_that_of_its_claim_counts(
 async def test_a_partly_stale_batch_records_the_rest(bench: Bench, conn: Conn) -> None:
     await bench.spawn(conn, *(new_job(key=key) for key in (None, "k", "l", None)))
     claimed = await bench.claim(conn, await bench.worker(conn))
-    stale = [delivered(job._replace(claim=uuid4())) for job in claimed[:2]]
+    stale = [delivered(replace(job, claim=uuid4())) for job in claimed[:2]]
     assert await bench.record(conn, stale + [delivered(job) for job in claimed[2:]]) == {j.id for j in claimed[2:]}
 
 
@@ -148,9 +149,9 @@ async def test_single_jobs_are_given_back_each_under_its_own_claim(bench: Bench,
     old = await bench.claim(conn, worker, 2)
     await bench.store.release(conn, worker)
     [first], [second, third] = await bench.claim(conn, worker, 1), await bench.claim(conn, worker, 2)
-    assert old == [first._replace(claim=old[0].claim), second._replace(claim=old[1].claim)]
+    assert old == [replace(first, claim=old[0].claim), replace(second, claim=old[1].claim)]
     assert await bench.store.give_back(conn, worker, old) == 0
-    assert await bench.store.give_back(conn, worker, [old[0], second._replace(claim=first.claim), third]) == 1
+    assert await bench.store.give_back(conn, worker, [old[0], replace(second, claim=first.claim), third]) == 1
     assert await bench.states(conn) == ["running", "running", "available"]
 
 

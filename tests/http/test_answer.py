@@ -377,3 +377,10 @@ def test_body_has_no_limit_here() -> None:
         parser.feed(b"x\r\n")
     parser.feed(b"0\r\n\r\n")
     assert (parser.problem, parser.is_complete, len(b"".join(parser.pieces))) == (None, True, MAX_HEAD_BYTES // 10)
+
+
+def test_a_problem_quotes_little_of_what_came() -> None:
+    parser = AnswerParser()
+    parser.feed(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: " + b"?key" * 2_500 + b"\r\n\r\n")
+    assert parser.problem
+    assert len(parser.problem) < 300

@@ -37,6 +37,24 @@ def test_any_other_text_names_a_channel(name: str) -> None:
     assert Channel(name).name == name
 
 
+@pytest.mark.parametrize(
+    "char",
+    ["\n", "\r", "\t", "\x1b", "\x7f", "\x85", "\x9b", "\u2028", "\u2029", "\u202e", "\u2066", "\u200f", "\ufeff"],
+)
+def test_a_new_name_steers_no_line(char: str) -> None:
+    with refuses("channel", "control or bidirectional"):
+        checks.new_name("channel", f"a{char}b", 200)
+    with refuses("ordering_key", "control or bidirectional"):
+        checks.new_name("ordering_key", char, 200)
+
+
+@pytest.mark.parametrize(
+    "name", ["Ünï cödé", "\u05d0\u05d1", "\u06cc\u200c\u062e", "\U0001f469\u200d\U0001f4bb", "\u3000"]
+)
+def test_other_scripts_make_names(name: str) -> None:
+    assert checks.new_name("channel", name, 200) == name
+
+
 @pytest.mark.parametrize("names", ["mail", 7, None, [7], [""]])
 def test_channel_names(names: Any) -> None:
     with refuses("channels?", ""):

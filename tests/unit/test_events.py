@@ -95,3 +95,22 @@ def test_record_has_name_and_fields(caplog: pytest.LogCaptureFixture) -> None:
     assert record.getMessage() == "job_dead job=1 channel=mail attempts=2 status=None error=50% %s {x}"
     assert record.__dict__["event"] == "job_dead"
     assert record.__dict__["fields"]["attempts"] == 2
+
+
+@pytest.mark.parametrize("char", ["\n", "\r", "\x1b", "\x85", "\u2028", "\u202e", "\0", "\ud800", "\x7f"])
+def test_nothing_steers_a_line(caplog: pytest.LogCaptureFixture, char: str) -> None:
+    """Names of channels come from rows, errors from receivers."""
+    logger = logging.getLogger("requeuest_trio.attempt")
+    forged = f"mail{char}job_dead job=2"
+    with caplog.at_level(logging.DEBUG, logger.name):
+        emit(logger, Event.JOB_DEAD, job=1, channel=forged, attempts=2, status=None, error=ValueError(forged))
+        emit(logger, Event.CLAIMED, jobs=1, channels=[forged])
+    for record in caplog.records:
+        assert record.getMessage().isprintable()
+        assert char not in str(record.__dict__["fields"])
+
+
+def test_a_field_is_cut(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("requeuest_trio.attempt")
+    emit(logger, Event.JOB_DEAD, job=1, channel="c" * 100_000, attempts=2, status=None, error=None)
+    assert len(caplog.records[0].getMessage()) < 2_000

@@ -1,8 +1,11 @@
 """Header fields on their way out: found, masked."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from requeuest_trio._model.headers import find, is_secret, masked, masked_url
+from requeuest_trio._model.headers import find, is_secret, masked
+from requeuest_trio._model.masking import masked_url
 
 
 def test_find_ignores_case_and_takes_the_first() -> None:
@@ -18,7 +21,24 @@ def test_ordinary_field_is_no_secret(name: str) -> None:
     assert not is_secret(name, "value")
 
 
-@pytest.mark.parametrize("value", ["Bearer abc", "basic dTpw", "Token\tx", "Digest username=x"])
+@pytest.mark.parametrize(
+    "name",
+    ["AccessKey", "X-Authentication", "X-Sig", "X-HMAC-Sha256", "X-Pin", "userPin", "X-OTP", "X-Functions-Key", "Sid"],
+)
+def test_credentials_are_known_by_their_name(name: str) -> None:
+    assert is_secret(name, "value")
+
+
+def test_users_name_more_in_any_case() -> None:
+    assert is_secret("X-Tenant", "value", {"x-tenant"})
+    assert not is_secret("X-Tenant", "value")
+    assert is_secret("User-Agent", "value", {"user-agent"})
+    assert masked_url("https://h/?Tenant=x&b=y", {"tenant"}) == "https://h/?Tenant=***&b=y"
+
+
+@pytest.mark.parametrize(
+    "value", ["Bearer abc", "basic dTpw", "Token\tx", "Digest username=x", "ApiKey x", "0123456789abcdef0123456789"]
+)
 def test_credentials_are_known_by_their_value_too(value: str) -> None:
     assert is_secret("X-Whatever", value)
 
@@ -44,9 +64,46 @@ def test_masked_keeps_order_and_repeats() -> None:
         ("https://h/?X-Amz-Credential=x&X-Amz-Signature=y", "https://h/?X-Amz-Credential=***&X-Amz-Signature=***"),
         ("https://h/?ACCESS_TOKEN=", "https://h/?ACCESS_TOKEN=***"),
         ("https://h/?jwt=a=b&x", "https://h/?jwt=***&x"),
+        (
+            "https://h/?code=a&pass=b&pin=c&otp=d&hmac=e&sig=f",
+            "https://h/?code=***&pass=***&pin=***&otp=***&hmac=***&sig=***",
+        ),
+        ("https://h/?%74oken=x&%2574oken=y", "https://h/?%74oken=***&%2574oken=***"),
+        ("https://h/a;token=x/b?c=d", "https://h/a;token=***?c=d"),
+        ("https://h/#access_token=x&state=y", "https://h/#access_token=***&state=y"),
+        ("https://h/?next=https%3A%2F%2Fi%2F%3Ftoken%3Dx&page=2", "https://h/?next=***&page=2"),
+        ("https://h/?q=0123456789abcdef0123456789abcdef", "https://h/?q=***"),
+        ("https://hooks.slack.com/services/T0/B0/XXXX", "https://hooks.slack.com/***/***/***/***"),
+        (
+            "https://api.telegram.org/bot12:A-B/sendMessage?chat_id=7",
+            "https://api.telegram.org/***/sendMessage?chat_id=7",
+        ),
+        ("https://discord.com/api/webhooks/7/abc_d-E", "https://discord.com/api/webhooks/***/***"),
+        ("https://maker.ifttt.com/trigger/x/with/key/abc", "https://maker.ifttt.com/trigger/x/with/key/***"),
+        (
+            "https://h/orders/01a20355-869e-7290-a022-cbe3994d39e2/items",
+            "https://h/orders/01a20355-869e-7290-a022-cbe3994d39e2/items",
+        ),
+        ("it said Bearer abc, twice", "it said Bearer *** twice"),
+        ("got eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.e30.x", "got ***"),
         ("no URL at all", "no URL at all"),
         ("got https://u:p@h/?pwd=x and http://v:q@i", "got https://***@h/?pwd=*** and http://***@i"),
     ],
 )
 def test_masked_url(url: str, shown: str) -> None:
     assert masked_url(url) == shown
+
+
+@given(st.text())
+def test_masking_again_changes_nothing(text: str) -> None:
+    once = masked_url(text)
+    assert masked_url(once) == once
+
+
+@given(
+    st.sampled_from(["token", "apiKey", "X-Sig", "pass", "otp", "%74oken", "client_secret"]),
+    st.sampled_from(["https://h/?{}", "https://h/a;{}", "https://h/#{}", "see https://h/?a=b&{}&c=d for it", "{}"]),
+    st.from_regex(r"[a-z0-9%./:@-]{6,40}", fullmatch=True),
+)
+def test_no_value_of_a_secret_parameter_is_left(name: str, place: str, value: str) -> None:
+    assert f"={value}" not in masked_url(place.format(f"{name}={value}"))

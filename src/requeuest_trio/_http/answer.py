@@ -18,6 +18,7 @@ MAX_HEADERS: Final = 1_000
 MAX_INFORMATIONAL: Final = 20
 """1xx answers before the real one (RFC 9110 section 15.2 sets no limit, so an endless series would be legal)."""
 
+_QUOTED: Final = 50  # bytes of a receiver's, in the text of a problem
 _NO_BODY: Final = frozenset({204, 304})  # RFC 9112 section 6.3, rules 1 and 2; llhttp knows them too
 _NOT_IN_REASON: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9112 section 4
 
@@ -134,7 +135,7 @@ class AnswerParser:
             value = value.rstrip(b" \t")  # llhttp leaves the space behind it
             self.headers.append((name, value))
             if len(name) == 17 and name.lower() == b"transfer-encoding" and value.lower() != b"chunked":
-                self.problem = f"the answer has a transfer coding that was not asked for: {value!r}"
+                self.problem = f"the answer has a transfer coding that was not asked for: {value[:_QUOTED]!r}"
 
     def on_headers_complete(self) -> None:
         """The head is there, of a 1xx answer or of the real one. One with a problem is never complete."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
-from requeuest_trio._model.headers import Headers, is_secret, masked_url
+from requeuest_trio._model.headers import Headers, is_secret
+from requeuest_trio._model.masking import HIDDEN, masked_url
 
 __all__ = ["causes", "described"]
 
 _LONGEST = 500
-_READ = 10_000
+_READ = 1_000
+_BEGINNING = 64
+"""So much of a secret is enough to know it; less of one may be at the end of what was read, and is left out."""
 _MOST_CAUSES = 20
 # Long enough not to be an ordinary word, so that the rest of the text stays readable.
 _SHORTEST_SECRET = 6
@@ -18,7 +21,7 @@ _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\ud800-\udfff]+")
 _PIECES = re.compile(r"[\s=;,:]+")
 
 
-def described(error: BaseException, headers: Headers = ()) -> str:
+def described(error: BaseException, headers: Headers = (), sensitive: Collection[str] = ()) -> str:
     """The error and the cause that says why.
 
     Exceptions quote what they stumbled over: URLs are masked, and so is what the secret ones of `headers` contain.
@@ -28,7 +31,11 @@ def described(error: BaseException, headers: Headers = ()) -> str:
     *_, root = causes(error)
     if root is not error and isinstance(root, OSError) and (reason := _str(root)) and reason not in text:
         text += f" ({reason})"
-    return _UNPRINTABLE.sub(" ", _without_secrets(masked_url(text), headers)).strip()[:_LONGEST]
+    is_cut = len(text) >= _READ
+    text = _without_secrets(masked_url(text, sensitive), headers, sensitive)
+    if is_cut:
+        text = text[:-_BEGINNING]
+    return _UNPRINTABLE.sub(" ", text).strip()[:_LONGEST]
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
@@ -64,9 +71,12 @@ def _str(error: BaseException) -> str:
         return ""
 
 
-def _without_secrets(text: str, headers: Headers) -> str:
-    for value in (value for name, value in headers if is_secret(name, value)):
+def _without_secrets(text: str, headers: Headers, sensitive: Collection[str]) -> str:
+    for value in (value for name, value in headers if is_secret(name, value, sensitive)):
         for piece in sorted({value, *_PIECES.split(value)}, key=len, reverse=True):
             if len(piece) >= _SHORTEST_SECRET:
-                text = text.replace(piece, "***")
+                # By its beginning, since the text may end in the middle of it.
+                text = text.replace(piece, HIDDEN)
+                if piece[:_BEGINNING] in text:
+                    text = text[: text.find(piece[:_BEGINNING])] + HIDDEN
     return text

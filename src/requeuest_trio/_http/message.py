@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -29,7 +30,9 @@ class Origin(NamedTuple):
     port: int
 
 
-class Target(NamedTuple):
+# These two are no tuples: what shows the locals of a traceback takes tuples apart, whatever their `repr` hides.
+@dataclass(slots=True, repr=False)
+class Target:
     """What a URL says: whom to ask, how to name them, and for what."""
 
     origin: Origin
@@ -38,8 +41,13 @@ class Target(NamedTuple):
     path: bytes
     """Path and query."""
 
+    def __repr__(self) -> str:
+        """Without what may be secret: path and query."""
+        return f"<Target at {self.origin}>"
 
-class Message(NamedTuple):
+
+@dataclass(slots=True, repr=False)
+class Message:
     """One request, ready to be sent."""
 
     origin: Origin
@@ -50,6 +58,10 @@ class Message(NamedTuple):
     """In pieces it can be sent only once, and is framed already."""
     is_last: bool = False
     """Whether the request itself says that the connection is to be closed after it."""
+
+    def __repr__(self) -> str:
+        """Without what may be secret: head and body."""
+        return f"<Message {self.method} to {self.origin}>"
 
 
 def head_of(method: str, path: bytes, host: bytes, fields: bytes) -> bytes:

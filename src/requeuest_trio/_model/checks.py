@@ -18,6 +18,7 @@ __all__ = [
     "channel_names",
     "instant",
     "job_id",
+    "new_name",
     "priority",
     "seconds",
     "short_text",
@@ -29,6 +30,10 @@ MAX_PRIORITY = 100
 MAX_SECONDS = 10 * 365 * 86_400.0
 """Ten years: further than anybody plans, and safely inside what PostgreSQL's intervals hold."""
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+# Line ends, escape sequences and all other controls, and what turns the direction of writing (Unicode Annex 9).
+_STEERING = re.compile(
+    "[\\x00-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u206f\\ufeff\\ufff9-\\ufffb]"
+)
 # Python's datetimes end with the year 9999, in whatever zone an instant is read back.
 _FIRST_YEAR, _LAST_YEAR = 1970, 9000
 
@@ -42,6 +47,17 @@ def short_text(argument: str, value: object, longest: int) -> str:
     if _UNSTORABLE.search(value):
         raise InvalidRequest(argument, "must not have NUL or lone surrogate characters")
     return value
+
+
+def new_name(argument: str, value: object, longest: int) -> str:
+    """The same for a name that is to be stored: without what would change how a line looks that it stands in.
+
+    What is stored already, by an older version or by another program, can still be looked up, delivered and cleared.
+    """
+    name = short_text(argument, value, longest)
+    if not name.isprintable() and _STEERING.search(name):
+        raise InvalidRequest(argument, f"must not have line ends, control or bidirectional characters: {shown(name)}")
+    return name
 
 
 def channel_name(value: object) -> str:

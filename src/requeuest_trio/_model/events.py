@@ -11,7 +11,12 @@ import logging
 from enum import Enum
 from typing import NamedTuple
 
+from requeuest_trio._model.escaping import cut, escaped
+
 __all__ = ["Event", "EventSpec", "emit"]
+
+_LONGEST = 1_000
+"""Of a field."""
 
 
 class EventSpec(NamedTuple):
@@ -138,14 +143,18 @@ class Event(Enum):
 
 
 def emit(logger: logging.Logger, event: Event, **fields: object) -> None:
-    """Log an event with its fields."""
+    """Log an event with its fields, in one line: names of channels and texts of errors come from anywhere."""
     spec = event.value
     if logger.isEnabledFor(spec.level):
-        fields = {name: _first_line(value) if isinstance(value, Exception) else value for name, value in fields.items()}
+        fields = {name: _logged(value) for name, value in fields.items()}
         text = " ".join(f"{name}={value}" for name, value in fields.items())
-        logger.log(spec.level, "%s %s", spec.name, text, extra={"event": spec.name, "fields": fields})
+        logger.log(spec.level, "%s %s", spec.name, escaped(text), extra={"event": spec.name, "fields": fields})
 
 
-def _first_line(error: Exception) -> str:
-    # The details of PostgreSQL's errors, which follow, may show a whole row with all that is secret in it.
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+def _logged(value: object) -> object:
+    if isinstance(value, Exception):
+        # The details of PostgreSQL's errors, which follow, may show a whole row with all that is secret in it.
+        value = str(value).strip().partition("\n")[0] or type(value).__name__
+    if type(value) is str:  # and no enumeration's member
+        return cut(escaped(value), _LONGEST)
+    return value

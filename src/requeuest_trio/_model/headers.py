@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
 from requeuest_trio._model.errors import InvalidRequest, shown
+from requeuest_trio._model.masking import HIDDEN, has_token, is_secret_name, masked_url
 
 __all__ = [
+    "HARMLESS",
     "MAX_HEADER_BYTES",
     "RESERVED",
     "HeaderSource",
@@ -19,7 +21,7 @@ __all__ = [
     "header_items",
     "is_secret",
     "masked",
-    "masked_url",
+    "masked_for_logs",
 ]
 
 Headers = tuple[tuple[str, str], ...]
@@ -35,19 +37,21 @@ RESERVED = frozenset({
 })  # fmt: skip
 """Fields about one connection or the message's framing (RFC 9110 section 7.6.1): the transport's, not the user's."""
 
+HARMLESS = frozenset({
+    "accept", "accept-charset", "accept-encoding", "accept-language", "content-encoding", "content-language",
+    "content-length", "content-type", "idempotency-key", "user-agent",
+})  # fmt: skip
+"""Fields that say nothing about who sends them: they are shown everywhere, and go along to another origin."""
+_SECRET_VALUE = re.compile(
+    r"(?:apikey|api-key|aws4-hmac-sha256|basic|bearer|bot|digest|dpop|hawk|hmac|hmac-sha256|key|mac|negotiate|ntlm|oauth"
+    r"|privatetoken|signature|token)\s",
+    re.IGNORECASE,
+)
+
+# Servers that hand fields on as variables (RFC 3875 section 4.1.18) take all of these for one.
+_ALIKE = str.maketrans(dict.fromkeys("!#$%&'*+.^_`|~", "-"))
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2
 _FORBIDDEN_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110 section 5.5
-_SECRET = re.compile(
-    r"authorization|cookie|token|secret|passw|passphrase|credential|signature|session|jwt|api[-_]?key|auth$"
-    r"|(?<!idempotency)[-_]key$",
-    re.IGNORECASE,
-)
-_SECRET_VALUE = re.compile(r"(?:basic|bearer|digest|token)\s", re.IGNORECASE)
-_USERINFO = re.compile(r"(?<=//)[^/?#\s]*@")
-_SECRET_PARAMETER = re.compile(
-    r"([?&][^=&#]*(?:token|secret|passw|pwd|signature|key|sig|auth|credential|session|jwt)[^=&#]*=)[^&#\s]*",
-    re.IGNORECASE,
-)
 
 
 def checked_headers(source: HeaderSource) -> Headers:
@@ -101,7 +105,7 @@ def _checked(name: object, value: object) -> tuple[str, str]:
         )
     if not _TOKEN.fullmatch(name):
         raise InvalidRequest("headers", f"{shown(name)} is no header name (RFC 9110 section 5.6.2)")
-    if name.lower() in RESERVED:
+    if name.lower().translate(_ALIKE) in RESERVED:
         raise InvalidRequest("headers", f"{name} is set by the library: leave it out")
     if _FORBIDDEN_IN_VALUE.search(value):
         raise InvalidRequest("headers", f"the value of {name} must not have CR, LF, NUL or other control characters")
@@ -118,16 +122,20 @@ def find(headers: Headers, name: str) -> str | None:
     return next((value for field, value in headers if field.lower() == name), None)
 
 
-def is_secret(name: str, value: str) -> bool:
-    """Whether a field looks like a credential, by its name or by its value."""
-    return bool(_SECRET.search(name) or _SECRET_VALUE.match(value))
+def is_secret(name: str, value: str, sensitive: Collection[str] = ()) -> bool:
+    """Whether a field looks like a credential, by its name or its value, or its name, in lower case, is `sensitive`."""
+    if name.lower() in HARMLESS and name.lower() not in sensitive:
+        return False
+    return is_secret_name(name, sensitive) or _SECRET_VALUE.match(value) is not None or has_token(value)
 
 
-def masked(headers: Headers) -> Headers:
-    """The same headers with the values of those that look secret replaced: for logs and screens."""
-    return tuple((name, "***" if is_secret(name, value) else value) for name, value in headers)
+def masked(headers: Headers, sensitive: Collection[str] = ()) -> Headers:
+    """The same headers with the values of those that look secret replaced: for people who ask to see them."""
+    return tuple(
+        (name, HIDDEN if is_secret(name, value, sensitive) else masked_url(value, sensitive)) for name, value in headers
+    )
 
 
-def masked_url(text: str) -> str:
-    """The same URL, or text with URLs, without users, passwords and the values of parameters that look secret."""
-    return _SECRET_PARAMETER.sub(r"\1***", _USERINFO.sub("***@", text))
+def masked_for_logs(headers: Headers) -> Headers:
+    """The same for what is shown unasked, as in a traceback: only harmless fields keep their values."""
+    return tuple((name, value if name.lower() in HARMLESS else HIDDEN) for name, value in headers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
@@ -48,7 +48,7 @@ class Attempt:
     """Of the answer, if one came."""
     error: str | None
     """Why the attempt was no success."""
-    excerpt: bytes
+    excerpt: bytes = field(repr=False)
     """The first part of the answer's body."""
     retry_at: datetime | None
     """When the job is due again, if it is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
@@ -18,7 +19,9 @@ __all__ = ["Answer", "Delivery", "Outcome", "damaged", "judge"]
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-class Answer(NamedTuple):
+# No tuple: what shows the locals of a traceback takes tuples apart, whatever their `repr` hides.
+@dataclass(slots=True, repr=False)
+class Answer:
     """A response as far as it was read."""
 
     status: int
@@ -28,6 +31,10 @@ class Answer(NamedTuple):
     """Only the first part of the body is here."""
     cut_off: str | None = None
     """Why the body broke off, if that was not the library's own limit."""
+
+    def __repr__(self) -> str:
+        """Without what may be secret: headers and body."""
+        return f"<Answer {self.status}, {len(self.headers)} headers, body={len(self.body)} bytes>"
 
 
 class Delivery(NamedTuple):

@@ -12,6 +12,7 @@ from requeuest_trio._model import checks
 from requeuest_trio._model.bodies import Fields, checked_body, content_body, form_encoded, json_body
 from requeuest_trio._model.ecosystem import URL
 from requeuest_trio._model.errors import InvalidRequest, shown
+from requeuest_trio._model.escaping import cut, escaped
 from requeuest_trio._model.headers import (
     RESERVED,
     Headers,
@@ -19,9 +20,9 @@ from requeuest_trio._model.headers import (
     checked_headers,
     find,
     header_items,
-    masked,
-    masked_url,
+    masked_for_logs,
 )
+from requeuest_trio._model.masking import masked_url
 from requeuest_trio._model.statuses import SUCCESS, Statuses, StatusSpec, statuses
 from requeuest_trio._model.urls import checked_url, url_text
 
@@ -44,6 +45,7 @@ class RequestOptions(TypedDict, total=False):
 
 
 _OPTIONS = frozenset(RequestOptions.__annotations__)
+_LONGEST_SHOWN = 2_000
 _BODIES = frozenset({"json", "form", "content"})
 
 
@@ -129,10 +131,10 @@ class Request:
         put(self, "follow_redirects", follow_redirects)
 
     def __repr__(self) -> str:
-        """Without secrets: fields that look like credentials are masked, the body is only measured."""
+        """Without secrets: only harmless header fields are shown with their values, the body is only measured."""
         return (
-            f"<Request {self.method} {masked_url(self.url)} headers={dict(masked(self.headers))} "
-            f"body={len(self.body)} bytes>"
+            f"<Request {_shown(self.method)} {_shown(masked_url(self.url))} "
+            f"headers={_shown(str(dict(masked_for_logs(self.headers))))} body={len(self.body)} bytes>"
         )
 
     @classmethod
@@ -231,6 +233,10 @@ class Request:
             timeout=options.get("timeout"),
             follow_redirects=options.get("follow_redirects", False),
         )
+
+
+def _shown(text: str) -> str:
+    return cut(escaped(text), _LONGEST_SHOWN)
 
 
 def _checked_method(method: object) -> str:

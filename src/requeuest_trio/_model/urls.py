@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from requeuest_trio._model.ecosystem import URL, InvalidURL
 from requeuest_trio._model.errors import InvalidRequest, shown
-from requeuest_trio._model.headers import masked_url
+from requeuest_trio._model.masking import masked_url
 
 __all__ = ["MAX_URL_LENGTH", "Address", "checked_url", "normal_form", "url_text"]
 

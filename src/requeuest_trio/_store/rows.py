@@ -12,8 +12,10 @@ from uuid import UUID
 
 from requeuest_trio._model import checks
 from requeuest_trio._model.errors import InvalidRequest
+from requeuest_trio._model.escaping import cut, escaped
 from requeuest_trio._model.headers import Headers, checked_headers
 from requeuest_trio._model.job import Attempt, Job, Reached, make_response
+from requeuest_trio._model.masking import masked_url
 from requeuest_trio._model.outcome import Outcome
 from requeuest_trio._model.request import METHODS, Request
 from requeuest_trio._model.retry import DEFAULT_RETRY, RetryPolicy
@@ -36,6 +38,8 @@ WHOLE_CHANNEL = ""
 """The ordering key of all jobs of an ordered channel."""
 
 _LONG_HEADERS = 2_000
+_LONGEST_SHOWN = 2_000
+_LONGEST_ERROR = 2_000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,7 +68,9 @@ class NewJob:
         return self.request.timeout if self.timeout is None else self.timeout
 
 
-class Claimed(NamedTuple):
+# No tuple: what shows the locals of a traceback takes tuples apart, whatever their `repr` hides.
+@dataclass(slots=True, repr=False)
+class Claimed:
     """A job in the hands of this process. Reading the request is put off, because the row may be damaged."""
 
     claim: UUID
@@ -80,6 +86,11 @@ class Claimed(NamedTuple):
     timeout: float | None
     follow_redirects: bool
     retry: str | None
+
+    def __repr__(self) -> str:
+        """Without secrets: neither headers nor body."""
+        where = cut(escaped(f"{self.method} {masked_url(self.url)}"), _LONGEST_SHOWN)
+        return f"<Claimed {self.id}, attempt {self.attempt}: {where}, body={len(self.body)} bytes>"
 
     def read(self) -> tuple[Request, RetryPolicy]:
         """The request and its policy. Raises `ValueError` or `TypeError` if the row holds none."""
@@ -235,7 +246,8 @@ def attempt_from_row(row: Sequence[Any]) -> Attempt:
 
 def _storable(text: str) -> str:
     """The text without what PostgreSQL refuses: errors quote what a hostile receiver sent."""
-    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()[:2_000]
+    text = text[:_LONGEST_ERROR]
+    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()[:_LONGEST_ERROR]
 
 
 def _headers(text: str) -> tuple[tuple[str, str], ...]:

@@ -22,8 +22,8 @@ __all__ = [
     "moment",
     "one_line",
     "print_table",
-    "printable",
     "say",
+    "say_text",
     "seconds",
 ]
 
@@ -48,18 +48,25 @@ def make_console(stream: TextIO) -> Console:
 
 
 def say(console: Console, line: str, style: str = "") -> None:
-    """Print a line, uncut, also above a live display."""
-    console.print(Text(printable(line), style=style), soft_wrap=True)
+    """Print a line, uncut, also above a live display. It stays one line, whatever is in it."""
+    console.print(Text(_printable(line), style=style), soft_wrap=True)
 
 
-def printable(text: str) -> str:
+def say_text(console: Console, text: str) -> None:
+    """Print a text of several lines."""
+    console.print(Text(_printable(text, kept="\n\t")), soft_wrap=True)
+
+
+def _printable(text: str, kept: str = "") -> str:
     """The text without what would steer a terminal: it may come from anywhere."""
-    return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in kept else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def one_line(text: str) -> str:
-    """The same in one line."""
-    return printable(" ".join(text.split()))
+    """The text with single spaces, in one line."""
+    return _printable(" ".join(text.split()))
 
 
 def cut(text: str, longest: int) -> str:

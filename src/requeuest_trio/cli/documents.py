@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from requeuest_trio import Attempt, Job, Request
-from requeuest_trio._model.headers import masked, masked_url
+from requeuest_trio._model.headers import masked
+from requeuest_trio._model.masking import masked_url
 
 __all__ = ["attempt_document", "job_document", "show_document"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from requeuest_trio import Job, JobState
-from requeuest_trio._model.headers import masked_url
+from requeuest_trio._model.masking import masked_url
 from requeuest_trio.cli import options
 from requeuest_trio.cli.display import make_console, moment, print_table, say
 from requeuest_trio.cli.documents import job_document

@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -97,10 +98,11 @@ def _object(line: bytes) -> dict[str, Any]:
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     # Python would keep the last one, and so send something else than what the file says.
-    names = [name for name, _ in pairs]
-    if repeated := next((name for name in names if names.count(name) > 1), None):
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
+        [(repeated, _)] = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"{repeated!r} is there twice in one object (repeated headers go into a list of pairs)")
-    return dict(pairs)
+    return unique
 
 
 def _refuse_constant(name: str) -> None:
@@ -115,8 +117,8 @@ def _entry(number: int, fields: dict[str, Any], default_channel: str, max_body: 
     key = fields.get("ordering_key")
     return Entry(
         line=number,
-        channel=checks.channel_name(fields.get("channel", default_channel)),
-        ordering_key=None if key is None else checks.short_text("ordering_key", key, checks.MAX_KEY_LENGTH),
+        channel=checks.new_name("channel", fields.get("channel", default_channel), checks.MAX_CHANNEL_LENGTH),
+        ordering_key=None if key is None else checks.new_name("ordering_key", key, checks.MAX_KEY_LENGTH),
         request=_request(fields, max_body),
     )
 

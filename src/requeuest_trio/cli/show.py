@@ -13,9 +13,20 @@ import click
 from rich.console import Console
 
 from requeuest_trio import Attempt, Client, Job, JobNotFound, RequeuestError
-from requeuest_trio._model.headers import Headers, masked, masked_url
+from requeuest_trio._model.headers import Headers, masked
+from requeuest_trio._model.masking import masked_url
 from requeuest_trio.cli import options
-from requeuest_trio.cli.display import body_text, cut, make_console, moment, one_line, print_table, say, seconds
+from requeuest_trio.cli.display import (
+    body_text,
+    cut,
+    make_console,
+    moment,
+    one_line,
+    print_table,
+    say,
+    say_text,
+    seconds,
+)
 from requeuest_trio.cli.documents import show_document
 from requeuest_trio.cli.dsn import every_job, open_existing
 from requeuest_trio.cli.running import FINE, run
@@ -103,8 +114,8 @@ async def _find(client: Client, digits: str) -> Job:
 def _print_job(console: Console, job: Job) -> None:
     fields = {
         "job": job.id,
-        "channel": one_line(job.channel),
-        "ordering key": one_line(job.ordering_key or ""),
+        "channel": job.channel,
+        "ordering key": job.ordering_key or "",
         "state": job.state,
         "attempts": job.attempts,
         "priority": job.priority or "",
@@ -170,7 +181,7 @@ def _print_message(console: Console, headers: Headers, body: bytes) -> None:
         say(console, f"{name}: {value}")
     if body:
         say(console, "")
-        say(console, _described(body, _BODY_SHOWN))
+        say_text(console, _described(body, _BODY_SHOWN))
         say(console, "")
 
 

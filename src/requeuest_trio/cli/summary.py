@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from requeuest_trio._model.headers import masked_url
+from requeuest_trio._model.masking import masked_url
 from requeuest_trio.cli.display import one_line, print_table, say, seconds
 from requeuest_trio.cli.tally import Outcome, Tally
 

@@ -1,0 +1,147 @@
+"""What is not shown: credentials, in URLs and in text that quotes them.
+
+It errs on the side of hiding: a harmless value that looks like a credential is hidden too. Everything here takes time
+in proportion to the text, which may be a stranger's: a pass for each separator, and no pattern that tries again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from functools import lru_cache
+from urllib.parse import unquote
+
+__all__ = ["HIDDEN", "has_token", "is_secret_name", "masked_url"]
+
+HIDDEN = "***"
+
+_SECRET_PART = re.compile(
+    r"authori[sz]|authenti|cookie|token|secret|passw|passphrase|pwd|credential|signature|session|jwt|hmac|bearer"
+    r"|api[-_.]?key|otp|csrf|xsrf"
+)
+# Whole words of a name; `auth` and `key` also where a word ends with them.
+_SECRET_WORD = frozenset({
+    "assertion", "code", "cred", "creds", "mac", "nonce", "pass", "pin", "psk", "pw", "sas", "sid", "sig", "sign",
+    "ticket",
+})  # fmt: skip
+_SECRET_END = ("auth", "key", "keys")
+_WORD = re.compile(r"[A-Z]*[a-z0-9]+|[A-Z]+")
+# What follows one of these in a text is one, whatever stands around it.
+_SCHEME_IN_TEXT = frozenset({"apikey", "api-key", "basic", "bearer", "digest"})
+
+_SHORTEST_TOKEN = 20
+_RUN = re.compile(r"[A-Za-z0-9]{20,}")
+_DIGIT, _LETTER = re.compile(r"[0-9]"), re.compile(r"[A-Za-z]")
+
+_SPACE = re.compile(r"(\s+)")
+_PARAMETERS = re.compile(r"([?&;#])")
+_END_OF_AUTHORITY = re.compile(r"[/?#]")
+_MOST_ENCODINGS = 3
+
+# Webhooks carry their credential in the path, behind one of these or on a host named so: Slack, Discord, Teams, Zapier.
+_BEFORE_TOKENS = frozenset({
+    "hook", "hooks", "incomingwebhook", "key", "keys", "token", "tokens", "webhook", "webhookb2", "webhooks",
+})  # fmt: skip
+_BOT = re.compile(r"bot\d+:", re.IGNORECASE)  # Telegram
+
+
+def is_secret_name(name: str, sensitive: Collection[str] = ()) -> bool:
+    """Whether a header field or parameter looks like a credential by its name, also if that is percent-encoded."""
+    plain = _decoded(name)
+    return plain.lower() in sensitive or (_is_secret_name(plain) if len(plain) <= 64 else _names_secret(plain))
+
+
+@lru_cache(maxsize=1_024)
+def _is_secret_name(name: str) -> bool:
+    """Applications use the same few names again and again."""
+    return _names_secret(name)
+
+
+def _names_secret(name: str) -> bool:
+    lower = name.lower()
+    if lower.replace("_", "-").endswith("idempotency-key"):
+        return False
+    if _SECRET_PART.search(lower):
+        return True
+    words = [word.lower() for word in _WORD.findall(name)]
+    return any(word in _SECRET_WORD for word in words) or any(word.endswith(_SECRET_END) for word in words)
+
+
+def _decoded(text: str) -> str:
+    for _ in range(_MOST_ENCODINGS):
+        if "%" not in text:
+            break
+        text = unquote(text)
+    return text
+
+
+def has_token(text: str) -> bool:
+    """Whether it holds a long run of letters and digits mixed, as credentials are. A UUID is none."""
+    return len(text) >= _SHORTEST_TOKEN and any(
+        _DIGIT.search(run) and _LETTER.search(run) for run in _RUN.findall(text)
+    )
+
+
+def masked_url(text: str, sensitive: Collection[str] = ()) -> str:
+    """The same URL, or text with URLs, without users, passwords, and what looks secret in parameters and paths."""
+    words = _SPACE.split(text)
+    after_scheme = False
+    for place in range(0, len(words), 2):
+        word = words[place]
+        if after_scheme and word:
+            words[place] = HIDDEN
+        elif len(word) > 3:  # the shortest that can hold anything secret is x=y with a name of one of the above
+            words[place] = _masked_word(word, sensitive, _MOST_ENCODINGS)
+        after_scheme = word.strip("'\"(:").lower() in _SCHEME_IN_TEXT
+    return "".join(words)
+
+
+def _masked_word(word: str, sensitive: Collection[str], depth: int) -> str:
+    if "//" in word:
+        word = _without_users(word)
+    first, *rest = _PARAMETERS.split(word)
+    if "/" in first:
+        first = _masked_path(first)
+    parts = [_masked_parameter(first, sensitive, depth)]
+    for place in range(0, len(rest), 2):
+        parts += rest[place], _masked_parameter(rest[place + 1], sensitive, depth)
+    return "".join(parts)
+
+
+def _without_users(word: str) -> str:
+    before, *rest = word.split("//")
+    parts = [before]
+    for part in rest:
+        end = _END_OF_AUTHORITY.search(part)
+        place = part.rfind("@", 0, end.start() if end else len(part))
+        parts.append(part if place < 0 else HIDDEN + part[place:])
+    return "//".join(parts)
+
+
+def _masked_path(path: str) -> str:
+    segments = path.split("/")
+    begins = 1
+    is_behind = False
+    if len(segments) > 2 and not segments[1] and segments[0][-1:] in {"", ":"}:
+        begins = 3
+        is_behind = not _BEFORE_TOKENS.isdisjoint(segments[2].lower().split("."))
+    for place in range(begins, len(segments)):
+        segment = segments[place]
+        if segment and (is_behind or _BOT.match(segment) or ("=" not in segment and has_token(segment))):
+            segments[place] = HIDDEN
+        is_behind = is_behind or segment.lower() in _BEFORE_TOKENS
+    return "/".join(segments)
+
+
+def _masked_parameter(part: str, sensitive: Collection[str], depth: int) -> str:
+    name, equals, value = part.partition("=")
+    if not equals:
+        return HIDDEN if "/" not in part and has_token(part) else part
+    if is_secret_name(name[name.rfind("/") + 1 :], sensitive) or has_token(value):
+        return f"{name}={HIDDEN}"
+    if "%" in value or "=" in value or "//" in value:
+        # It may be a URL, or several, with secrets of their own.
+        plain = unquote(value)
+        if not depth or _masked_word(plain, sensitive, depth - 1) != plain:
+            return f"{name}={HIDDEN}"
+    return part
