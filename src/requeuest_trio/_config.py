@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, fields
 
 import psycopg
@@ -48,9 +49,10 @@ class Config:
     """One statement of the library's; for those of the runner, a third of `lease` at most."""
     notifications: bool = True
     """Whether to use LISTEN and NOTIFY. Without them only polling wakes."""
-    listen_dsn: str | None = field(default=None, repr=False)
+    listen_dsn: str | Callable[[], str | Awaitable[str]] | None = field(default=None, repr=False)
     """A way past a transaction pooler, to the same database, for the one connection that listens. None: it goes by
-    `dsn`, unless that leads to a transaction pooler; then only polling wakes."""
+    `dsn`, unless that leads to a transaction pooler; then only polling wakes. A callable, as for `dsn`, is asked
+    for each connection."""
     keep_succeeded: float | None = 86_400.0
     """How long delivered jobs and their responses are kept; at least a minute, for those who wait for them. None keeps
     them until they are cleared."""
@@ -74,7 +76,8 @@ class Config:
         if not isinstance(self.notifications, bool):
             raise InvalidRequest("notifications", f"must be a bool, not {type(self.notifications).__name__}")
         if self.listen_dsn is not None:
-            check_dsn("listen_dsn", self.listen_dsn, "is no libpq connection string or URL")
+            if not callable(self.listen_dsn):
+                check_dsn("listen_dsn", self.listen_dsn, "is no libpq connection string or URL")
             if not self.notifications:
                 raise InvalidRequest("listen_dsn", "is of no use with notifications=False")
         for name, default in ((each.name, each.default) for each in fields(self) if each.name in limits):

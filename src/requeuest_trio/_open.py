@@ -25,7 +25,7 @@ from requeuest_trio._model.ecosystem import AsyncBaseTransport, AsyncClient, For
 from requeuest_trio._model.errors import InvalidRequest, RequeuestError
 from requeuest_trio._model.events import Event, emit
 from requeuest_trio._model.groups import Kept, raise_bare
-from requeuest_trio._postgres import TrioConnection
+from requeuest_trio._postgres import Dsn, Route, TrioConnection
 from requeuest_trio._store.announcer import Announcer
 from requeuest_trio._store.database import Database, run_once
 from requeuest_trio._store.migrate import apply_migrations, check_schema
@@ -47,14 +47,15 @@ _ADVICE = "a transaction pooler is in between, so only polling wakes; Config.lis
 _logger = logging.getLogger("requeuest_trio.open")
 
 
-async def migrate(dsn: str, *, schema: str = "requeuest", target: int | None = None) -> list[str]:
+async def migrate(dsn: Dsn, *, schema: str = "requeuest", target: int | None = None) -> list[str]:
     """Bring the tables in a database to a version.
 
     Safe to run from several processes at once, and again: they take turns, and what is done is left alone. Everything
     is in a PostgreSQL schema of its own, so that it lives beside an application's tables.
 
     Args:
-        dsn: a libpq connection string or URL, or `embedded:` with or without a path.
+        dsn: a libpq connection string or URL, or `embedded:` with or without a path; or a callable, as for
+            `open_requeuest`.
         schema: the PostgreSQL schema; 1 to 40 of a-z, 0-9 and _. It is made if there is none.
         target: the version to go to; None is the newest, 0 takes the queue away with everything in it.
 
@@ -74,12 +75,12 @@ async def migrate(dsn: str, *, schema: str = "requeuest", target: int | None = N
     """
     _require_trio()
     async with _server(dsn) as address:
-        return await apply_migrations(address, schema=schema, target=target)
+        return await apply_migrations(Route(address), schema=schema, target=target)
 
 
 @asynccontextmanager
 async def open_requeuest(
-    dsn: str,
+    dsn: str | Callable[[], str | Awaitable[str]],
     channels: Iterable[str | Channel] | All = ALL,
     *,
     http: AsyncBaseTransport | AsyncClient | ForeignClient | None = None,
@@ -102,6 +103,9 @@ async def open_requeuest(
         dsn: a libpq connection string or URL; or `embedded:` for a PostgreSQL of the library's own in the user's data
             directory, `embedded:/path` for one there (both need `requeuest-trio[embedded]`). A pooler may be in
             between: one that shares sessions between transactions is found out, and `Config.listen_dsn` leads past it.
+            Or a callable, or async function, that returns a connection string or URL. It is asked whenever a connection
+            is made, within `Config.connect_timeout`, so that a password may change; if it raises, that counts as an
+            outage. Several hosts are tried in turn, each for its share of that time, one that has failed last.
         channels: what this process delivers: names, or `Channel` objects where there are settings. `ALL` is every
             channel, also those that appear later; an empty collection only enqueues.
         http: what to send with: an `httpx2.AsyncBaseTransport`, or an `AsyncClient` of httpx2 or httpx, which you
@@ -138,19 +142,23 @@ async def open_requeuest(
 
     async with _resources() as stack:
         address = await stack.enter_async_context(_server(dsn))
-        if migrate or embedded.embedded_path(dsn) is not None:
-            await apply_migrations(address, schema=schema)
+        route = Route(address)
+        past_pooler = None if config.listen_dsn is None else Route(config.listen_dsn)
+        if migrate or address is not dsn:
+            await apply_migrations(route, schema=schema)
         queries = Queries(schema)
         store = Store(queries, schema, notifications=config.notifications)
-        prepare = partial(_prepare, address, queries, store, settings, config)
-        no_pooler = await run_once(address, queries, config, prepare)
-        sessions = no_pooler or await has_sessions(address, queries, config)
-        listen_at = _listen_at(address, config, sessions, poll_seconds)
+        prepare = partial(_prepare, address, queries, store, settings, config, past_pooler)
+        no_pooler = await run_once(route, queries, config, prepare)
+        sessions = no_pooler or await has_sessions(route, queries, config)
+        listen_at = _listen_at(route, past_pooler, config, sessions, poll_seconds)
         sender = await stack.enter_async_context(open_sender(http, config))
 
-        async def connect(size: int, dsn: str = address, *, has_sessions: bool = sessions, **options: Any) -> Database:
+        async def connect(
+            size: int, route: Route = route, *, has_sessions: bool = sessions, **options: Any
+        ) -> Database:
             options |= {"has_sessions": has_sessions, "fall_silent": store.fall_silent}
-            return await stack.enter_async_context(Database(dsn, queries, config, size=size, **options))
+            return await stack.enter_async_context(Database(route, queries, config, size=size, **options))
 
         calls = await connect(config.pool_size)
         flushes = await connect(1, lock_timeout=FLUSH_LOCK_SECONDS, plans_once=True)
@@ -249,22 +257,30 @@ def _listener(database: Database, store: Store, waiters: Waiters, runner: Runner
     return Listener(database, store, [store.due_topic, store.done_topic], hints)
 
 
-def _listen_at(address: str, config: Config, has_sessions: bool, poll_interval: float) -> str | None:
+def _listen_at(
+    route: Route, past_pooler: Route | None, config: Config, has_sessions: bool, poll_interval: float
+) -> Route | None:
     """Where news can be heard. None: nowhere."""
     if not config.notifications:
         return None
-    if config.listen_dsn is None and not has_sessions:
+    if past_pooler is None and not has_sessions:
         emit(_logger, Event.POOLED, poll_interval=poll_interval, advice=_ADVICE)
         return None
-    return config.listen_dsn or address
+    return past_pooler or route
 
 
 async def _prepare(
-    dsn: str, queries: Queries, store: Store, settings: Iterable[Channel], config: Config, connection: TrioConnection
+    dsn: Dsn,
+    queries: Queries,
+    store: Store,
+    settings: Iterable[Channel],
+    config: Config,
+    past_pooler: Route | None,
+    connection: TrioConnection,
 ) -> bool:
     """Find out at once, and not by and by, whether this database will do. Returns whether no pooler is in between."""
     await check_schema(connection, dsn, queries.schema)
-    await check_listen_dsn(connection, queries, config)
+    await check_listen_dsn(connection, queries, config, past_pooler)
     # In one order for everybody, since it is one transaction.
     for channel in sorted(settings, key=attrgetter("name")):
         await store.set_channel(connection, channel)
@@ -272,13 +288,14 @@ async def _prepare(
 
 
 @asynccontextmanager
-async def _server(dsn: str) -> AsyncIterator[str]:
+async def _server(dsn: Dsn) -> AsyncIterator[Dsn]:
     """The address of a server: that of the DSN, or that of an embedded one, which runs as long as the block."""
     if isinstance(dsn, str) and (path := embedded.embedded_path(dsn)) is not None:
         async with embedded.open_embedded(path) as address:
             yield address
         return
-    check_dsn("dsn", dsn, "is neither a libpq connection string or URL, nor embedded:")
+    if not callable(dsn):
+        check_dsn("dsn", dsn, "is neither a libpq connection string or URL, nor embedded:")
     yield dsn
 
 

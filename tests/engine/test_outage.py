@@ -13,12 +13,14 @@ from uuid import UUID, uuid4
 
 import pytest
 import trio
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from requeuest_trio import Client, Config, DatabaseUnavailable, Request, open_requeuest
 from requeuest_trio._store import database
 from requeuest_trio.testing import Receiver, Reply
 from tests.engine.support import Eye, Log, eye_on, nothing_left, until_done
+from tests.faults.proxy import open_proxy
+from tests.poolers import direct
 from tests.postgres.harness import running_proxy
 
 IMPATIENT = Config(connect_timeout=0.5, statement_timeout=1.0)
@@ -94,6 +96,24 @@ async def _unreachable(eye: Eye) -> AsyncIterator[None]:
 
 
 @pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")
+async def test_after_a_silence_the_next_connection_leads_to_another_host(eye: Eye) -> None:
+    config = Config(statement_timeout=0.2)
+    async with open_proxy(direct(eye.dsn)) as one, open_proxy(direct(eye.dsn)) as other:
+        ports = ",".join(str(conninfo_to_dict(proxy.dsn)["port"]) for proxy in (one, other))
+        dsn = make_conninfo(one.dsn, host="127.0.0.1,127.0.0.1", port=ports)
+        async with open_requeuest(dsn, (), config=config) as client:
+            await client.stats()
+            assert other.accepted == 0
+            one.freeze()
+            accepted = one.accepted
+            with pytest.raises(DatabaseUnavailable, match="did not answer"):
+                await client.stats()
+            with trio.fail_after(2):
+                await client.stats()
+            assert other.accepted == 1
+            assert one.accepted <= accepted + 1, "a request to cancel, and no more"
+
+
 async def test_a_database_that_is_away_for_a_while(eye: Eye, receiver: Receiver, log: Log) -> None:
     receiver.script(*[Reply(delay=0.5)] * 3)
     async with nothing_left(eye), open_requeuest(eye.dsn, lease=10, poll_interval=0.5, config=IMPATIENT) as client:

@@ -5,13 +5,15 @@ The connection string names both servers and asks for the one that can be writte
 was interrupted before the end, so that there is something to be lost.
 """
 
+from contextlib import suppress
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 import trio
 from psycopg.conninfo import make_conninfo
 
-from requeuest_trio import DatabaseUnavailable, Request, open_requeuest
+from requeuest_trio import Client, DatabaseUnavailable, Job, Request, open_requeuest
 from requeuest_trio._embedded.server import PORT
 from requeuest_trio.testing import Reply, open_receiver
 from tests.engine.support import Eye
@@ -19,11 +21,13 @@ from tests.faults.outages import IMPATIENT, in_thread, logged, looking_at, open_
 from tests.faults.throwaway import Throwaway
 
 BACK_WITHIN = 15.0
+SILENT_PRIMARY = 30.0
+"""With the default lease, from the promotion to the first delivery."""
 
 
-def _either(*servers: Throwaway) -> str:
+def _either(*servers: Throwaway, attributes: str = "read-write") -> str:
     hosts, ports = ",".join(str(server.socket) for server in servers), ",".join([str(PORT)] * len(servers))
-    return make_conninfo(servers[0].dsn(), host=hosts, port=ports, target_session_attrs="read-write")
+    return make_conninfo(servers[0].dsn(), host=hosts, port=ports, target_session_attrs=attributes)
 
 
 async def test_workers_follow_to_the_new_primary_and_only_what_it_does_not_have_is_lost() -> None:
@@ -52,6 +56,33 @@ async def test_workers_follow_to_the_new_primary_and_only_what_it_does_not_have_
     sent = {arrival.header("idempotency-key") for arrival in receiver.arrivals}
     assert sent == {str(job_id) for job_id in (*replicated, delivered, forgotten, after)}
     assert len(receiver.arrivals) == len(sent)
+
+
+@pytest.mark.parametrize("attributes", ["read-write", "primary", "any"])
+async def test_a_silent_primary_is_left_for_the_one_that_was_promoted(attributes: str) -> None:
+    """It holds its connections, takes new ones, and answers nothing: as a frozen machine, or behind a cut cable."""
+    async with queue_server() as server, open_replica(server) as replica, open_receiver() as receiver:
+        dsn = _either(server, replica, attributes=attributes)
+        async with open_requeuest(dsn, poll_interval=1.0) as client:
+            await client.spawn_returning("a", Request.get(receiver.url))
+            waiting = await client.spawn_many("a", [Request.get(receiver.url)] * 5, delay=2.0)
+            async with looking_at(server) as eye:
+                await eye.until_true("select pg_current_wal_lsn() = replay_lsn from pg_stat_replication")
+            server.stand_still()
+            await in_thread(replica.promote)
+            with trio.fail_after(SILENT_PRIMARY):
+                await receiver.wait_for(2)
+            with trio.fail_after(SILENT_PRIMARY):
+                for job_id in waiting:
+                    assert (await _surely(client, job_id)).attempts == 1
+                await client.wait(await spawn_surely(client, "a", Request.get(receiver.url)))
+    assert len(receiver.arrivals) == 7
+
+
+async def _surely(client: Client, job_id: UUID) -> Job:
+    while True:
+        with suppress(DatabaseUnavailable):
+            return await client.wait(job_id)
 
 
 async def _stop_following(standby: Eye) -> None:

@@ -106,6 +106,7 @@ class Throwaway:
     def stop(self, *, immediate: bool = True) -> None:
         """End it: at once, as a power cut would, so that it has to repair its data; or in order."""
         if self.is_running:
+            self.go_on()
             os.kill(self.pid, signal.SIGQUIT if immediate else signal.SIGINT)
         self.wait_until_ended()
 
@@ -117,6 +118,21 @@ class Throwaway:
     def restart(self, *, immediate: bool = True) -> None:
         self.stop(immediate=immediate)
         self.start()
+
+    def stand_still(self) -> None:
+        """SIGSTOP to all of it: the kernel goes on accepting connections for it, and nothing is ever answered."""
+        os.kill(self.pid, signal.SIGSTOP)
+        for pid in self._children():
+            os.kill(pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """The opposite of `stand_still`."""
+        for pid in (*self._children(), self.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def _children(self) -> list[int]:
+        return list(map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()))
 
     def kill_backend(self, pid: int) -> None:
         """

@@ -12,10 +12,11 @@ import psycopg
 import pytest
 import trio
 import trustme
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from requeuest_trio._embedded.account import let_run, server_account
-from requeuest_trio._postgres import TrioConnection
+from requeuest_trio._postgres import Route, TrioConnection
 from tests.postgres.harness import assert_usable, stream, value
 from tests.servers import binaries, temporary_home, wait_for
 
@@ -121,6 +122,23 @@ async def test_right_password(secured: Secured) -> None:
 async def test_wrong_password(secured: Secured) -> None:
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         await TrioConnection.connect(secured.dsn(password="wrong"))
+
+
+async def test_a_password_that_is_changed_holds_for_the_next_connection(secured: Secured, tmp_path: Path) -> None:
+    """From a callable, and from a file of passwords: neither needs a restart."""
+    passwords = tmp_path / "passwords"
+    passwords.touch(0o600)
+    current = "pässword"
+    from_callable = Route(lambda: secured.dsn(password=current))
+    from_file = Route(secured.dsn(password=None, passfile=str(passwords)))
+    async with await from_callable.connect(10) as conn:
+        for current in ("new", "newer", "pässword"):
+            await conn.execute(sql.SQL("alter role secured password {}").format(sql.Literal(current)))
+            await conn.commit()
+            passwords.write_text(f"*:*:*:secured:{current}\n")
+            for route in (from_callable, from_file):
+                async with await route.connect(10) as another:
+                    assert await value(another, "select current_user") == "secured"
 
 
 async def test_the_password_is_in_no_text(secured: Secured) -> None:

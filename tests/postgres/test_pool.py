@@ -451,14 +451,29 @@ async def test_acquiring_cancelled_at_every_checkpoint_loses_no_place(dsn: str, 
         assert open_fds() == fds
 
 
+async def test_idle_connections_to_an_address_that_is_avoided_are_closed(dsn: str) -> None:
+    """If one connection gets no answer, the others to the same server get none either, each after its own wait."""
+    async with make_pool(dsn, max_size=3) as pool:
+        async with pool.connection() as one, pool.connection() as other:
+            pass
+        pool.avoid(one)
+        async with pool.connection() as new:
+            assert new not in {one, other}
+            assert one.closed
+            assert other.closed
+        async with pool.connection() as again:
+            assert again is new, "what was made since then is as good as any"
+
+
 async def test_after_a_storm_of_cancellations_it_works_as_before(dsn: str, observer: Conn) -> None:
     fds = open_fds()
     dice = random.Random(20)  # seeded: a failure can be repeated
     async with make_pool(dsn, max_size=4) as pool:
 
         async def use(patience: float, query: str) -> None:
-            # The connection that is terminated below was idle when it was chosen, but may have been lent out since.
-            with trio.move_on_after(patience), suppress(psycopg.errors.AdminShutdown):
+            # The connection that is terminated below was idle when it was chosen, but may have been lent out since. Of
+            # its end libpq hears from the server, or from the socket, or from the pooler in between.
+            with trio.move_on_after(patience), suppress(psycopg.OperationalError):
                 async with pool.connection() as conn, conn.transaction():
                     await conn.execute(query.encode())
                     await conn.execute("select pg_sleep(0.002)")

@@ -38,6 +38,10 @@ from requeuest_trio.testing import Action, Arrival, Receiver, Reply, Reset, Stal
 URL = "https://api.example.com/charges"
 
 
+async def dsn_of_now() -> str:
+    return "postgresql:///app"
+
+
 def requests() -> list[Request]:
     options_of_many_kinds = [
         Request.get(URL, params={"page": 2, "tags": ["a", "b"], "all": True, "none": None}),
@@ -152,6 +156,10 @@ async def opening() -> None:
     everything: All = ALL
     async with open_requeuest("postgresql:///app") as client:
         assert_type(client, Client)
+    async with open_requeuest(lambda: "postgresql:///app", config=Config(listen_dsn=dsn_of_now)):
+        pass
+    async with open_requeuest(dsn_of_now):
+        await migrate(dsn_of_now)
     async with open_requeuest("embedded:", everything, migrate=True):
         pass
     async with open_requeuest(

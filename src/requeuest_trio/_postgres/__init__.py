@@ -2,21 +2,25 @@
 PostgreSQL for Trio: psycopg's protocol, Trio's waiting. Knows nothing of queues.
 
 Reading order: `waiting` (a socket and a generator), `connection` (what an operation is, and what follows when it is
-cancelled) with its parts `lock`, `connecting`, `draining` and `transaction`, then `encoded`, `backoff` and `pool`.
+cancelled) with its parts `lock`, `connecting`, `draining` and `transaction`, then `encoded`, `route`,
+`backoff` and `pool`.
 """
 
 from requeuest_trio._postgres.backoff import Backoff
 from requeuest_trio._postgres.connection import SETTLE_TIMEOUT, TrioConnection
 from requeuest_trio._postgres.encoded import Statement, execute_encoded
 from requeuest_trio._postgres.pool import ConnectionPool, PoolStatistics, PoolTimeout
+from requeuest_trio._postgres.route import Dsn, Route
 from requeuest_trio._postgres.transaction import TrioTransaction
 
 __all__ = (
     "SETTLE_TIMEOUT",
     "Backoff",
     "ConnectionPool",
+    "Dsn",
     "PoolStatistics",
     "PoolTimeout",
+    "Route",
     "Statement",
     "TrioConnection",
     "TrioTransaction",

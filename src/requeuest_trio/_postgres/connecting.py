@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import socket
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import psycopg
 import trio
@@ -19,14 +20,59 @@ if TYPE_CHECKING:
 
     from psycopg.abc import ConnDict, PQGenConn
 
-__all__ = ("connection_attempts", "first_to_connect")
+__all__ = ("Address", "Addresses", "address_of", "connection_attempts", "first_to_connect")
 
 logger = logging.getLogger("requeuest_trio.postgres")
 
 T = TypeVar("T")
 
+Address: TypeAlias = tuple[str | None, ...]
 
-async def connection_attempts(params: ConnDict, lookup_timeout: float) -> list[ConnDict]:
+_REMEMBERED_SECONDS = 60.0
+_AT_ONCE_SECONDS = 0.1
+
+
+class Addresses:
+    """
+    Remembers which addresses have been of no use of late: what was waited for in vain is tried last, for a minute.
+
+    Then the order is again that of the connection string, which has its reasons.
+    """
+
+    def __init__(self) -> None:
+        self._failures: dict[Address, float] = {}
+
+    def in_order(self, attempts: list[ConnDict]) -> list[ConnDict]:
+        """Those that have not failed first, then those whose failure was longest ago."""
+        self._forget()
+        return sorted(attempts, key=lambda attempt: self._failures.get(address_of(attempt), -math.inf))
+
+    def note_failure(self, address: Address) -> None:
+        """It was of no use."""
+        self._forget()
+        self._failures[address] = trio.current_time()
+
+    def has_failed_since(self, address: Address, at: float) -> bool:
+        """Whether it was found to be of no use after a time, and has not worked since."""
+        return bool(self._failures) and self._failures.get(address, -math.inf) > at
+
+    def note_success(self, address: Address) -> None:
+        """It works."""
+        self._failures.pop(address, None)
+
+    def _forget(self) -> None:
+        old = trio.current_time() - _REMEMBERED_SECONDS
+        self._failures = {address: at for address, at in self._failures.items() if at > old}
+
+
+def address_of(attempt: ConnDict) -> Address:
+    """What tells one attempt from another."""
+    return tuple(get_param(attempt, name) for name in ("host", "hostaddr", "port"))
+
+
+async def connection_attempts(
+    params: ConnDict, lookup_timeout: float, addresses: Addresses | None = None
+) -> list[ConnDict]:
     """
     Return the parameters of each attempt, in the order to try them, every host name replaced by an address.
 
@@ -34,7 +80,8 @@ async def connection_attempts(params: ConnDict, lookup_timeout: float) -> list[C
 
     Args:
       params: as `psycopg.conninfo.conninfo_to_dict` gives them.
-      lookup_timeout: how long the lookup of one name may take, in seconds.
+      lookup_timeout: how long the lookups of names, which go on side by side, may take, in seconds.
+      addresses: those that have failed of late are tried last.
 
     Raises:
       psycopg.OperationalError: none of the hosts could be resolved, or their lists do not fit together.
@@ -45,20 +92,29 @@ async def connection_attempts(params: ConnDict, lookup_timeout: float) -> list[C
     if prefer_standby:
         params = {name: value for name, value in params.items() if name != "target_session_attrs"}
 
-    attempts: list[ConnDict] = []
+    hosts = split_attempts(params)
+    found: list[list[ConnDict]] = [[] for _ in hosts]
     failures: list[str] = []
-    for host_params in split_attempts(params):
+
+    async def resolve(number: int, host_params: ConnDict) -> None:
         try:
             with trio.fail_after(lookup_timeout):
-                attempts += await _resolve(host_params)
+                found[number] = await _resolve(host_params)
         except (OSError, UnicodeError, trio.TooSlowError) as error:
             reason = str(error) or "the lookup timed out"
             failures.append(f"failed to resolve host {get_param(host_params, 'host')!r}: {reason}")
+
+    async with trio.open_nursery() as nursery:
+        for number, host_params in enumerate(hosts):
+            nursery.start_soon(resolve, number, host_params)
+    attempts = [attempt for of_host in found for attempt in of_host]
     if not attempts:
         raise psycopg.OperationalError("\n".join(failures))
 
     if get_param(params, "load_balance_hosts") == "random":
         random.shuffle(attempts)
+    if addresses is not None:
+        attempts = addresses.in_order(attempts)
     if prefer_standby:  # libpq is given one host at a time, so the second round over all of them is ours
         attempts = [{**attempt, "target_session_attrs": "standby"} for attempt in attempts] + [
             {**attempt, "target_session_attrs": "any"} for attempt in attempts
@@ -81,28 +137,43 @@ async def _resolve(params: ConnDict) -> list[ConnDict]:
 
 
 async def first_to_connect(
-    connect_gen: Callable[[str], PQGenConn[T]], attempts: list[ConnDict], attempt_timeout: float
-) -> T:
+    connect_gen: Callable[[str], PQGenConn[T]],
+    attempts: list[ConnDict],
+    attempt_timeout: float,
+    within: float,
+    addresses: Addresses,
+) -> tuple[T, Address]:
     """
-    Return the first connection that an attempt gives.
+    Return the first connection that an attempt gives, and its address.
 
     Args:
       connect_gen: makes psycopg's generator for a connection string.
       attempts: their parameters, at least one.
       attempt_timeout: how long each of them may take, in seconds.
+      within: how long all of them together may take; of what is left of that, each has an equal share.
+      addresses: is told what works, and what does not.
 
     Raises:
       psycopg.OperationalError: there was none. With more than one attempt, the text lists what was wrong with each.
 
     Cancellation: nothing is left open.
     """
+    deadline = trio.current_time() + within
     failures: list[tuple[str, psycopg.Error]] = []
-    for attempt in attempts:
+    for number, attempt in enumerate(attempts):
+        began = trio.current_time()
+        share = (deadline - began) / (len(attempts) - number)
+        address = address_of(attempt)
         try:
-            with trio.move_on_after(attempt_timeout):
-                return await run_connecting(connect_gen(make_conninfo("", **attempt)))
+            with trio.move_on_after(max(0.0, min(attempt_timeout, share))):
+                connection = await run_connecting(connect_gen(make_conninfo("", **attempt)))
+                addresses.note_success(address)
+                return connection, address
             raise psycopg.errors.ConnectionTimeout("connection timeout expired")
         except psycopg.Error as error:
+            if trio.current_time() - began > _AT_ONCE_SECONDS:
+                # What fails at once, such as for its role, costs the others nothing.
+                addresses.note_failure(address)
             where = ", ".join(f"{name}: {attempt.get(name)!r}" for name in ("host", "port", "hostaddr"))
             logger.debug("connection attempt failed: %s: %s", where, error)
             failures.append((where, error.with_traceback(None)))

@@ -10,6 +10,7 @@ connecting, waiting, locking, cancelling and closing. The rule for cancellation 
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -20,7 +21,7 @@ from psycopg.adapt import AdaptersMap
 from psycopg.conninfo import conninfo_to_dict, timeout_from_conninfo
 from psycopg.rows import Row, tuple_row
 
-from requeuest_trio._postgres.connecting import connection_attempts, first_to_connect
+from requeuest_trio._postgres.connecting import Address, Addresses, connection_attempts, first_to_connect
 from requeuest_trio._postgres.draining import come_to_rest, dispose_of, request_cancel
 from requeuest_trio._postgres.lock import ConnectionLock
 from requeuest_trio._postgres.transaction import TrioServerCursor, TrioTransaction
@@ -47,6 +48,9 @@ SETTLE_TIMEOUT = 2.0
 # A cancel request may find the server between two statements, or not having read ours yet: then it has no effect, and
 # the next one follows after this many seconds, and the one after that after twice as many.
 _CANCEL_AGAIN_AFTER = 0.05
+
+# Of the time for a connection.
+_SHARE_OF_LOOKUPS = 1 / 3
 
 _ACTIVE = pq.TransactionStatus.ACTIVE
 _IDLE = pq.TransactionStatus.IDLE
@@ -93,6 +97,8 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
         self.server_cursor_factory = TrioServerCursor
         self._waiter = SocketWaiter(pgconn)
         self._is_unconfirmed = False
+        self.address: Address = ()
+        """Which of several it leads to."""
         self.add_notice_handler(self._note)
 
     def _note(self, warning: psycopg.errors.Diagnostic) -> None:
@@ -100,7 +106,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
             self._is_unconfirmed = True
 
     @classmethod
-    async def connect(
+    async def connect(  # type: ignore[override]  # two arguments more, which libpq has no parameters for
         cls,
         conninfo: str = "",
         *,
@@ -109,13 +115,17 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
         context: AdaptContext | None = None,
         row_factory: AsyncRowFactory[Row] | None = None,
         cursor_factory: type[psycopg.AsyncCursor[Row]] | None = None,
+        within: float = math.inf,
+        addresses: Addresses | None = None,
         **kwargs: ConnParam,
     ) -> Self:
         """
         Connect to a database server.
 
         Several hosts, and several addresses of a host, are tried in turn. ``connect_timeout`` (whole seconds, at least
-        2, by default 130) applies to each attempt and to each name lookup.
+        2, by default 130) applies to each attempt and to each name lookup. With ``within``, in seconds, each attempt
+        has besides an equal share of what is left of that; and ``addresses`` remembers from one connection to the next
+        which of them have failed.
 
         Raises:
           psycopg.OperationalError: no attempt succeeded. With more than one, the text lists them all.
@@ -125,7 +135,13 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
         """
         params = conninfo_to_dict(conninfo, **kwargs)
         timeout = timeout_from_conninfo(params)
-        conn = await first_to_connect(cls._connect_gen, await connection_attempts(params, timeout), timeout)
+        deadline = trio.current_time() + within
+        if addresses is None:
+            addresses = Addresses()
+        attempts = await connection_attempts(params, min(timeout, within * _SHARE_OF_LOOKUPS), addresses)
+        left = deadline - trio.current_time()
+        conn, address = await first_to_connect(cls._connect_gen, attempts, timeout, left, addresses)
+        conn.address = address
         conn._autocommit = bool(autocommit)
         conn.prepare_threshold = prepare_threshold
         if row_factory:

@@ -15,6 +15,7 @@ import trio
 
 from requeuest_trio._postgres.backoff import Backoff
 from requeuest_trio._postgres.connection import TrioConnection
+from requeuest_trio._postgres.route import Route
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -75,7 +76,7 @@ class ConnectionPool:
     ``max_size=1`` it is also what a task with one long-lived connection needs.
 
     Args:
-      dsn: the connection string.
+      route: the way to the database, or just its connection string.
       max_size: the most connections at once.
       configure: called with each new connection, before anybody else gets it, such as for setting session parameters.
       connect_timeout: seconds for connecting and for ``configure`` together, and for the answer to a health check.
@@ -97,7 +98,7 @@ class ConnectionPool:
 
     def __init__(
         self,
-        dsn: str,
+        route: Route | str,
         *,
         max_size: int,
         configure: Callable[[Connection], Awaitable[None]] | None = None,
@@ -112,7 +113,7 @@ class ConnectionPool:
     ) -> None:
         if max_size < 1:
             raise ValueError(f"max_size is less than 1: {max_size}")
-        self._dsn = dsn
+        self._route = Route(route) if isinstance(route, str) else route
         self._configure = configure
         self._connect_timeout = connect_timeout
         self._acquire_timeout = acquire_timeout
@@ -220,7 +221,7 @@ class ConnectionPool:
         patience = self._acquire_timeout if timeout is None else timeout
         if self._closed:
             raise trio.ClosedResourceError("the pool is closed")
-        if conn := self._take_nowait():
+        if conn := self.take_nowait():
             return conn
         with trio.move_on_after(patience) as scope:
             self._acquiring.add(scope)
@@ -238,8 +239,8 @@ class ConnectionPool:
             return f"all {self._max_size} are in use"
         return self._last_error or "the server does not answer"
 
-    def _take_nowait(self) -> Connection | None:
-        """Take the connection used last, if no one waits for it, and it needs no asking."""
+    def take_nowait(self) -> Connection | None:
+        """Take the connection used last, if no one waits for it, and it needs no asking; it goes to `give_back`."""
         self._close_expired()
         if not self._places.value or not self._idle or not self._is_fresh(self._idle[-1]):
             return None
@@ -274,7 +275,7 @@ class ConnectionPool:
 
     async def _is_usable(self, idle: _Idle) -> bool:
         conn = idle.connection
-        if conn.needs_reset():
+        if conn.needs_reset() or self._route.is_in_doubt(conn, idle.since):
             return False
         if self._is_fresh(idle):
             return True
@@ -290,7 +291,8 @@ class ConnectionPool:
         """Whether a connection can do without a round trip to find out that it works."""
         if trio.current_time() - idle.since >= self._check_after:
             return False
-        return not idle.connection.needs_reset() and not idle.connection.has_news()
+        conn = idle.connection
+        return not (conn.needs_reset() or conn.has_news() or self._route.is_in_doubt(conn, idle.since))
 
     async def _connect_patiently(self) -> Connection:
         """Connect, however often it takes. During an outage all who wait here share one attempt at a time."""
@@ -320,10 +322,11 @@ class ConnectionPool:
         return conn
 
     async def _connect(self) -> Connection:
-        with trio.move_on_after(self._connect_timeout):
-            conn: Connection = await TrioConnection.connect(
-                self._dsn, autocommit=self._autocommit, prepare_threshold=self._prepare_threshold
-            )
+        deadline = trio.current_time() + self._connect_timeout
+        conn: Connection = await self._route.connect(
+            self._connect_timeout, autocommit=self._autocommit, prepare_threshold=self._prepare_threshold
+        )
+        with trio.move_on_after(max(0.0, deadline - trio.current_time())):
             try:
                 if self._configure:
                     await self._configure(conn)
@@ -333,6 +336,7 @@ class ConnectionPool:
             except BaseException:
                 conn.close_nowait()
                 raise
+        self._route.avoid(conn)
         raise psycopg.errors.ConnectionTimeout(f"no connection within connect_timeout={self._connect_timeout} s")
 
     async def give_back(self, conn: Connection) -> None:
@@ -351,6 +355,10 @@ class ConnectionPool:
                 self._idle.append(_Idle(conn, trio.current_time()))
                 self._returned.unpark_all()
             self._close_expired()
+
+    def avoid(self, conn: Connection) -> None:
+        """Make the next connection to another address than this one's, if there is another; see `Route`."""
+        self._route.avoid(conn)
 
     def _close_expired(self) -> None:
         while self._idle and trio.current_time() - self._idle[0].since > self._max_idle:

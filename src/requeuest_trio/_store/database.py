@@ -15,7 +15,7 @@ from psycopg.pq import TransactionStatus
 
 from requeuest_trio._config import Config
 from requeuest_trio._model.errors import DatabaseUnavailable, RequeuestError, SchemaMismatch
-from requeuest_trio._postgres import SETTLE_TIMEOUT, Backoff, ConnectionPool, TrioConnection, TrioTransaction
+from requeuest_trio._postgres import SETTLE_TIMEOUT, Backoff, ConnectionPool, Route, TrioConnection, TrioTransaction
 from requeuest_trio._store.failures import Meaning, is_of_notify_queue, meaning_of, was_answered
 from requeuest_trio._store.queries import Queries
 
@@ -103,13 +103,9 @@ def first_line(error: BaseException) -> str:
 
 
 @asynccontextmanager
-async def connected(dsn: str, connect_timeout: float = _CONNECT_SECONDS) -> AsyncIterator[TrioConnection]:
+async def connected(route: Route, connect_timeout: float = _CONNECT_SECONDS) -> AsyncIterator[TrioConnection]:
     """A connection of one's own, in autocommit mode, that changes nothing of its session: it may be a pooler's."""
-    connection = None
-    with trio.move_on_after(connect_timeout):
-        connection = await TrioConnection.connect(dsn, autocommit=True, prepare_threshold=None)
-    if connection is None:
-        raise errors.ConnectionTimeout(f"no connection within {connect_timeout:g} s")
+    connection = await route.connect(connect_timeout, autocommit=True, prepare_threshold=None)
     async with connection:
         yield connection
 
@@ -138,7 +134,7 @@ async def in_transaction(
 
 
 async def run_once(
-    dsn: str, queries: Queries, config: Config, operation: Callable[[TrioConnection], Awaitable[T]]
+    route: Route, queries: Queries, config: Config, operation: Callable[[TrioConnection], Awaitable[T]]
 ) -> T:
     """Run an operation on a connection made for it, within the limits of `config`.
 
@@ -146,7 +142,7 @@ async def run_once(
     """
     patience = config.statement_timeout + _GRACE_SECONDS
     with trio.move_on_after(config.connect_timeout + patience), for_callers():
-        async with connected(dsn, config.connect_timeout) as connection:
+        async with connected(route, config.connect_timeout) as connection:
             return await in_transaction(connection, queries, _limits(config.statement_timeout), operation)
     raise DatabaseUnavailable(f"PostgreSQL did not answer within {patience:g} s")
 
@@ -156,7 +152,7 @@ class Database:
 
     def __init__(
         self,
-        dsn: str,
+        route: Route | str,
         queries: Queries,
         config: Config,
         *,
@@ -191,7 +187,7 @@ class Database:
         self._until_one_ends = trio.lowlevel.ParkingLot()
         self._is_closed = False
         self._pool = ConnectionPool(
-            dsn,
+            route,
             max_size=size,
             configure=self._configure,
             connect_timeout=config.connect_timeout,
@@ -236,7 +232,7 @@ class Database:
             try:
                 yield connection
             except psycopg.Error as error:
-                _close_if_over(connection, error)
+                self._close_if_over(connection, error)
                 raise
 
     @asynccontextmanager
@@ -308,11 +304,13 @@ class Database:
         """
         self._require_open()
         limit = self._answer_timeout + (pieces - 1) * self.statement_timeout
-        with trio.move_on_after(self._acquire_timeout + limit) as scope:  # noqa: ASYNC912 - every operation asks
+        connection = self._pool.take_nowait()
+        patience = limit if connection else self._acquire_timeout + limit
+        with trio.move_on_after(patience) as scope:  # noqa: ASYNC912 - every operation asks
             self._running.add(scope)
             # Every statement comes through here, so without the help of context managers.
             try:
-                connection = await self._pool.acquire(timeout=self._acquire_timeout)
+                connection = connection or await self._pool.acquire(timeout=self._acquire_timeout)
                 try:
                     try:
                         return await self._run(connection, operation)
@@ -322,7 +320,7 @@ class Database:
                         raise refused
                     return await self._run(connection, operation)
                 except psycopg.Error as error:
-                    _close_if_over(connection, error)
+                    self._close_if_over(connection, error)
                     raise
                 finally:
                     await self._pool.give_back(connection)  # noqa: ASYNC102 - has shields of its own
@@ -332,6 +330,8 @@ class Database:
                 self._running.remove(scope)
                 self._until_one_ends.unpark_all()
         self._require_open()
+        if connection is not None:
+            self._pool.avoid(connection)
         raise DatabaseUnavailable(f"PostgreSQL did not answer within {limit:g} s")
 
     async def _run(self, connection: TrioConnection, operation: Callable[[TrioConnection], Awaitable[T]]) -> T:
@@ -347,15 +347,17 @@ class Database:
         await connection.execute(self._queries["make_room_for_news"])
         return True
 
+    def _close_if_over(self, connection: TrioConnection, error: psycopg.Error) -> None:
+        """Ask no more over a connection that an error leaves in doubt."""
+        if isinstance(error, errors.ReadOnlySqlTransaction):
+            # This server has become a replica, or its name has come to lead to one: look for another.
+            self._pool.avoid(connection)
+        if not was_answered(error):
+            connection.close_nowait()
+
     def _require_open(self) -> None:
         if self._is_closed:
             raise trio.ClosedResourceError("the block of open_requeuest has ended")
-
-
-def _close_if_over(connection: TrioConnection, error: psycopg.Error) -> None:
-    """Ask no more over a connection that an error leaves in doubt, such as one to what has become a replica."""
-    if not was_answered(error):
-        connection.close_nowait()
 
 
 def _limits(statement: float, lock: float = math.inf, *, plans_once: bool = False) -> dict[str, str]:

@@ -20,7 +20,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Conninfo
 
 from requeuest_trio._model.errors import InvalidRequest, SchemaMismatch
-from requeuest_trio._postgres import TrioConnection
+from requeuest_trio._postgres import Dsn, Route, TrioConnection
 from requeuest_trio._store.database import NO_LIMITS, connected, for_callers, in_transaction
 from requeuest_trio._store.queries import Queries
 
@@ -60,7 +60,7 @@ def migrations() -> list[Migration]:
     return found
 
 
-async def apply_migrations(dsn: str, *, schema: str = "requeuest", target: int | None = None) -> list[str]:
+async def apply_migrations(route: Route, *, schema: str = "requeuest", target: int | None = None) -> list[str]:
     """Bring the tables in `schema` to version `target` (None: the newest; 0: none), a step at a time."""
     queries = Queries(schema)
     steps = migrations()
@@ -71,19 +71,20 @@ async def apply_migrations(dsn: str, *, schema: str = "requeuest", target: int |
     applied: list[str] = []
     take_step = partial(_step, queries=queries, schema=schema, steps=steps, goal=goal)
     with for_callers():
-        async with connected(dsn) as connection:
+        async with connected(route) as connection:
             while (step := await in_transaction(connection, queries, NO_LIMITS, take_step)) is not None:
                 applied.append(step)
     return applied
 
 
-async def check_schema(connection: TrioConnection, dsn: str, schema: str) -> None:
+async def check_schema(connection: TrioConnection, dsn: Dsn, schema: str) -> None:
     """Raise `SchemaMismatch`, with the command to run, unless the tables are those of this version of the library."""
     steps = migrations()
     version = _verified(steps, await _journal(connection, Queries(schema), schema), schema)
     if version < steps[-1].version:
         state = f"at version {version}, this library needs {steps[-1].version}" if version else "missing"
-        command = f"requeuest migrate --dsn {quote(_without_password(dsn))} --schema {schema}"
+        shown = _without_password(dsn) if isinstance(dsn, str) else connection.info.dsn
+        command = f"requeuest migrate --dsn {quote(shown)} --schema {schema}"
         raise SchemaMismatch(
             f"the tables in schema {schema!r} are {state}; run: {command} "
             "(or await migrate(dsn), or open with migrate=True)"

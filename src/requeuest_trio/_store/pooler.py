@@ -16,7 +16,7 @@ import trio
 
 from requeuest_trio._config import Config
 from requeuest_trio._model.errors import DatabaseUnavailable, InvalidRequest
-from requeuest_trio._postgres import TrioConnection
+from requeuest_trio._postgres import Route, TrioConnection
 from requeuest_trio._store.database import connected, for_callers, run_once
 from requeuest_trio._store.queries import Queries
 
@@ -30,7 +30,7 @@ async def is_direct(connection: TrioConnection, queries: Queries) -> bool:
     return await _backend(connection, queries) == connection.info.backend_pid
 
 
-async def has_sessions(dsn: str, queries: Queries, config: Config) -> bool:
+async def has_sessions(route: Route, queries: Queries, config: Config) -> bool:
     """Whether each of two connections keeps a session of the server to itself.
 
     While one is in a transaction, the other's session is looked for: a transaction pooler hands that of an idle
@@ -38,7 +38,7 @@ async def has_sessions(dsn: str, queries: Queries, config: Config) -> bool:
     """
     with trio.move_on_after(2 * config.connect_timeout), for_callers():
         async with AsyncExitStack() as stack:
-            one, other = [await stack.enter_async_context(connected(dsn, config.connect_timeout)) for _ in range(2)]
+            one, other = [await stack.enter_async_context(connected(route, config.connect_timeout)) for _ in range(2)]
             seen: dict[TrioConnection, set[int]] = {one: set(), other: set()}
             for _ in range(_ROUNDS):
                 seen[one].add(await _backend(one, queries))
@@ -57,16 +57,18 @@ def _are_shared(seen: Collection[set[int]]) -> bool:
     return len(set.union(*seen)) < len(seen) or any(len(sessions) > 1 for sessions in seen)
 
 
-async def check_listen_dsn(connection: TrioConnection, queries: Queries, config: Config) -> None:
+async def check_listen_dsn(
+    connection: TrioConnection, queries: Queries, config: Config, past_pooler: Route | None
+) -> None:
     """Raise unless `Config.listen_dsn` leads to the same database, and keeps a session. Needs a transaction."""
-    if config.listen_dsn is None:
+    if past_pooler is None:
         return
     # Locks are the database's, and known at once; with names and numbers, copies of a database might agree.
     token = secrets.randbits(63)
     await connection.execute(queries["take_token"], {"token": token})
     try:
-        is_other, direct = await run_once(config.listen_dsn, queries, config, partial(_look, queries, token))
-        keeps = direct or await has_sessions(config.listen_dsn, queries, config)
+        is_other, direct = await run_once(past_pooler, queries, config, partial(_look, queries, token))
+        keeps = direct or await has_sessions(past_pooler, queries, config)
     except DatabaseUnavailable as error:
         raise DatabaseUnavailable(f"listen_dsn: {error}") from error
     # Still there, and with it the lock? A slow way to `listen_dsn` may have taken longer than a transaction may idle.
