@@ -19,6 +19,9 @@ import trio
 from tests.faults.journal import Journal
 from tests.faults.program import hear, say
 
+_LONGEST_ANSWER = 100
+"""Bytes; less than an attempt keeps of it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
@@ -85,9 +88,12 @@ class Receiver:
         if delay and await _is_gone_within(stream, delay):
             self._journal.write("gone", number=number)
             return
+        # No two answers are alike, so that what is stored can be told from what was sent.
+        body = b"answer %d " % number + self._random.randbytes(number % _LONGEST_ANSWER)
         # Before it is sent: who acts on the answer then finds it in the log.
-        self._journal.write("answered", number=number, status=status)
-        await stream.send_all(b"HTTP/1.1 %d \r\nContent-Length: 2\r\n\r\nok" % status)
+        self._journal.write("answered", number=number, status=status, answer=body_hash(body))
+        head = b"HTTP/1.1 %d \r\nX-Answer: %d\r\nContent-Length: %d\r\n\r\n" % (status, number, len(body))
+        await stream.send_all(head + body)
 
 
 class _Request:

@@ -2,7 +2,8 @@
 Judges a history by the invariants that hold whatever happens. Pure: the same history gets the same judgement.
 
 I1 no loss · I2 no invention · I3 no delivery after a recorded success · I4 order within a key · I5 nothing is stuck ·
-I6 attempts are counted · I7 bounded · I8 alive again soon after the last fault
+I6 attempts are counted · I7 bounded · I8 alive again soon after the last fault · I9 answers are kept as sent ·
+I10 callers are told what they were promised
 """
 
 import math
@@ -13,7 +14,7 @@ from typing import NamedTuple, TypeVar
 from uuid import UUID
 
 from tests.faults.figures import recovery_time
-from tests.faults.history import FINISHED, Arrival, History, StoredAttempt, StoredJob
+from tests.faults.history import FINISHED, Answer, Arrival, History, StoredAttempt, StoredJob
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -257,6 +258,39 @@ def alive_again(history: History) -> Found:
         yield "throughput", f"was not back to 80 % within {history.promise.recovery:g} s: {time:.1f} s"
 
 
+# --- I9, I10 ----------------------------------------------------------------------------------------------------------
+
+
+def answers_are_kept(history: History) -> Found:
+    """What is stored of an answer is what the receiver says that it sent: all of it, and to this job."""
+    sent: dict[UUID, list[Answer]] = defaultdict(list)
+    for arrival in history.arrivals:
+        if arrival.answer is not None:
+            sent[arrival.job].append(arrival.answer)
+    for job in history.jobs:
+        if job.answer is not None and job.answer not in sent[job.id]:
+            yield job.id, f"has the answer {job.answer}, and those that were sent are {sent[job.id]}"
+        elif job.answer is None and job.state == "succeeded":
+            yield job.id, "was delivered, and its answer is not stored"
+    for attempt in history.attempts:
+        if attempt.reached == "response":
+            known = {(answer.status, answer.body) for answer in sent[attempt.job]}
+            if (attempt.status, attempt.excerpt) not in known:
+                text = f"attempt {attempt.number} has the answer {attempt.status} {attempt.excerpt}"
+                yield attempt.job, f"{text}, and those that were sent are {known}"
+
+
+def callers_are_told(history: History) -> Found:
+    """Who spawns something that is right, sees no error but that of an outage, with the ids to repeat it by."""
+    for batch, spawns in _grouped(history.spawns, lambda spawn: spawn.batch).items():
+        ids = {spawn.job for spawn in spawns}
+        for raised in {raised for spawn in spawns for raised in spawn.raised}:
+            if raised.kind != "DatabaseUnavailable":
+                yield batch, f"was answered with {raised.kind}"
+            elif set(raised.job_ids) != ids:
+                yield batch, f"was answered with the ids {raised.job_ids}, not {ids}"
+
+
 RULES: Sequence[Callable[[History], Found]] = (
     no_loss,
     no_invention,
@@ -266,6 +300,8 @@ RULES: Sequence[Callable[[History], Found]] = (
     attempts_are_counted,
     bounded,
     alive_again,
+    answers_are_kept,
+    callers_are_told,
 )
 
 

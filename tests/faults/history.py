@@ -3,12 +3,14 @@
 All times are CLOCK_MONOTONIC; the database's are converted.
 """
 
+import json
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 import psycopg
@@ -16,6 +18,24 @@ import psycopg
 from tests.faults.journal import read_journal
 
 FINISHED = frozenset({"succeeded", "dead", "cancelled"})
+
+
+class Answer(NamedTuple):
+    """What a receiver has said, as it knows it itself or as it is stored."""
+
+    status: int | None
+    number: str | None
+    """Its header X-Answer."""
+    body: str
+    """The hash of its body."""
+    is_whole: bool = True
+
+
+class Raised(NamedTuple):
+    """An exception that a caller saw."""
+
+    kind: str
+    job_ids: tuple[UUID, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +55,8 @@ class Spawn:
     ended_at: float
     """Infinite: the producer did not live to see it."""
     result: Literal["ok", "fail", "unknown"]
+    raised: tuple[Raised, ...] = ()
+    """What the producer saw before that; it may have asked several times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +72,7 @@ class Arrival:
     """When it was answered, or its sender went away. Infinite: neither."""
     status: int | None
     """None: it was not answered."""
+    answer: Answer | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +88,8 @@ class StoredJob:
     max_attempts: int
     finished_at: float
     """Infinite: it is not."""
+    answer: Answer | None = None
+    """None: no attempt had one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +104,8 @@ class StoredAttempt:
     status: int | None
     retry_at: float
     """Infinite: it was the last."""
+    excerpt: str | None = None
+    """The hash of what is kept of the answer's body; that is all of it, here. None: there was no answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,10 +179,13 @@ def read_spawns(logs: Iterable[Path]) -> list[Spawn]:
     spawns = []
     for path in logs:
         ends: dict[int, tuple[float, Any]] = {}
+        raised: dict[int, tuple[Raised, ...]] = defaultdict(tuple)
         events = read_journal(path)
         for event in events:
             if event["event"] != "invoke":
                 ends[event["batch"]] = (event["at"], event["event"])
+            if "raised" in event:
+                raised[event["batch"]] += (Raised(event["raised"], tuple(map(UUID, event["job_ids"]))),)
         for event in events:
             if event["event"] == "invoke":
                 ended_at, result = ends.get(event["batch"], (math.inf, "unknown"))
@@ -171,6 +201,7 @@ def read_spawns(logs: Iterable[Path]) -> list[Spawn]:
                         invoked_at=event["at"],
                         ended_at=ended_at,
                         result=result,
+                        raised=raised[event["batch"]],
                     )
                     for place, job in enumerate(event["jobs"])
                 ]
@@ -194,6 +225,7 @@ def read_arrivals(log: Path) -> list[Arrival]:
                     body=event["body"],
                     ended_at=end.get("at", math.inf),
                     status=end.get("status"),
+                    answer=Answer(end["status"], str(event["number"]), end["answer"]) if "answer" in end else None,
                 )
             )
     return arrivals
@@ -217,7 +249,9 @@ def read_jobs(connection: psycopg.Connection[Any]) -> list[StoredJob]:
     clock = clock_of(connection)
     rows = connection.execute(
         "select id, channel, ordering_key, position, state::text, attempts, "
-        "coalesce((retry->>'max_attempts')::int, 100001), extract(epoch from finished_at)::float8 from requeuest.job"
+        "coalesce((retry->>'max_attempts')::int, 100001), extract(epoch from finished_at)::float8, "
+        "status, response_headers::text, left(encode(sha256(response_body), 'hex'), 16), response_truncated "
+        "from requeuest.job"
     )
     return [
         StoredJob(
@@ -229,9 +263,14 @@ def read_jobs(connection: psycopg.Connection[Any]) -> list[StoredJob]:
             attempts=row[5],
             max_attempts=row[6],
             finished_at=clock(row[7]),
+            answer=None if row[8] is None else Answer(row[8], _number_in(row[9]), row[10] or "", not row[11]),
         )
         for row in rows
     ]
+
+
+def _number_in(headers: str | None) -> str | None:
+    return {name.lower(): value for name, value in json.loads(headers or "[]")}.get("x-answer")
 
 
 def read_attempts(connection: psycopg.Connection[Any]) -> list[StoredAttempt]:
@@ -239,7 +278,8 @@ def read_attempts(connection: psycopg.Connection[Any]) -> list[StoredAttempt]:
     clock = clock_of(connection)
     rows = connection.execute(
         "select job_id, number, extract(epoch from started_at)::float8, duration, reached, status, "
-        "extract(epoch from retry_at)::float8 from requeuest.attempt order by job_id, number"
+        "extract(epoch from retry_at)::float8, left(encode(sha256(excerpt), 'hex'), 16) "
+        "from requeuest.attempt order by job_id, number"
     )
     return [
         StoredAttempt(
@@ -250,6 +290,7 @@ def read_attempts(connection: psycopg.Connection[Any]) -> list[StoredAttempt]:
             reached=row[4],
             status=row[5],
             retry_at=clock(row[6]),
+            excerpt=row[7],
         )
         for row in rows
     ]

@@ -14,7 +14,17 @@ from uuid import UUID, uuid4
 
 import trio
 
-from requeuest_trio import ALL, All, Client, DatabaseUnavailable, InvalidRequest, Request, RetryPolicy, open_requeuest
+from requeuest_trio import (
+    ALL,
+    All,
+    Client,
+    DatabaseUnavailable,
+    InvalidRequest,
+    Request,
+    RequeuestError,
+    RetryPolicy,
+    open_requeuest,
+)
 from requeuest_trio.cli.signals import stopping_on_signals
 from tests.faults.arrivals import body_hash
 from tests.faults.journal import Journal, log_events
@@ -111,9 +121,9 @@ class Producer:
             try:
                 await self._ask(batch)
             except InvalidRequest as error:
-                self._journal.write("fail", **identity, error=error)
-            except DatabaseUnavailable as error:
-                self._journal.write("unknown", **identity, error=error)
+                self._journal.write("fail", **identity, **_seen(error))
+            except RequeuestError as error:
+                self._journal.write("unknown", **identity, **_seen(error))
                 if self._orders.asks_again:
                     await trio.sleep(self._random.uniform(0.02, 0.2))
                     continue
@@ -134,6 +144,12 @@ class Producer:
             await self._client.spawn_many(
                 batch.channel, batch.requests, ordering_key=batch.key, retry=retry, timeout=timeout, job_id=batch.ids
             )
+
+
+def _seen(error: RequeuestError) -> dict[str, Any]:
+    """What a caller can tell from an exception."""
+    job_ids = error.job_ids if isinstance(error, DatabaseUnavailable) else ()
+    return {"error": error, "raised": type(error).__name__, "job_ids": job_ids}
 
 
 async def main(settings: dict[str, Any]) -> None:

@@ -7,14 +7,25 @@ Every history starts from the same good one, and has one thing changed.
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 import pytest
 
 from tests.faults.checker import judge
 from tests.faults.figures import recovery_time, takeover_time
-from tests.faults.history import Arrival, Fault, History, Promise, Spawn, StoredAttempt, StoredJob, Usage
+from tests.faults.history import (
+    Answer,
+    Arrival,
+    Fault,
+    History,
+    Promise,
+    Raised,
+    Spawn,
+    StoredAttempt,
+    StoredJob,
+    Usage,
+)
 
 A, B, C = UUID(int=1), UUID(int=2), UUID(int=3)
 PROMISE = Promise(lease=6.0, poll_interval=1.0, attempt_timeout=5.0, recovery=10.0)  # stuck after 10 s, zombies for 6 s
@@ -22,12 +33,28 @@ PROMISE = Promise(lease=6.0, poll_interval=1.0, attempt_timeout=5.0, recovery=10
 SPAWN = Spawn(
     job=A, batch=("p", 1), place=0, channel="a", key=None, seq=1, body="b", invoked_at=0.0, ended_at=0.1, result="ok"
 )
-ARRIVAL = Arrival(job=A, at=1.0, key=None, seq=1, body="b", ended_at=1.1, status=200)
+ANSWER = Answer(200, "1", "said")
+ARRIVAL = Arrival(job=A, at=1.0, key=None, seq=1, body="b", ended_at=1.1, status=200, answer=ANSWER)
 JOB = StoredJob(
-    id=A, channel="a", key=None, position=None, state="succeeded", attempts=1, max_attempts=9, finished_at=1.2
+    id=A,
+    channel="a",
+    key=None,
+    position=None,
+    state="succeeded",
+    attempts=1,
+    max_attempts=9,
+    finished_at=1.2,
+    answer=ANSWER,
 )
 ATTEMPT = StoredAttempt(
-    job=A, number=1, started_at=0.9, ended_at=1.1, reached="response", status=200, retry_at=math.inf
+    job=A,
+    number=1,
+    started_at=0.9,
+    ended_at=1.1,
+    reached="response",
+    status=200,
+    retry_at=math.inf,
+    excerpt="said",
 )
 GOOD = History(promise=PROMISE, spawns=[SPAWN], arrivals=[ARRIVAL], jobs=[JOB], attempts=[ATTEMPT])
 
@@ -311,3 +338,61 @@ def test_while_the_server_is_away_nobody_takes_over() -> None:
     outage = Fault(kind="server restarted", at=2.0, until=4.0, jobs=None)
     late = replace(history, faults=[*history.faults, outage], attempts=[first, replace(second, started_at=7.5)])
     assert takeover_time(late) == 3.5
+
+
+# --- I9, I10 ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        None,
+        Answer(200, None, "", is_whole=False),  # as an outcome that was refused is written down
+        ANSWER._replace(is_whole=False),
+        ANSWER._replace(body="other"),
+        ANSWER._replace(number="2"),
+        ANSWER._replace(status=204),
+    ],
+)
+def test_an_answer_must_be_kept_as_it_was_sent(stored: Answer | None) -> None:
+    assert broken(replace(GOOD, jobs=[replace(JOB, answer=stored)])) == {"I9"}
+
+
+def test_an_answer_must_have_been_sent_to_this_job() -> None:
+    other = replace(ARRIVAL, job=B, answer=ANSWER._replace(number="2"))
+    spawns = [SPAWN, replace(SPAWN, job=B, batch=("p", 2))]
+    jobs = [JOB, replace(JOB, id=B)]
+    history = replace(
+        GOOD, spawns=spawns, arrivals=[ARRIVAL, other], jobs=jobs, attempts=[ATTEMPT, replace(ATTEMPT, job=B)]
+    )
+    assert broken(history) == {"I9"}
+
+
+@pytest.mark.parametrize("change", [{"status": 204}, {"excerpt": "other"}, {"excerpt": None}])
+def test_an_attempt_must_keep_what_was_sent(change: dict[str, Any]) -> None:
+    assert broken(replace(GOOD, attempts=[replace(ATTEMPT, **change)])) == {"I9"}
+
+
+def test_of_several_answers_any_may_be_the_one_that_is_kept() -> None:
+    again = replace(ARRIVAL, at=1.15, ended_at=1.16, answer=ANSWER._replace(number="2", body="again"))
+    history = replace(GOOD, arrivals=[ARRIVAL, again], faults=[kill(1.1, A, uncounted=True)])
+    assert not broken(history)
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        Raised("InvalidRequest", ()),
+        Raised("RequeuestError", ()),
+        Raised("SchemaMismatch", ()),
+        Raised("DatabaseUnavailable", ()),
+        Raised("DatabaseUnavailable", (B,)),
+        Raised("DatabaseUnavailable", (A, B)),
+    ],
+)
+def test_an_error_must_be_one_that_was_promised(raised: Raised) -> None:
+    assert broken(replace(GOOD, spawns=[replace(SPAWN, raised=(raised,))])) == {"I10"}
+
+
+def test_after_an_outage_the_ids_are_told() -> None:
+    assert not broken(replace(GOOD, spawns=[replace(SPAWN, raised=(Raised("DatabaseUnavailable", (A,)),) * 2)]))
