@@ -32,6 +32,7 @@ from requeuest_trio._store.migrate import apply_migrations, check_schema
 from requeuest_trio._store.pooler import check_listen_dsn, has_sessions, is_direct
 from requeuest_trio._store.queries import Queries, checked_schema
 from requeuest_trio._store.reader import Reader
+from requeuest_trio._store.rights import check_rights
 from requeuest_trio._store.spawner import FLUSH_LOCK_SECONDS, Spawner
 from requeuest_trio._store.store import Store
 from requeuest_trio._store.waits import Waits
@@ -122,7 +123,8 @@ async def open_requeuest(
         InvalidRequest: naming the argument and its limits.
         DatabaseUnavailable: PostgreSQL can't be reached at the start. Later outages are survived.
         SchemaMismatch: the tables are missing, older or newer; the text has the command to run.
-        RequeuestError: this is not Trio, or an `embedded:` server can't be had.
+        RequeuestError: this is not Trio; or the database role lacks a right, or is not shown all rows: the text names
+            which, and the command that helps; or an `embedded:` server can't be had.
 
     Cancellation: see above; it takes up to 5 seconds to write down what is known.
 
@@ -148,7 +150,8 @@ async def open_requeuest(
             await apply_migrations(route, schema=schema)
         queries = Queries(schema)
         store = Store(queries, schema, notifications=config.notifications)
-        prepare = partial(_prepare, address, queries, store, settings, config, past_pooler)
+        delivers = names is None or bool(names)
+        prepare = partial(_prepare, address, queries, store, settings, config, past_pooler, delivers)
         no_pooler = await run_once(route, queries, config, prepare)
         sessions = no_pooler or await has_sessions(route, queries, config)
         listen_at = _listen_at(route, past_pooler, config, sessions, poll_seconds)
@@ -276,9 +279,11 @@ async def _prepare(
     settings: Iterable[Channel],
     config: Config,
     past_pooler: Route | None,
+    delivers: bool,
     connection: TrioConnection,
 ) -> bool:
     """Find out at once, and not by and by, whether this database will do. Returns whether no pooler is in between."""
+    await check_rights(connection, queries, delivers=delivers)
     await check_schema(connection, dsn, queries.schema)
     await check_listen_dsn(connection, queries, config, past_pooler)
     # In one order for everybody, since it is one transaction.

@@ -6,8 +6,9 @@ statements that meet a session without them; a LISTEN that hears nothing; outcom
 """
 
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
+import psycopg
 import pytest
 import trio
 from psycopg.conninfo import make_conninfo
@@ -100,6 +101,32 @@ async def test_a_session_pooler_is_like_none(server: TestServer, migrated_dsn: s
         async with open_requeuest(dsn, ()) as producer, open_requeuest(dsn, poll_interval=LONG_POLL):
             await _is_woken_by(producer, receiver)
     assert log.fields("pooled") == []
+
+
+@NO_PGBOUNCER
+async def test_what_others_have_left_in_a_session_is_in_nobodys_way(
+    server: TestServer, migrated_dsn: str, receiver: Receiver
+) -> None:
+    """A session pooler that does not reset sessions, and a client whose prepared statements have the same names."""
+    options = "server_reset_query =\n"
+    with running_pooler(server, PGBOUNCER, mode="session", sessions=20, options=options) as pooler, logged() as log:
+        dsn = pooler.through(migrated_dsn)
+        for _ in range(3):
+            async with AsyncExitStack() as stack:
+                for _ in range(8):
+                    connection = await connect(dsn)
+                    stack.callback(connection.close_nowait)
+                    await connection.execute("set time zone 'Asia/Kathmandu'")
+                    await connection.execute("create temp table if not exists job (id int)")
+                    for number in range(3):
+                        with suppress(psycopg.errors.DuplicatePreparedStatement):
+                            await connection.execute(f"prepare _pg3_{number} as select 'not yours'".encode())
+            async with open_requeuest(dsn, poll_interval=0.1) as client:
+                for _ in range(8):  # more often than psycopg needs to prepare a statement
+                    assert (await client.spawn_returning("a", Request.get(receiver.url))).content == b"ok"
+    for event in ("record_failed", "claim_failed", "heartbeat_failed", "maintenance_failed", "listener_lost"):
+        assert log.fields(event) == []
+    assert len(receiver.arrivals) == 24
 
 
 @NO_PGBOUNCER

@@ -213,6 +213,7 @@ class Database:
 
     async def _configure(self, connection: TrioConnection) -> None:
         if self._has_sessions:
+            await connection.execute(self._queries["clean_session"])
             await connection.execute(self._queries["configure"], {**self._limits, "is_local": False})
         else:
             # For the transactions of callers; see `in_transaction` for the library's.

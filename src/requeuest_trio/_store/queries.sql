@@ -61,6 +61,47 @@ SET LOCAL plan_cache_mode TO DEFAULT;
 SET LOCAL transaction_timeout TO DEFAULT;
 
 
+-- name: clean_session
+-- Begin with nothing that another client may have left in a session: a session pooler need not see to that.
+DISCARD ALL;
+
+
+-- name: missing_rights
+-- Which rights this role lacks in the schema, for opening a queue, or for delivering; and tables with policies that hide
+-- rows from it. It asks the catalogue, which is open to everybody.
+WITH needed (kind, name, privilege, to_deliver) AS (VALUES
+    ('table', 'migration', 'SELECT', false), ('table', 'channel', 'SELECT', true),
+    ('table', 'job', 'SELECT', true), ('table', 'job', 'UPDATE', true), ('table', 'job', 'DELETE', true),
+    ('table', 'attempt', 'SELECT', true), ('table', 'attempt', 'INSERT', true), ('table', 'attempt', 'DELETE', true),
+    ('table', 'worker', 'SELECT', true), ('table', 'worker', 'INSERT', true), ('table', 'worker', 'UPDATE', true),
+    ('table', 'worker', 'DELETE', true)
+), relation AS (
+    SELECT pg_class.oid, relname::text AS name FROM pg_catalog.pg_class
+    JOIN pg_catalog.pg_namespace ON pg_namespace.oid OPERATOR(pg_catalog.=) relnamespace
+    WHERE nspname OPERATOR(pg_catalog.=) %(schema)s::name
+)
+SELECT current_user::text AS role, 'SCHEMA' AS kind, '{schema}' AS object, 'USAGE' AS privilege
+FROM pg_catalog.pg_namespace
+WHERE nspname OPERATOR(pg_catalog.=) %(schema)s::name
+  AND NOT pg_catalog.has_schema_privilege(pg_namespace.oid, 'USAGE')
+UNION ALL
+SELECT current_user::text, 'TABLE', '{schema}.' || name, privilege
+FROM needed JOIN relation USING (name)
+WHERE (%(delivers)s OR NOT to_deliver)
+  AND NOT CASE privilege WHEN 'DELETE' THEN pg_catalog.has_table_privilege(relation.oid, privilege)
+                         ELSE pg_catalog.has_any_column_privilege(relation.oid, privilege) END
+UNION ALL
+SELECT current_user::text, 'FUNCTION', pg_proc.oid::regprocedure::text, 'EXECUTE'
+FROM pg_catalog.pg_proc JOIN pg_catalog.pg_namespace ON pg_namespace.oid OPERATOR(pg_catalog.=) pronamespace
+WHERE nspname OPERATOR(pg_catalog.=) %(schema)s::name AND %(delivers)s
+  AND NOT pg_catalog.has_function_privilege(pg_proc.oid, 'EXECUTE')
+UNION ALL
+SELECT current_user::text, 'POLICY', '{schema}.' || name, ''
+FROM relation JOIN (SELECT DISTINCT name FROM needed) AS ours USING (name)
+WHERE pg_catalog.row_security_active(relation.oid)
+ORDER BY kind, object, privilege;
+
+
 -- name: lock_migrations
 -- Let only one process at a time take a step.
 SELECT pg_advisory_xact_lock(hashtextextended('migrate ' || %(schema)s::text, 7237));
