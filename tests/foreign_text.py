@@ -23,11 +23,12 @@ from requeuest_trio import Attempt, InvalidRequest, Job, JobState, Reached, Requ
 from requeuest_trio._config import check_dsn
 from requeuest_trio._engine.listener import Hints, Listener
 from requeuest_trio._http.answer import AnswerParser
+from requeuest_trio._http.codings import advertised
 from requeuest_trio._http.decoding import decoder_for
 from requeuest_trio._http.describing import causes, described
 from requeuest_trio._http.message import target_of
 from requeuest_trio._http.progress import Progress
-from requeuest_trio._http.redirects import Hop, next_hop
+from requeuest_trio._http.redirects import Hop, goes_along, next_hop
 from requeuest_trio._model import checks
 from requeuest_trio._model.bodies import checked_body, content_body, form_encoded, json_body
 from requeuest_trio._model.channel import channels_of
@@ -229,6 +230,8 @@ BOUNDED: Mapping[str, list[Call]] = {
         lambda text: described(ExceptionGroup(text[:100], [ValueError(text), OSError(7, text)])),
     ],
     "_http.describing.causes": [lambda text: list(causes(ValueError(text)))],
+    "_http.codings.advertised": [advertised.__wrapped__],
+    "_http.redirects.goes_along": [lambda text: goes_along("Accept", text, ()), lambda text: goes_along(text, "a", ())],
     "_http.message.target_of": [lambda text: target_of.__wrapped__("http://h/" + text[:MAX_URL_LENGTH])],
     "_http.progress.Progress.answered": headers_of(lambda headers: Progress(()).answered(200, headers)),
     "_http.progress.Progress.trace": [
@@ -328,6 +331,7 @@ EXEMPT: Mapping[str, str] = {
     "_http.exchanges.exchange_through": _OURS,
     "_http.message.head_of": _OURS,
     "_http.progress.Progress.__init__": _KEEPS,
+    "_http.progress.Progress.complete": _OURS,
     "_http.reading.read_body": _IO,
     "_http.resolving.Resolver.addresses": _IO,
     "_http.sender.open_sender": _OURS,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field, fields
 
 import psycopg
@@ -10,6 +10,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from requeuest_trio._model.checks import MAX_SECONDS
 from requeuest_trio._model.errors import InvalidRequest, shown
+from requeuest_trio._model.origin import origin_of
+from requeuest_trio._model.urls import checked_url
 
 __all__ = ["Config", "check_dsn"]
 
@@ -39,6 +41,12 @@ class Config:
     """How much of an answer's body each attempt keeps."""
     max_redirects: int = 5
     """For requests with `follow_redirects=True`."""
+    redirect_bodies_to: Collection[str] = ()
+    """Origins, such as `https://api.example.com`, to which a redirect from another origin may carry a request's body.
+    To any other it is not followed, and is judged by its own status."""
+    sensitive: Collection[str] = ()
+    """Names of header fields and URL parameters, in any case, whose values are hidden in errors and go to no other
+    origin, beside those that look secret anyway."""
     max_running: int = 512
     """Attempts at once in this process, over all channels; at least `concurrency`."""
     pool_size: int = 4
@@ -80,6 +88,9 @@ class Config:
                 check_dsn("listen_dsn", self.listen_dsn, "is no libpq connection string or URL")
             if not self.notifications:
                 raise InvalidRequest("listen_dsn", "is of no use with notifications=False")
+        # A frozen dataclass has to set its fields this way.
+        object.__setattr__(self, "sensitive", _names("sensitive", self.sensitive))
+        object.__setattr__(self, "redirect_bodies_to", _origins("redirect_bodies_to", self.redirect_bodies_to))
         for name, default in ((each.name, each.default) for each in fields(self) if each.name in limits):
             value = getattr(self, name)
             if value is None and name.startswith("keep_"):
@@ -89,6 +100,25 @@ class Config:
             if isinstance(value, bool) or not isinstance(value, wanted) or not least <= value <= most:
                 kind = "an int" if wanted is int else "a number"
                 raise InvalidRequest(name, f"must be {kind} from {least:,.10g} to {most:,.10g}, not {shown(value)}")
+
+
+def _names(argument: str, values: Collection[str]) -> frozenset[str]:
+    if (
+        isinstance(values, str)
+        or not isinstance(values, Collection)
+        or not all(isinstance(each, str) for each in values)
+    ):
+        raise InvalidRequest(argument, f"must be a collection of str, not {shown(values)}")
+    return frozenset(value.lower() for value in values)
+
+
+def _origins(argument: str, values: Collection[str]) -> frozenset[str]:
+    try:
+        return frozenset(origin_of(checked_url(value).url) for value in _names(argument, values))
+    except InvalidRequest as error:
+        raise InvalidRequest(
+            argument, f"must be a collection of origins such as https://api.example.com: {error}"
+        ) from error
 
 
 def check_dsn(argument: str, dsn: object, problem: str) -> None:

@@ -110,7 +110,8 @@ async def open_requeuest(
         channels: what this process delivers: names, or `Channel` objects where there are settings. `ALL` is every
             channel, also those that appear later; an empty collection only enqueues.
         http: what to send with: an `httpx2.AsyncBaseTransport`, or an `AsyncClient` of httpx2 or httpx, which you
-            close. Its timeouts and redirects are the library's all the same. None: a transport of its own.
+            close. Its timeouts and redirects are the library's all the same, it sends the cookies that you have set but
+            keeps none of an answer, and asks for no coding beyond gzip and deflate. None: a transport of its own.
         migrate: whether to bring the tables up to date first. Always done for `embedded:`.
         schema: the PostgreSQL schema of the queue.
         concurrency: attempts at once, per channel, in this process; 1 to 10,000, and at most `Config.max_running`.

@@ -282,3 +282,11 @@ async def test_a_key_on_an_ordered_channel_is_refused_where_that_is_known(eye: E
         async with open_requeuest(eye.dsn, ["ledger"]):
             await stranger.result(ids[-1])
     assert max(arrival.in_flight for arrival in receiver.arrivals) == 1
+
+
+async def test_the_response_has_the_last_url(eye: Eye, receiver: Receiver) -> None:
+    receiver.script(Reply(302, headers=(("Location", "/there?x=1"),)), Reply(200))
+    async with open_requeuest(eye.dsn) as client:
+        response = await client.spawn_returning("c", Request.get(receiver.url + "/here", follow_redirects=True))
+    assert str(response.url) == receiver.url + "/there?x=1"
+    assert ":url" not in response.headers

@@ -14,7 +14,8 @@ NUMBERS = INTEGERS | OPTIONAL | {"attempt_timeout", "connect_timeout", "statemen
 
 
 def test_no_field_is_forgotten_here() -> None:
-    assert {field.name for field in fields(Config)} == NUMBERS | {"notifications", "listen_dsn"}
+    others = {"notifications", "listen_dsn", "redirect_bodies_to", "sensitive"}
+    assert {field.name for field in fields(Config)} == NUMBERS | others
 
 
 @pytest.mark.parametrize("name", sorted(NUMBERS))
@@ -91,3 +92,17 @@ def test_a_value() -> None:
         Config().pool_size = 2  # type: ignore[misc]
     with pytest.raises(TypeError):
         Config(10.0)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", ["sensitive", "redirect_bodies_to"])
+@pytest.mark.parametrize("value", ["X-Tenant", 7, [7], None])
+def test_names_are_a_collection_of_str(name: str, value: Any) -> None:
+    with pytest.raises(InvalidRequest, match=f"^{name}: "):
+        Config(**{name: value})
+
+
+def test_names_are_compared_without_case() -> None:
+    config = Config(sensitive=["X-Tenant"], redirect_bodies_to=["HTTPS://Api.example.com:443/"])
+    assert config.sensitive == {"x-tenant"}
+    assert config.redirect_bodies_to == {"https://api.example.com"}
+    assert hash(config) == hash(Config(sensitive=["x-tenant"], redirect_bodies_to=["https://api.example.com"]))

@@ -145,3 +145,12 @@ def test_verdict_is_one_of_three(delivery: Delivery, request: Request, policy: R
 
 def test_damaged_row_is_dead_at_once() -> None:
     assert damaged("url: no URL") == Outcome(DEAD, Reached.RESOLVE, error="the stored job is damaged: url: no URL")
+
+
+def test_a_redirect_that_was_not_followed_is_judged_by_its_status_and_says_why() -> None:
+    delivery = Delivery(Reached.RESPONSE, Answer(307, (), b""), "the redirect would carry the body")
+    outcome = judge(delivery, Request.get(URL), RetryPolicy(), attempt=1, now=datetime.now(UTC), random=lambda: 0.5)
+    assert outcome.error == "status 307 is not accepted: the redirect would carry the body"
+    accepted = Request.get(URL, accept=[307])
+    outcome = judge(delivery, accepted, RetryPolicy(), attempt=1, now=datetime.now(UTC), random=lambda: 0.5)
+    assert (outcome.state, outcome.error) == (JobState.SUCCEEDED, None)

@@ -300,3 +300,45 @@ def test_what_is_accepted_is_accepted_again_and_unchanged(
     except InvalidRequest:
         return
     assert dataclasses.replace(request) == request
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2])
+def test_timeouts_of_a_client_are_kept(library: Any) -> None:
+    def kept(**options: Any) -> float | None:
+        return Request.from_httpx(library.AsyncClient(**options).build_request("GET", URL)).timeout
+
+    assert kept(timeout=3) == 3.0
+    assert kept(timeout=library.Timeout(5, read=60)) == 60.0
+    assert kept(timeout=None) is None
+    assert kept(timeout=library.Timeout(5, read=None)) is None
+    assert Request.from_httpx(library.Request("GET", URL)).timeout is None
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2])
+@pytest.mark.parametrize(
+    "extension", [{"target": b"*"}, {"sni_hostname": "other.example"}, {"trace": print}, {"unknown": 1}]
+)
+def test_an_extension_that_cannot_be_kept_is_refused(library: Any, extension: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=rf"^request: its extension '{next(iter(extension))}' can't be kept"):
+        Request.from_httpx(library.Request("GET", URL, extensions=extension))
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2])
+def test_an_extension_that_changes_nothing_is_taken(library: Any) -> None:
+    theirs = library.Request("GET", "http://h/x?y", extensions={"target": b"/x?y", "sni_hostname": "h"})
+    assert Request.from_httpx(theirs).url == "http://h/x?y"
+
+
+@pytest.mark.parametrize("name", ["Content_Length", "transfer_encoding", "HOST", "Content.Length", "Keep_Alive"])
+def test_a_field_that_others_take_for_a_reserved_one_is_refused(name: str) -> None:
+    with pytest.raises(InvalidRequest, match="set by the library"):
+        Request.get(URL, headers={name: "7"})
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1\\@example.com", "http:\\\\h/", "http://h\\x", "http://h/a\\..\\b", "http://a\\b@h/"]
+)
+def test_a_backslash_is_refused(url: str) -> None:
+    """Half of the world's clients take it for a slash."""
+    with pytest.raises(InvalidRequest, match=r"^url: .*backslash"):
+        Request.get(url)

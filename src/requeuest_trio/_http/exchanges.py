@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from copy import copy
 from functools import lru_cache, partial
 from typing import Any, Final, Protocol
 
 import httpx2
 
+from requeuest_trio._http.codings import advertised
 from requeuest_trio._http.connection import Connection
 from requeuest_trio._http.message import Message, head_of, target_of
 from requeuest_trio._http.progress import Progress
 from requeuest_trio._http.reading import read_body
-from requeuest_trio._http.redirects import Hop
+from requeuest_trio._http.redirects import Hop, goes_along
 from requeuest_trio._http.transport import TrioTransport
 from requeuest_trio._model.errors import InvalidRequest
-from requeuest_trio._model.headers import Headers, find, is_secret
+from requeuest_trio._model.headers import RESERVED, Headers, find
 
 __all__ = ["Exchange", "Incoming", "exchange_through"]
 
-_DEFAULT_HEADERS: Final[Headers] = (("User-Agent", "requeuest-trio"), ("Accept-Encoding", "identity"))
+_USER_AGENT: Final[Headers] = (("User-Agent", "requeuest-trio"),)
+_NO_CODING: Final[Headers] = (("Accept-Encoding", "identity"),)
 _METHODS_WITH_BODY: Final = frozenset(
     {"POST", "PUT", "PATCH"}
 )  # they say so even if it is empty (RFC 9110 section 8.6)
@@ -106,7 +109,14 @@ def _lines(headers: Headers) -> bytes:
 
 
 def _with_defaults(headers: Headers) -> Headers:
-    return headers + tuple(pair for pair in _DEFAULT_HEADERS if find(headers, pair[0]) is None)
+    return _with_codings(headers if find(headers, "user-agent") is not None else headers + _USER_AGENT)
+
+
+def _with_codings(headers: Headers) -> Headers:
+    """Asking for no more than is decoded here, also if a client of the caller's would."""
+    if find(headers, "accept-encoding") is None:
+        return headers + _NO_CODING
+    return tuple((name, advertised(value) if name.lower() == "accept-encoding" else value) for name, value in headers)
 
 
 # --- with others of httpx's kind --------------------------------------------------------------------------------------
@@ -139,10 +149,13 @@ async def _by_transport(transport: httpx2.AsyncBaseTransport, hop: Hop, progress
 
 
 async def _by_client(client: Any, hop: Hop, progress: Progress) -> Incoming:
+    # Of its own cookies, so that what one answer sets goes into no other job's request, nor into the caller's client.
+    client = copy(client)
+    client.cookies = client.cookies
     request = client.build_request(
         hop.method,
         hop.url,
-        headers=_raw(hop.headers + hop.added),
+        headers=_raw(_with_codings(hop.headers + hop.added)),
         content=hop.body,
         timeout=None,
         extensions={"trace": progress.trace},
@@ -151,7 +164,7 @@ async def _by_client(client: Any, hop: Hop, progress: Progress) -> Incoming:
         return _Foreign(await client.send(request, stream=True, follow_redirects=False))
     # The client adds credentials of its own; they too are for the request's origin only.
     for name, value in list(request.headers.multi_items()):
-        if is_secret(name, value):
+        if name.lower() not in RESERVED and not goes_along(name, value, ()):
             request.headers.pop(name, None)
     return _Foreign(await client.send(request, stream=True, follow_redirects=False, auth=None))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Final
 
 from requeuest_trio._http.describing import causes, described
@@ -35,13 +35,17 @@ class Progress:
         self.body = bytearray()
         self.headers: Headers = ()
         self.is_decoded = False
+        self.sensitive: Collection[str] = ()
+        """Names of fields and parameters that are never to be shown."""
         self._sent = sent
         self._confirm = confirm
         self._status: int | None = None
+        self._url: str | None = None
         self._reached = Reached.RESOLVE
         self._is_traced = False
         self._is_truncated = False
         self._is_complete = False
+        self._not_followed: str | None = None
 
     async def step(self, reached: Reached) -> None:
         """The library's own transport begins a step."""
@@ -56,11 +60,12 @@ class Progress:
         """Another transport does, and calls it `<part>.<step>.<started or complete>`, as httpcore does."""
         await self.step(_STEPS.get(event.partition(".")[2], Reached.RESOLVE))
 
-    def answered(self, status: int, headers: Headers) -> None:
-        """Keep status and headers."""
+    def answered(self, status: int, headers: Headers, url: str | None = None) -> None:
+        """Keep status and headers, and the URL to which redirects have led."""
         self._reached = Reached.RESPONSE
         self._status = status
         self.headers = headers
+        self._url = url
 
     def room(self, limit: int) -> int:
         """How many more bytes of the body are wanted."""
@@ -78,9 +83,10 @@ class Progress:
         self._status = None
         self._reached = Reached.SENT
 
-    def complete(self) -> Delivery:
-        """The answer, read to its end or to the limit."""
+    def complete(self, not_followed: str | None = None) -> Delivery:
+        """The answer, read to its end or to the limit; with the reason, if it is a redirect that was not followed."""
         self._is_complete = True
+        self._not_followed = not_followed or self._not_followed
         return self._ended(Delivery(self._reached), cut_off=None)
 
     def failed(self, error: Exception) -> Delivery:
@@ -88,7 +94,7 @@ class Progress:
         if self._is_complete:
             # Only closing went wrong.
             return self.complete()
-        text = described(error, self._sent)
+        text = described(error, self._sent, self.sensitive)
         reached = self._reached
         if not self._is_traced and reached is Reached.RESOLVE:
             # A transport that does not report its steps: assume the worst unless the error says better.
@@ -109,9 +115,8 @@ class Progress:
         if self._status is None:
             return without_answer
         is_truncated = self._is_truncated or cut_off is not None
-        return Delivery(
-            Reached.RESPONSE, Answer(self._status, self._kept_headers(), bytes(self.body), is_truncated, cut_off)
-        )
+        answer = Answer(self._status, self._kept_headers(), bytes(self.body), is_truncated, cut_off, self._url)
+        return Delivery(Reached.RESPONSE, answer, self._not_followed)
 
     def _kept_headers(self) -> Headers:
         if not self.is_decoded:

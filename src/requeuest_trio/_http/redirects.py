@@ -1,19 +1,24 @@
-"""Where a redirect leads: the rules of RFC 9110 section 15.4, and of common sense about credentials."""
+"""Where a redirect leads: the rules of RFC 9110 section 15.4, and what may go along to another origin."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Collection
+from dataclasses import dataclass
 
 from requeuest_trio._model.ecosystem import URL, InvalidURL
-from requeuest_trio._model.headers import Headers, find, is_secret
-from requeuest_trio._model.urls import checked_url
+from requeuest_trio._model.headers import HARMLESS, Headers, find, is_secret
+from requeuest_trio._model.masking import masked_url
+from requeuest_trio._model.urls import MAX_URL_LENGTH, checked_url
 
-__all__ = ["Hop", "next_hop"]
+__all__ = ["Hop", "goes_along", "next_hop"]
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_WITH_BODY = "the redirect to another origin would carry the body"
 
 
-class Hop(NamedTuple):
+# No tuple: what shows the locals of a traceback takes tuples apart, whatever their `repr` hides.
+@dataclass(slots=True, repr=False)
+class Hop:
     """One message to send."""
 
     method: str
@@ -25,34 +30,66 @@ class Hop(NamedTuple):
     is_foreign: bool = False
     """Whether a redirect has led to another origin than that of the request."""
 
+    def __repr__(self) -> str:
+        """Without what may be secret: headers and body."""
+        return f"<Hop {self.method} {masked_url(self.url)}, body={len(self.body)} bytes>"
 
-def next_hop(hop: Hop, status: int, answer: Headers) -> Hop | None:
-    """The message that a redirect asks for, or None if this answer is none that can be followed.
+
+def next_hop(
+    hop: Hop, status: int, answer: Headers, *, sensitive: Collection[str] = (), bodies_to: Collection[str] = ()
+) -> Hop | str | None:
+    """The message that a redirect asks for, or why it must not be. None if this answer is none that can be followed.
 
     303, and 301 and 302 after a POST, are followed by a GET without a body, as all clients do (RFC 9110 sections
-    15.4.2 to 15.4.4). Another origin is shown no header that looks like a credential, `Location` can't bring
-    credentials of its own, and https is not left for http.
+    15.4.2 to 15.4.4). Another origin is shown no header but harmless ones that `sensitive` does not name, and a body
+    only if `bodies_to` names it; `Location` can't bring credentials of its own, and https is not left for http.
     """
     location = find(answer, "location")
     if status not in _REDIRECTS or location is None:
         return None
     try:
         here = URL(hop.url)
-        there = URL(checked_url(here.join(location)).url)
+        there = URL(checked_url(here.join(_checked(_text(location)))).url)
     except (InvalidURL, ValueError):
         return None
     if here.scheme == "https" and there.scheme == "http":
         return None
-    headers = hop.headers
-    is_foreign = hop.is_foreign or _origin(here) != _origin(there)
-    if is_foreign:
-        headers = tuple(pair for pair in headers if not is_secret(*pair))
-    if (status == 303 and hop.method != "HEAD") or (status in {301, 302} and hop.method == "POST"):
+    becomes_get = (status == 303 and hop.method != "HEAD") or (status in {301, 302} and hop.method == "POST")
+    method, headers, body = ("GET", hop.headers, b"") if becomes_get else (hop.method, hop.headers, hop.body)
+    if becomes_get:
         headers = tuple(pair for pair in headers if not pair[0].lower().startswith("content-"))
-        return Hop("GET", str(there), headers, b"", hop.added, is_foreign)
-    return Hop(hop.method, str(there), headers, hop.body, hop.added, is_foreign)
+    is_elsewhere = _origin(here) != _origin(there)
+    if is_elsewhere and body and _name(there) not in bodies_to:
+        return _WITH_BODY
+    if is_elsewhere:
+        headers = tuple(pair for pair in headers if goes_along(*pair, sensitive))
+    return Hop(method, str(there), headers, body, hop.added, hop.is_foreign or is_elsewhere)
+
+
+def goes_along(name: str, value: str, sensitive: Collection[str]) -> bool:
+    """Whether a field may be shown to another origin."""
+    return name.lower() in HARMLESS and not is_secret(name, value, sensitive)
+
+
+def _text(location: str) -> str:
+    """Many servers send UTF-8 as it is, though a header field is Latin-1 at best (RFC 9110 section 5.5)."""
+    try:
+        return location.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return location
+
+
+def _checked(location: str) -> str:
+    # A backslash is a slash to some clients, and a part of a name to others: whoever sends one plays with that.
+    if len(location) > MAX_URL_LENGTH or "\\" in location.partition("?")[0]:
+        raise ValueError("the Location leads nowhere")
+    return location
 
 
 def _origin(url: URL) -> tuple[str, str, int]:
     """Scheme, host and port (RFC 6454)."""
     return url.scheme, url.host, {"http": 80, "https": 443}[url.scheme] if url.port is None else url.port
+
+
+def _name(url: URL) -> str:
+    return f"{url.scheme}://{url.netloc.decode('ascii')}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import trio
@@ -19,7 +20,6 @@ from requeuest_trio._http.progress import Progress
 from requeuest_trio._http.redirects import Hop, next_hop
 from requeuest_trio._http.transport import TrioTransport
 from requeuest_trio._model.headers import Headers, find
-from requeuest_trio._model.job import Reached
 from requeuest_trio._model.outcome import Delivery
 from requeuest_trio._model.request import Request
 
@@ -52,6 +52,8 @@ class Sender:
         self._exchange_once = exchange
         self._body_limit = config.max_response_body
         self._max_redirects = config.max_redirects
+        self._sensitive = config.sensitive
+        self._following = partial(next_hop, sensitive=config.sensitive, bodies_to=config.redirect_bodies_to)
         self.run = run
         """Closes what has been idle for too long, until cancelled."""
 
@@ -62,6 +64,7 @@ class Sender:
 
         Cancelled: the connection is closed, and `progress` tells how far it came. Raises nothing else.
         """
+        progress.sensitive = self._sensitive
         try:
             return await self._exchange(request, added, progress)
         except Exception as error:
@@ -73,20 +76,23 @@ class Sender:
 
     async def _exchange(self, request: Request, added: Headers, progress: Progress) -> Delivery:
         hop = Hop(request.method, request.url, request.headers, request.body, added)
-        for _ in range(self._max_redirects + 1):
+        redirects_left = self._max_redirects
+        while True:
             answer = await self._exchange_once(hop, progress)
             try:
-                progress.answered(answer.status, answer.headers)
-                following = next_hop(hop, answer.status, answer.headers) if request.follow_redirects else None
-                if following is None:
+                progress.answered(answer.status, answer.headers, None if hop.url == request.url else hop.url)
+                following = self._following(hop, answer.status, answer.headers) if request.follow_redirects else None
+                if isinstance(following, Hop) and not redirects_left:
+                    following = f"more than {self._max_redirects} redirects"
+                if not isinstance(following, Hop):
                     await self._read_body(answer, progress)
-                    return progress.complete()
+                    return progress.complete(following)
             finally:
                 # Of a redirect, the body is not read: it may be endless.
                 await answer.aclose()
             hop = following
+            redirects_left -= 1
             progress.starts_over()
-        return Delivery(Reached.RESPONSE, error=f"more than {self._max_redirects} redirects")
 
     async def _read_body(self, answer: Incoming, progress: Progress) -> None:
         if answer.decoded is not None:

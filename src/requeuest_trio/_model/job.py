@@ -102,14 +102,21 @@ class Stats:
         return sum(states.get(state, 0) for states in self.channels.values())
 
 
-def make_response(status: int, headers: Headers, body: bytes, request: Request, *, truncated: bool) -> Response:
-    """Build the response that a caller gets back. The body was decoded when it was received."""
+def make_response(
+    status: int, headers: Headers, body: bytes, request: Request, *, truncated: bool, url: str | None = None
+) -> Response:
+    """Build the response that a caller gets back. The body was decoded when it was received.
+
+    `url` is where it came from, if redirects have led away from the request's.
+    """
     # The headers come last: given to the constructor, they would have it decode the body once more.
     response = Response(status, content=body, extensions={"truncated": truncated})
     response.headers = _raw(headers)
     # So that raise_for_status() works. A damaged row has no request that could be shown this way.
     with suppress(InvalidURL, TypeError, ValueError):
-        response.request = SentRequest(request.method, request.url, headers=_raw(request.headers), content=request.body)
+        response.request = SentRequest(
+            request.method, url or request.url, headers=_raw(request.headers), content=request.body
+        )
     return response
 
 

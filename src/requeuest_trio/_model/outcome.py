@@ -31,6 +31,8 @@ class Answer:
     """Only the first part of the body is here."""
     cut_off: str | None = None
     """Why the body broke off, if that was not the library's own limit."""
+    url: str | None = None
+    """Where it came from, if redirects have led away from the request's."""
 
     def __repr__(self) -> str:
         """Without what may be secret: headers and body."""
@@ -43,6 +45,7 @@ class Delivery(NamedTuple):
     reached: Reached
     answer: Answer | None = None
     error: str | None = None
+    """With an answer: why it is the last one, though it is a redirect that was to be followed."""
 
 
 class Outcome(NamedTuple):
@@ -72,6 +75,8 @@ def judge(
         if accepted and not (answer.cut_off and request.method in _SAFE_METHODS):
             return Outcome(JobState.SUCCEEDED, delivery.reached, answer=answer)
         error = f"the answer broke off: {answer.cut_off}" if accepted else f"status {answer.status} is not accepted"
+        if not accepted and delivery.error:
+            error = f"{error}: {delivery.error}"
         if not accepted and contains(policy.give_up_on, answer.status):
             return Outcome(JobState.DEAD, delivery.reached, answer=answer, error=f"{error}, and means giving up")
     if attempt >= policy.max_attempts:

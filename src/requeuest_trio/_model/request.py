@@ -176,11 +176,12 @@ class Request:
     def from_httpx(cls, request: _EcosystemRequest) -> Self:
         """Take over an `httpx.Request` or `httpx2.Request` whose body is in memory.
 
-        Method, URL, headers and body are kept; the fields of one connection (`Host`, `Content-Length`, ...) are
-        left to the library.
+        Method, URL, headers and body are kept, and the longest of its timeouts, if it has all of them, is `timeout`;
+        the fields of one connection (`Host`, `Content-Length`, ...) are left to the library.
 
         Raises:
-            InvalidRequest: the body is a stream, the `Host` header is not that of the URL, or `Request` refuses a part.
+            InvalidRequest: the body is a stream, the `Host` header is not that of the URL, it has an extension that
+                can't be kept (`target`, `sni_hostname`, `trace`), or `Request` refuses a part.
         """
         if not all(hasattr(request, part) for part in ("method", "url", "headers")):
             raise InvalidRequest("request", f"must be an httpx or httpx2 Request, not {type(request).__name__}")
@@ -190,7 +191,7 @@ class Request:
             # Both libraries raise their own `RequestNotRead`; a foreign object may raise anything.
             raise InvalidRequest("request", "its body is a stream, which can't be stored; read it first") from error
         headers = checked_headers([pair for pair in header_items(request.headers) if pair[0].lower() not in RESERVED])
-        made = cls(request.method, str(request.url), headers=headers, body=body)
+        made = cls(request.method, str(request.url), headers=headers, body=body, timeout=_kept_extensions(request))
         host = request.headers.get("host")
         if host and not _is_host_of(host, made.url):
             raise InvalidRequest("request", f"its Host header, {shown(host)}, is not the host of its URL")
@@ -245,6 +246,20 @@ def _checked_method(method: object) -> str:
     if isinstance(method, str) and method.isascii() and method.upper() in METHODS:
         return method.upper()
     raise InvalidRequest("method", f"must be one of {', '.join(sorted(METHODS))}, not {shown(method)}")
+
+
+def _kept_extensions(request: _EcosystemRequest) -> float | None:
+    """The timeout for a whole attempt. A client has one for each step, which are short beside that."""
+    extensions = dict(getattr(request, "extensions", None) or {})
+    timeouts = extensions.pop("timeout", None) or {}
+    if extensions.get("target") == request.url.raw_path:
+        del extensions["target"]
+    if extensions.get("sni_hostname") == request.url.host:
+        del extensions["sni_hostname"]
+    if extensions:
+        raise InvalidRequest("request", f"its extension {shown(min(extensions, key=str))} can't be kept")
+    values: list[Any] = [timeouts.get(step) for step in ("connect", "read", "write", "pool")]
+    return None if None in values else max(values)
 
 
 def _is_host_of(host: str, url: str) -> bool:

@@ -55,6 +55,8 @@ def checked_url(value: object) -> Address:
         return Address(text)
     if any(char <= " " or char == "\x7f" or "\ud800" <= char <= "\udfff" for char in text):
         raise InvalidRequest("url", "must not have spaces, control characters or lone surrogates")
+    if "\\" in text.partition("?")[0].partition("#")[0]:
+        raise InvalidRequest("url", "must not have a backslash: to some clients it is a slash; write %5C")
     try:
         parsed = URL(text)
         credentials = (parsed.username, parsed.password) if parsed.userinfo else None

@@ -16,7 +16,7 @@ from requeuest_trio._model.escaping import cut, escaped
 from requeuest_trio._model.headers import Headers, checked_headers
 from requeuest_trio._model.job import Attempt, Job, Reached, make_response
 from requeuest_trio._model.masking import masked_url
-from requeuest_trio._model.outcome import Outcome
+from requeuest_trio._model.outcome import Answer, Outcome
 from requeuest_trio._model.request import METHODS, Request
 from requeuest_trio._model.retry import DEFAULT_RETRY, RetryPolicy
 from requeuest_trio._model.states import JobState
@@ -37,6 +37,7 @@ __all__ = [
 WHOLE_CHANNEL = ""
 """The ordering key of all jobs of an ordered channel."""
 
+_URL = ":url"
 _LONG_HEADERS = 2_000
 _LONGEST_SHOWN = 2_000
 _LONGEST_ERROR = 2_000
@@ -181,7 +182,7 @@ def outcome_rows(reports: Sequence[Report], now: float, excerpt: int) -> tuple[s
                 "reached": outcome.reached,
                 "status": answer and answer.status,
                 "error": outcome.error and _storable(outcome.error),
-                "headers": answer.headers if answer and delivered else None,
+                "headers": _response_headers(answer) if answer and delivered else None,
                 "truncated": answer.truncated if answer else None,
                 "ago": max(0.0, now - report.started),
                 "duration": report.duration,
@@ -190,6 +191,11 @@ def outcome_rows(reports: Sequence[Report], now: float, excerpt: int) -> tuple[s
         body = answer.body if answer else b""
         bodies.append(body if delivered else body[:excerpt])
     return json.dumps(rows), bodies
+
+
+def _response_headers(answer: Answer) -> Headers:
+    """With the URL that redirects have led to in front, in a form that no field can have (RFC 9110 section 5.1)."""
+    return answer.headers if answer.url is None else ((_URL, answer.url), *answer.headers)
 
 
 @lru_cache(maxsize=256)
@@ -211,7 +217,13 @@ def job_from_row(row: Sequence[Any]) -> Job:
     response = None
     if state == JobState.SUCCEEDED and status is not None:
         pairs = _shown_headers(response_headers or "[]")
-        response = make_response(status, pairs, response_body or b"", request, truncated=bool(response_truncated))
+        last_url = url
+        if pairs and pairs[0][0] == _URL:
+            (_, last_url), *rest = pairs
+            pairs = tuple(rest)
+        response = make_response(
+            status, pairs, response_body or b"", request, truncated=bool(response_truncated), url=last_url
+        )
     return Job(
         id=id_,
         channel=channel,
