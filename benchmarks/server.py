@@ -118,7 +118,7 @@ def _plan(path: Path) -> Plan:
     account = server_account()
     if account is not None:
         let_in(account, path)
-        let_run(account, binaries.parent)
+        binaries = let_run(account, binaries.parent) / "bin"
     return Plan(
         home=str(path),
         binaries=str(binaries),

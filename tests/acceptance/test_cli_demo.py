@@ -4,7 +4,6 @@ import io
 import signal
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
@@ -19,6 +18,7 @@ from requeuest_trio.cli.summary import percentile
 from requeuest_trio.cli.tally import Outcome, Stored
 from requeuest_trio.testing import Arrival
 from tests.acceptance.cli import process, running
+from tests.servers import temporary_home
 
 
 async def test_from_beginning_to_end() -> None:
@@ -167,10 +167,11 @@ def test_a_mismatch_fails_the_demo_and_is_shown() -> None:
     assert out.getvalue().endswith("1 mismatches between the file and what the receiver saw.\n")
 
 
-async def test_stopped_it_leaves_nothing(tmp_path: Path) -> None:
-    async with running("demo", dsn="", TMPDIR=str(tmp_path)) as demo:
-        await demo.wait_to_say("of 200 delivered")
-        assert list(tmp_path.iterdir()) != []  # noqa: ASYNC240
-        demo.signal(signal.SIGINT)
-        assert await demo.status() == 130
-    assert list(tmp_path.iterdir()) == []  # noqa: ASYNC240
+async def test_stopped_it_leaves_nothing() -> None:
+    with temporary_home() as place:
+        async with running("demo", dsn="", TMPDIR=str(place)) as demo:
+            await demo.wait_to_say("of 200 delivered")
+            assert list(place.iterdir()) != []
+            demo.signal(signal.SIGINT)
+            assert await demo.status() == 130
+        assert list(place.iterdir()) == []

@@ -23,6 +23,7 @@ import trio
 import requeuest_trio
 from requeuest_trio import ALL, Request, open_requeuest
 from requeuest_trio.testing import Arrival, Reply, open_receiver
+from tests.servers import temporary_home
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -88,9 +89,16 @@ def receiver_url() -> Iterator[str]:
 
 
 @pytest.fixture
-def code(block: Block, migrated_dsn: str, receiver_url: str, tmp_path: Path) -> str:
+def place() -> Iterator[Path]:
+    """Of embedded servers."""
+    with temporary_home() as path:
+        yield path
+
+
+@pytest.fixture
+def code(block: Block, migrated_dsn: str, receiver_url: str, place: Path) -> str:
     """The block with the addresses that exist here."""
-    here = block.code.replace("postgresql:///app", migrated_dsn).replace('"embedded:"', f'"embedded:{tmp_path}/data"')
+    here = block.code.replace("postgresql:///app", migrated_dsn).replace('"embedded:"', f'"embedded:{place}/data"')
     return re.sub(r"https://\w+\.example\.com", receiver_url, here)
 
 

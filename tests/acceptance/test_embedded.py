@@ -585,14 +585,17 @@ def test_processes_that_make_the_account_at_once_agree_on_it() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another account")
-async def test_root_is_let_through_private_directories(home: Home) -> None:
+async def test_root_changes_nothing_above_its_own_directory(home: Home) -> None:
     inner = home.path / "inner"
     inner.mkdir(mode=0o700)
     home.path.chmod(0o700)
-    home.data.rename(inner / "data")
+    with pytest.raises(RequeuestError, match=rf"cannot pass through {home.path}: choose .*'embedded:/var/lib/"):
+        await _visit(inner)
+    assert home.path.stat().st_mode & 0o777 == 0o700
+    home.path.chmod(0o711)
     async with open_embedded(inner) as dsn:
         assert ask(dsn, "select pg_postmaster_start_time() is not null") is True
-    assert home.path.stat().st_mode & 0o077 == 0o001  # to be passed through, not to be listed
+    assert inner.stat().st_mode & 0o777 == 0o701  # our own: to be passed through, not to be listed
 
 
 async def test_the_default_place(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from requeuest_trio._embedded.account import let_in, let_run, server_account
+from requeuest_trio._embedded.account import let_in, server_account
 from requeuest_trio._embedded.server import PORT
 from tests.servers import binaries, in_use, temporary_home, wait_for
 
@@ -245,7 +245,6 @@ def throwaway_server(
         account = server_account()
         if account is not None:
             let_in(account, path)
-            let_run(account, binaries().parent)
         server = Throwaway(path / "primary", account, settings or {})
         server.make(wal_room, table_room)
         with server.running():

@@ -15,7 +15,7 @@ import trustme
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from requeuest_trio._embedded.account import let_run, server_account
+from requeuest_trio._embedded.account import server_account
 from requeuest_trio._postgres import Route, TrioConnection
 from tests.postgres.harness import assert_usable, stream, value
 from tests.servers import binaries, temporary_home, wait_for
@@ -54,7 +54,6 @@ def secured() -> Iterator[Secured]:
         data.mkdir(mode=0o700)
         if account:
             os.chown(data, account.pw_uid, account.pw_gid)
-            let_run(account, directory.parent)
 
         def start(program: str, *options: str) -> subprocess.Popen[bytes]:
             command = [str(directory / program), "-D", str(data), *options]

@@ -2,8 +2,9 @@
 Somebody to run PostgreSQL as. It refuses to run as root, and root is what a container often is.
 
 An ordinary user runs the server under their own account, and nothing here does anything. As root the server gets the
-system account `embedded_postgres` (made if it is missing), owns its data and socket directories alone, and may pass
-through the directories above them.
+system account `embedded_postgres` (made if it is missing), which owns its data and socket directories alone. What is
+closed to it stays closed: root's data is kept in `ROOTS_PLACE` unless another place is given, and programs that are
+installed below root's home are copied there.
 """
 
 import contextlib
@@ -11,15 +12,21 @@ import fcntl
 import logging
 import os
 import pwd
+import shutil
 import stat
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from requeuest_trio._embedded.trust import own_directory
 from requeuest_trio._model.errors import RequeuestError
 
 ACCOUNT = "embedded_postgres"
+
+ROOTS_PLACE = Path("/var/lib/requeuest-trio")
+"""Root's home is closed to others, and stays so."""
 
 _logger = logging.getLogger("requeuest_trio.embedded")
 
@@ -35,7 +42,7 @@ def server_account() -> pwd.struct_passwd | None:
         return None
     problem: object = None
     for _ in range(20):
-        with _alone():
+        with _alone(Path("/etc")):
             with contextlib.suppress(KeyError):
                 return pwd.getpwnam(ACCOUNT)
             try:
@@ -52,14 +59,14 @@ def server_account() -> pwd.struct_passwd | None:
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
+def _alone(directory: Path) -> Iterator[None]:
     """
-    Let one process of this library at a time look for the account and make it.
+    Let one process of this library at a time work on what is in a directory: look for the account, and make it.
 
     `useradd` looks for the name before it takes its own lock. Of two at once, the second would give the account that
     the first has just made another number, and whoever has seen the first number runs a server as nobody.
     """
-    descriptor = os.open("/etc", os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -74,35 +81,57 @@ def _make_account() -> None:
 
 def let_in(account: pwd.struct_passwd, path: Path) -> None:
     """
-    Let `account` reach the directory `path`: each directory above it may be passed through, though not be listed.
+    Let `account` reach our own directory `path`, and see that it can get there. Nothing above it is changed.
 
-    Without this, root's own home directory and pytest's temporary ones would be out of reach.
+    Raises:
+        RequeuestError: a directory above it is closed to the account, as root's home is.
     """
-    for directory in (path, *path.parents):
-        mode = directory.stat().st_mode
-        if not _may(mode, directory, account, stat.S_IXUSR):
-            _logger.warning("letting the account %s pass through %s", account.pw_name, directory)
-            directory.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)
+    for directory in path.parents:
+        if not _may(directory, account, stat.S_IXUSR):
+            raise RequeuestError(
+                f"PostgreSQL refuses to run as root, and the account {account.pw_name} that it runs as cannot pass "
+                f"through {directory}: choose a directory that it can reach, as 'embedded:{ROOTS_PLACE / 'postgres'}'"
+            )
+    if not _may(path, account, stat.S_IXUSR):
+        path.chmod(stat.S_IMODE(path.stat().st_mode) | stat.S_IXOTH)
 
 
-def let_run(account: pwd.struct_passwd, installation: Path) -> None:
-    """Let `account` read and run what is installed below `installation`, also if it was installed for root alone."""
-    let_in(account, installation)
-    if _may(
-        (installation / "bin" / "postgres").stat().st_mode, installation / "bin" / "postgres", account, stat.S_IXUSR
-    ):
-        return
-    for path in (installation, *installation.rglob("*")):
-        if not path.is_symlink():
-            mode = stat.S_IMODE(path.stat().st_mode)
-            path.chmod(mode | (0o555 if mode & stat.S_IXUSR else 0o444))
+def let_run(account: pwd.struct_passwd, installation: Path) -> Path:
+    """
+    Programs that `account` can run: those of `installation`, or a copy of them if it is closed to the account.
+
+    Returns:
+        The installation to use. The copy is below `ROOTS_PLACE`, made once for each version.
+    """
+    if _may_run(account, installation):
+        return installation
+    status = (installation / "bin" / "postgres").stat()
+    place = own_directory(ROOTS_PLACE / "programs", 0o755)
+    copy = place / f"{status.st_size:x}-{status.st_mtime_ns:x}"
+    with _alone(place):
+        if not copy.exists():
+            _logger.warning("copying PostgreSQL to %s, since the account %s cannot run it elsewhere", copy, ACCOUNT)
+            new = Path(tempfile.mkdtemp(prefix="new-", dir=place))
+            shutil.copytree(installation, new, symlinks=True, dirs_exist_ok=True)
+            for path in (new, *new.rglob("*")):
+                if not path.is_symlink():
+                    path.chmod(0o755 if path.is_dir() or path.stat().st_mode & stat.S_IXUSR else 0o644)
+            new.rename(copy)
+    return copy
 
 
-def _may(mode: int, path: Path, account: pwd.struct_passwd, right: int) -> bool:
+def _may_run(account: pwd.struct_passwd, installation: Path) -> bool:
+    postgres = installation / "bin" / "postgres"
+    return _may(postgres, account, stat.S_IXUSR) and all(
+        _may(directory, account, stat.S_IXUSR) for directory in postgres.resolve().parents
+    )
+
+
+def _may(path: Path, account: pwd.struct_passwd, right: int) -> bool:
     """Whether the permission bits of `path` give `account` this right, named by the owner's bit."""
     status = path.stat()
     if status.st_uid == account.pw_uid:
-        return bool(mode & right)
+        return bool(status.st_mode & right)
     if status.st_gid == account.pw_gid:
-        return bool(mode & (right >> 3))
-    return bool(mode & (right >> 6))
+        return bool(status.st_mode & (right >> 3))
+    return bool(status.st_mode & (right >> 6))

@@ -26,6 +26,8 @@ from pathlib import Path
 
 SHARED = fcntl.LOCK_SH
 EXCLUSIVE = fcntl.LOCK_EX
+LARGEST_LOCK_FILE = 10_000
+"""Bytes. PostgreSQL's have eight short lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ def try_lock(path: Path, how: int) -> int | None:
     Returns:
         The descriptor that holds the lock, not inherited by programs, or None if somebody else's lock is in the way.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, how | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -98,6 +100,15 @@ def is_locked(path: Path, how: int) -> bool:
     return False
 
 
+def read_plain(path: Path) -> str:
+    """The beginning of a small file that another account may have written. No link is followed, no pipe waited for."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        return os.read(descriptor, LARGEST_LOCK_FILE).decode(errors="replace")
+    finally:
+        os.close(descriptor)
+
+
 @dataclass(frozen=True, slots=True)
 class Postmaster:
     """What `postmaster.pid` says about the server's main process."""
@@ -120,7 +131,7 @@ def running_postmaster(home: Home) -> Postmaster | None:
 def recorded_postmaster(lock_file: Path) -> Postmaster | None:
     """What one of PostgreSQL's lock files claims; None if there is no such file or it is still being written."""
     with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = lock_file.read_text().splitlines()
+        lines = read_plain(lock_file).splitlines()
         return Postmaster(int(lines[0]), ready=len(lines) >= 8 and lines[7].strip() == "ready")
     return None
 

@@ -118,7 +118,7 @@ def _restart(ended: Server, plan: Plan, events: "queue.SimpleQueue[str]") -> Ser
 
 
 def _wait_for_the_last_user(home: Home, events: "queue.SimpleQueue[str]") -> None:
-    users_lock = os.open(home.users_lock, os.O_RDWR | os.O_CREAT, 0o600)
+    users_lock = os.open(home.users_lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     fcntl.flock(users_lock, fcntl.LOCK_EX)  # and keep it until this process ends: nobody comes in while we stop
     events.put("nobody")
 
@@ -130,13 +130,13 @@ def _wait_for_the_end(server: Server, events: "queue.SimpleQueue[str]") -> None:
 
 def _open_log(home: Home) -> None:
     with contextlib.suppress(FileNotFoundError):
-        if home.log.stat().st_size > LARGEST_LOG:
+        if home.log.lstat().st_size > LARGEST_LOG:
             home.log.rename(home.log.with_suffix(".log.1"))
     _redirect(home.log, sys.stderr.fileno())
 
 
 def _redirect(path: Path | str, descriptor: int) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     os.dup2(file, descriptor)
     os.close(file)
 

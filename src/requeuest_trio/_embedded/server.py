@@ -19,7 +19,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from requeuest_trio._embedded.files import Home, Postmaster, is_postmaster, recorded_postmaster, running_postmaster
+from requeuest_trio._embedded.files import (
+    Home,
+    Postmaster,
+    is_postmaster,
+    read_plain,
+    recorded_postmaster,
+    running_postmaster,
+)
 
 POLL = 0.01
 """Seconds between two looks at a server that is starting or stopping."""
@@ -99,14 +106,16 @@ def make_data(home: Home, plan: Plan) -> None:
     """
     for leftover in home.path.glob("data.new-*"):
         shutil.rmtree(leftover, ignore_errors=True)
+    if home.data.is_symlink():
+        raise CannotKeepError(f"{home.data} is a link, and not a directory that was made here")
     if not home.data.exists():
         new = _private_directory(plan, prefix="data.new-", parent=home.path)
         _initdb(new, plan)
         new.rename(home.data)
         _sync(home.path)
     try:
-        theirs = (home.data / "PG_VERSION").read_text().strip()
-    except FileNotFoundError:
+        theirs = read_plain(home.data / "PG_VERSION").strip()[:10]
+    except OSError:
         raise CannotKeepError(f"{home.data} exists and is not a PostgreSQL data directory") from None
     ours = _run(plan, "postgres", "-V").split()[2].split(".")[0]
     if theirs != ours:
@@ -186,8 +195,18 @@ def _disown_stale_locks(home: Home, socket_directory: Path) -> None:
         socket_lock.unlink()
     pid_file = home.data / "postmaster.pid"
     if _is_stale(recorded_postmaster(pid_file), home):
-        lines = pid_file.read_text().splitlines(keepends=True)
-        pid_file.write_text("".join([f"{os.getpid()}\n", *lines[1:]]))
+        lines = read_plain(pid_file).splitlines(keepends=True)
+        _write_plain(pid_file, "".join([f"{os.getpid()}\n", *lines[1:]]))
+
+
+def _write_plain(path: Path, text: str) -> None:
+    """Write a file anew that is there already. The server's account could have put a link in its place."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
 
 
 def _is_stale(recorded: Postmaster | None, home: Home) -> bool:

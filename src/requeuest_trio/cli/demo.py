@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import stat
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -54,10 +56,18 @@ def demo() -> None:
     Example:
       requeuest demo
     """
-    with tempfile.TemporaryDirectory(prefix="requeuest-demo-", ignore_cleanup_errors=True) as place:
+    parent = _parent_of_place()
+    with tempfile.TemporaryDirectory(prefix="requeuest-demo-", dir=parent, ignore_cleanup_errors=True) as place:
         # Started by root, PostgreSQL runs under another account, which has to get through here.
         Path(place).chmod(0o711)
         run(partial(_demo, f"embedded:{place}/postgres"))
+
+
+def _parent_of_place() -> Path:
+    """The directory for temporary files, or `/tmp` where that is one of root's that is closed to other accounts."""
+    parent = Path(tempfile.gettempdir()).resolve()
+    is_open = all(directory.stat().st_mode & stat.S_IXOTH for directory in (parent, *parent.parents))
+    return parent if is_open or os.geteuid() != 0 else Path("/tmp")  # noqa: S108
 
 
 async def _demo(dsn: str) -> int:
