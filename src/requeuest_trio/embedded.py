@@ -124,7 +124,8 @@ async def open_embedded(path: str | os.PathLike[str] | None = None) -> AsyncIter
 
     Args:
         path: the server's directory; made if it is missing. None for the user's data directory
-            (`$XDG_DATA_HOME/requeuest-trio/postgres`; root's mostly is `/var/lib/requeuest-trio/postgres`). `~` is expanded.
+            (`$XDG_DATA_HOME/requeuest-trio/postgres`; root's mostly is `/var/lib/requeuest-trio/postgres`). `~` is
+            expanded.
 
     Yields:
         A libpq connection string for the database `postgres`. It stays valid for the whole block, also if the server
