@@ -4,6 +4,7 @@ the answer's status decides, and a retry is due when policy and receiver say."""
 from __future__ import annotations
 
 import itertools
+import json
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -207,14 +208,20 @@ async def test_the_default_policy_keeps_trying_for_years() -> None:
 
 
 async def test_a_damaged_row_is_dead_and_stops_nobody(eye: Eye, receiver: Receiver) -> None:
-    # Deeper than any Python's parser goes: 3.11 gives up at 1,000, 3.13 at 10,000 or more.
-    nested = "[" * 200_000 + "]" * 200_000
+    nested = (
+        "[" * 4_000 + "]" * 4_000
+    )  # PostgreSQL takes no more; Python's parser gives up at 1,000, from 3.13 at 10,000
+    try:
+        json.loads(nested)
+        too_deep = "headers: must be a list of pairs"
+    except RecursionError:
+        too_deep = "nested"
     damages = {
         "method = 'BREW'": "method",
         "url = 'ftp://x/'": "url",
         "headers = '{\"a\": 1}'": "headers",
         "headers = '[[\"a\", 1]]'": "headers",
-        f"headers = '{nested}'": "nested",
+        f"headers = '{nested}'": too_deep,
         "accept = '{}'": "accept",
         "accept = '{(,)}'": "",
         "timeout = -1": "timeout",
