@@ -38,6 +38,10 @@ class Slow:
         await trio.sleep(self.seconds)
 
 
+def _never(*_: object) -> None:
+    raise AssertionError
+
+
 async def _most_in_hand(seconds: float, jobs: int) -> int:
     """How many jobs a worker holds at the most that is handed what it asks for."""
     most = 0
@@ -50,7 +54,7 @@ async def _most_in_hand(seconds: float, jobs: int) -> int:
         most = max(most, worker.in_hand)
 
     async with trio.open_nursery() as nursery:
-        hand_over(Worker("a", PLACES, cast("Deliverer", Slow(seconds)), nursery, hand_over))
+        hand_over(Worker("a", PLACES, cast("Deliverer", Slow(seconds)), nursery, hand_over, _never))
     assert not jobs
     return most
 

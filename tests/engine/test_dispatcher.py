@@ -55,7 +55,8 @@ async def test_the_limit_of_the_process_holds(eye: Eye, receiver: Receiver, disp
         for channel in "abcd":
             await client.spawn_many(channel, [Request.get(f"{receiver.url}/{channel}")] * 20)
         await eye.until_states(succeeded=80)
-    assert most == most_occupied == 7
+    # One of the seven is reserved for a channel that has none, and there need not be one.
+    assert 6 <= most <= most_occupied <= 7
 
 
 async def test_the_limit_of_a_channel_holds(eye: Eye, receiver: Receiver) -> None:
@@ -87,9 +88,35 @@ async def test_places_are_shared_when_they_are_few(eye: Eye, receiver: Receiver)
     async with open_requeuest(eye.dsn, ()) as client:
         for channel in "abcd":
             await client.spawn_many(channel, [Request.get(f"{receiver.url}/{channel}")] * 50)
-    async with nothing_left(eye), open_requeuest(eye.dsn, concurrency=8, config=Config(max_running=8), grace=0):
+    # Two of the ten are reserved for channels that have none.
+    async with nothing_left(eye), open_requeuest(eye.dsn, concurrency=8, config=Config(max_running=10), grace=0):
         arrivals = await receiver.wait_for(8)
         assert Counter(arrival.target for arrival in arrivals) == {"/a": 2, "/b": 2, "/c": 2, "/d": 2}
+
+
+@pytest.mark.parametrize(("hanging", "concurrency", "max_running"), [(16, 32, 512), (4, 4, 16), (1, 4, 4)])
+async def test_channels_whose_attempts_all_hang_leave_a_slot_to_another(
+    eye: Eye, receiver: Receiver, hanging: int, concurrency: int, max_running: int
+) -> None:
+    """However many they are: a channel with nothing under way gets one at once, and another after it."""
+    receiver.decide = lambda arrival: Stall() if arrival.target == "/hang" else None
+    channels = [f"hanging-{number}" for number in range(hanging)]
+    async with open_requeuest(eye.dsn, ()) as client:
+        for channel in channels:
+            await client.spawn_many(channel, [Request.get(receiver.url + "/hang")] * (2 * concurrency))
+    config = Config(max_running=max_running)
+    async with (
+        nothing_left(eye),
+        open_requeuest(eye.dsn, (), poll_interval=NEVER) as elsewhere,
+        open_requeuest(eye.dsn, concurrency=concurrency, config=config, poll_interval=NEVER, grace=0) as here,
+    ):
+        common = max_running - -(-max_running // 8)
+        await receiver.wait_for(common)
+        async with _promptly():
+            for number in range(3):
+                await here.spawn_returning(f"healthy-{number}", Request.get(receiver.url))
+                await elsewhere.spawn_returning("healthy", Request.get(receiver.url))
+        assert common <= sum(arrival.target == "/hang" for arrival in receiver.arrivals) < max_running
 
 
 async def test_one_place_goes_round(eye: Eye, receiver: Receiver) -> None:

@@ -15,7 +15,7 @@ import pytest
 import trio
 import trio.lowlevel
 
-from requeuest_trio import Client, JobState, Request, RequeuestError, RetryPolicy, open_requeuest
+from requeuest_trio import Client, JobState, Reached, Request, RequeuestError, RetryPolicy, open_requeuest
 from requeuest_trio._engine import attempt, heartbeat
 from requeuest_trio._engine.recorder import Recorder
 from requeuest_trio._store.store import Store
@@ -194,10 +194,10 @@ async def test_cancellation_in_nurseries_of_the_users_does_not_wrap_an_error(eye
 
 async def test_two_errors_come_out_as_a_group(eye: Eye, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     mine, ours = KeyError("mine"), RuntimeError("a bug")
-    monkeypatch.setattr(attempt, "judge", _raising(ours))
+    monkeypatch.setattr(Store, "heartbeat", _raising(ours))
     async with nothing_left(eye):
         with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012
-            async with open_requeuest(eye.dsn) as client:
+            async with open_requeuest(eye.dsn, lease=1) as client:
                 await client.spawn("a", Request.get(receiver.url))
                 try:
                     await trio.sleep_forever()
@@ -213,8 +213,34 @@ def _raising(error: BaseException) -> Callable[..., object]:
     return fail
 
 
-@pytest.mark.parametrize("error", [RuntimeError("a bug"), KeyboardInterrupt()], ids=["bug", "interrupt"])
-async def test_an_error_of_ours_ends_the_block_with_it_bare(
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), MemoryError()], ids=["bug", "memory"])
+@pytest.mark.parametrize("place", ["judge", "Progress", "_added_headers"])
+async def test_an_error_in_an_attempt_is_that_attempts_alone(
+    eye: Eye, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, error: Exception, place: str
+) -> None:
+    """Wherever it is raised: it counts, since the request may have been sent, and the others go on."""
+    real, times = getattr(attempt, place), 0
+
+    def fail_at_first(*args: object, **options: object) -> object:
+        nonlocal times
+        times += 1
+        if times <= 2:
+            raise error
+        return real(*args, **options)
+
+    async with nothing_left(eye), open_requeuest(eye.dsn) as client:
+        monkeypatch.setattr(attempt, place, fail_at_first)
+        retried = await client.spawn("a", Request.get(receiver.url))
+        await eye.until_true("select state = 'available' and attempts = 1 from requeuest.job where id = %s", retried)
+        last = await client.spawn("a", Request.get(receiver.url), retry=RetryPolicy(max_attempts=1))
+        await eye.until_true("select state = 'dead' from requeuest.job where id = %s", last)
+        await client.spawn_returning("a", Request.get(receiver.url))
+        assert [(each.number, each.reached) for each in await client.attempts(retried)] == [(1, Reached.SENT)]
+        assert type(error).__name__ in str((await client.attempts(retried))[0].error)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt()])
+async def test_an_interrupt_in_an_attempt_ends_the_block_with_it_bare(
     eye: Eye, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     """In an attempt, which runs deepest: a nursery for each channel inside that of the block."""

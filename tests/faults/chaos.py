@@ -64,6 +64,7 @@ class Chaos:
         self._faults: dict[Callable[[], Awaitable[None]], float] = {
             self.kill_worker: 4,
             self.freeze_worker: 2,
+            self.starve_worker: 2,
             self.end_worker: 2,
             self.end_worker_at_once: 2,
             self.kill_producer: 1,
@@ -153,6 +154,12 @@ class Chaos:
         await self._rig.run_for(self._chance.uniform(0.1, 2 * LEASE))
         worker.thaw()
         self._rig.note_fault("freeze", at, jobs=held)
+
+    async def starve_worker(self) -> None:
+        """It gets no more descriptors than it has, or a few; as when something else in the process has them all."""
+        worker = self._workers[self._choose()]
+        with self._rig.fault("no descriptors", jobs=()), worker.starved(self._chance.randrange(4)):
+            await self._rig.run_for(self._chance.uniform(0.1, LEASE))
 
     async def end_worker(self) -> None:
         victim, at = self._choose(), time.monotonic()

@@ -2,8 +2,11 @@
 
 import json
 import os
+import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +96,20 @@ class Program:
         """SIGSTOP: it stands still when this returns."""
         self._signal(signal.SIGSTOP)
         await until(lambda: _state(self.pid) == "T")
+
+    @contextmanager
+    def starved(self, more: int) -> Iterator[None]:
+        """It may open so many files more than it has, as long as this block lasts."""
+        before = resource.prlimit(self.pid, resource.RLIMIT_NOFILE)
+        used = {int(name) for name in os.listdir(f"/proc/{self.pid}/fd")}  # noqa: PTH208
+        # The limit is one of their numbers, and a new one gets the lowest that is free.
+        free = (number for number in count() if number not in used)
+        resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (next(islice(free, more, None)), before[1]))
+        try:
+            yield
+        finally:
+            if not self.has_ended:
+                resource.prlimit(self.pid, resource.RLIMIT_NOFILE, before)
 
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)

@@ -44,6 +44,8 @@ class Terms:
     """More of `Config`."""
     unknown_name: str | None = None
     """This process asks for its address, says so, and gets no answer."""
+    descriptors: int | None = None
+    """It may have so many."""
     blocks: int = 1
     """So many blocks at once."""
     stay: tuple[float, float] | None = None
@@ -118,6 +120,8 @@ async def main(settings: dict[str, Any]) -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
         # A second one that comes when the block of the first has just ended has nothing left to end.
         signal.signal(each, signal.SIG_IGN)
+    if terms.descriptors is not None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (terms.descriptors, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     if terms.unknown_name is not None:
         leave_unanswered(terms.unknown_name)
     async with trio.open_nursery() as nursery:

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from requeuest_trio import Reached, TrioTransport
-from requeuest_trio._http.connecting import _ATTEMPT_DELAY, _interleaved
+from requeuest_trio._http.racing import _ATTEMPT_DELAY, _interleaved
 from requeuest_trio._http.resolving import Address
 from requeuest_trio._http.sender import open_sender
 from requeuest_trio._model.outcome import Delivery

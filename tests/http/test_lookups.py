@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 
 import httpx2
 import pytest
@@ -15,7 +16,7 @@ from requeuest_trio.testing import Receiver
 from tests.http.hostile import PATIENT, SHORT, SMALL, send, send_request
 from tests.http.lookups import Lookups
 
-SHARE = resolving._MAX_LOOKUPS_PER_HOST
+SHARE = resolving._MOST_PER_HOST
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ async def test_lookup_that_hangs_holds_up_no_other(lookups: Lookups, sender: Sen
 
 async def test_address_needs_no_lookup(lookups: Lookups, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even if no more can be made."""
-    monkeypatch.setattr(resolving, "_MAX_LOOKUPS", 1)
+    monkeypatch.setattr(resolving, "_MOST", 1)
     async with open_sender(None, SMALL) as sender, trio.open_nursery() as nursery:
         nursery.start_soon(hang, sender, at(receiver, "one.slow"))
         await lookups.until_running(1)
@@ -98,7 +99,7 @@ async def test_attempts_that_begin_at_once_share_an_answer(
 async def test_who_waits_for_an_answer_asks_itself_if_the_others_give_up_before_they_could(
     lookups: Lookups, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolving, "_MAX_LOOKUPS", 1)
+    monkeypatch.setattr(resolving, "_MOST", 1)
     async with open_sender(None, SMALL) as sender, trio.open_nursery() as nursery:
         nursery.start_soon(hang, sender, at(receiver, "one.slow"))
         await lookups.until_running(1)
@@ -123,3 +124,74 @@ async def test_name_that_can_be_none(host: str) -> None:
     """The system's function raises something of its own for them."""
     with pytest.raises(httpx2.ConnectError, match="no name that can be looked up"):
         await TrioTransport().handle_async_request(httpx2.Request("GET", f"http://{host}/"))
+
+
+# --- shares and domains -----------------------------------------------------------------------------------------------
+
+NAMES = 1_200
+MOST = resolving._MOST
+
+
+async def ask(resolver: resolving.Resolver, host: str, share: str | None) -> None:
+    with suppress(OSError):
+        await resolver.addresses(host, 80, share)
+
+
+async def test_names_that_hang_hold_up_no_other_share(lookups: Lookups) -> None:
+    """Neither a share that has few lookups, nor one that comes after many that take all they may have."""
+    resolver = resolving.Resolver()
+    async with trio.open_nursery() as nursery:
+        for number in range(NAMES):
+            # Half of them have domains of their own, the others are names of one.
+            host = f"{number}.slow" if number % 2 else f"{number}.example.slow"
+            nursery.start_soon(ask, resolver, host, f"sick-{number % 12}")
+        await trio.testing.wait_all_tasks_blocked()
+        await lookups.until_running(resolving._MOST_COMMON)
+        for host in ("healthy.fine", "healthy.example.fine", "healthy.slowly.example.fine"):
+            with trio.fail_after(1):
+                assert await resolver.addresses(host, 80, "healthy")
+        assert lookups.running.total() < MOST
+        nursery.cancel_scope.cancel()
+    lookups.may_end.set()
+    await lookups.until_running(0)
+    assert not resolver._threads._waiting
+    assert not resolver._threads._of_shares
+
+
+async def test_names_that_hang_hold_up_no_other_domain(lookups: Lookups) -> None:
+    """Of the same share, or without any, as in a client of httpx2."""
+    for share in ("one", None):
+        resolver = resolving.Resolver()
+        async with trio.open_nursery() as nursery:
+            for number in range(NAMES):
+                nursery.start_soon(ask, resolver, f"{number}.deep.example.slow", share)
+            await trio.testing.wait_all_tasks_blocked()
+            await lookups.until_running(resolving._MOST_PER_DOMAIN)
+            with trio.fail_after(1):
+                assert await resolver.addresses("healthy.fine", 80, share)
+            lookups.may_end.set()
+        await lookups.until_running(0)
+        lookups.may_end.clear()
+
+
+async def test_shares_take_turns(lookups: Lookups) -> None:
+    """Whoever waits is served, one share after the other, however many names one of them has."""
+    resolver = resolving.Resolver()
+    order: list[str] = []
+
+    async def ask_and_note(host: str, share: str) -> None:
+        await ask(resolver, host, share)
+        order.append(share)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(200):
+            nursery.start_soon(ask_and_note, f"{number}.slow", "large")
+        await trio.testing.wait_all_tasks_blocked()
+        await lookups.until_running(resolving._MOST_PER_SHARE)
+        for number in range(40):
+            nursery.start_soon(ask_and_note, f"{number}.late", "small")
+        await trio.testing.wait_all_tasks_blocked()
+        await lookups.until_running(2 * resolving._MOST_PER_SHARE)
+        lookups.may_end.set()
+    assert order.index("small") < 100
+    assert lookups.asked.total() == 240

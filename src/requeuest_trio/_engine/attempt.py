@@ -15,6 +15,7 @@ from requeuest_trio._config import Config
 from requeuest_trio._engine.lease import Lease
 from requeuest_trio._engine.origin_health import OriginHealth
 from requeuest_trio._engine.recorder import Recorder
+from requeuest_trio._http.describing import described
 from requeuest_trio._http.progress import Progress
 from requeuest_trio._http.sender import Sender
 from requeuest_trio._model.errors import InvalidRequest
@@ -22,7 +23,7 @@ from requeuest_trio._model.events import Event, emit
 from requeuest_trio._model.headers import Headers, find
 from requeuest_trio._model.job import Reached
 from requeuest_trio._model.origin import origin_of
-from requeuest_trio._model.outcome import Delivery, Outcome, damaged, judge
+from requeuest_trio._model.outcome import Delivery, Outcome, damaged, failed_within, judge
 from requeuest_trio._model.request import Request
 from requeuest_trio._model.retry import RetryPolicy
 from requeuest_trio._model.states import JobState
@@ -31,9 +32,6 @@ from requeuest_trio._store.rows import Claimed, Report
 __all__ = ["Deliverer"]
 
 _logger = logging.getLogger("requeuest_trio.attempt")
-
-# What reading a row raises that another program has changed. RecursionError: JSON that is nested too deep.
-_DAMAGE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
 
 _LEVEL = Event.ATTEMPT.value.level
 _NOT_SENT = "not sent: this process had lost its lease"
@@ -50,7 +48,7 @@ class Deliverer:
     config: Config
     origins: OriginHealth = field(default_factory=OriginHealth)
 
-    async def attempt(self, job: Claimed, scope: trio.CancelScope) -> None:
+    async def attempt(self, job: Claimed, scope: trio.CancelScope) -> str | None:
         """Deliver a claimed job once, and hand the outcome to the recorder.
 
         Args:
@@ -58,33 +56,49 @@ class Deliverer:
             scope: in which this runs. It gets a deadline here. If that is met, this ends with `Cancelled` once the
                 outcome is handed over, and the scope serves for no other attempt.
 
+        Returns:
+            What this machine lacked, if that kept it from sending anything: then nothing was handed over, and the job
+            is the caller's again. Raises no `Exception`: one would end all that this process does.
+
         Cancelled from outside: nothing is reported, and the job is given back when the runner ends.
         """
         started = trio.current_time()
         try:
+            return await self._attempt(job, scope, started)
+        except Exception as error:
+            # Whatever this is, it was not foreseen. It may have come when the request was on its way.
+            outcome = failed_within(described(error), may_retry=job.attempt < _most_attempts(job))
+            self.recorder.submit(Report(job, outcome, started, trio.current_time() - started), outcome.error)
+            return None
+
+    async def _attempt(self, job: Claimed, scope: trio.CancelScope, started: float) -> str | None:
+        try:
             request, policy = job.read()
-        except _DAMAGE as error:
+        except MemoryError as error:
+            return described(error)
+        except Exception as error:
             # What is wrong, word for word, stands in the row. The log must not quote it: a URL may have a token in it.
             what = error.argument if isinstance(error, InvalidRequest) else type(error).__name__
             outcome = damaged(str(error) or type(error).__name__)
             self._report(job, outcome, started, logged=f"the stored job is damaged: {what}")
         else:
-            if self.lease.is_valid:
-                await self._deliver(job, request, policy, scope, started)
-            else:
+            if not self.lease.is_valid:
                 self.give_up(job)
+            elif (problem := await self._deliver(job, request, policy, scope, started)) is not None:
+                return problem
         if not self.recorder.has_room:
             scope.deadline = math.inf
             await self.recorder.wait_for_room()
+        return None
 
     async def _deliver(
         self, job: Claimed, request: Request, policy: RetryPolicy, scope: trio.CancelScope, started: float
-    ) -> None:
+    ) -> str | None:
         timeout = self.config.attempt_timeout if request.timeout is None else request.timeout
         progress = Progress(request.headers, self.lease.confirm)
         self.lease.begin(scope, started + timeout)
         try:
-            delivery = await self.sender.send(request, progress, _added_headers(job, request))
+            delivery = await self.sender.send(request, progress, _added_headers(job, request), job.channel)
         except BaseException:
             if self.lease.ended(scope):
                 self._report(job, _interrupted(Reached.SENT, _CUT_SHORT), started)
@@ -92,7 +106,10 @@ class Deliverer:
                 self._report_judged(progress.timed_out(timeout), job, request, policy, started)
             raise
         self.lease.ended(scope)
+        if delivery.is_shortage:
+            return delivery.error
         self._report_judged(delivery, job, request, policy, started)
+        return None
 
     def _report_judged(
         self, delivery: Delivery, job: Claimed, request: Request, policy: RetryPolicy, started: float
@@ -142,6 +159,13 @@ class Deliverer:
 def _judged(delivery: Delivery, job: Claimed, request: Request, policy: RetryPolicy) -> Outcome:
     now = datetime.now(UTC)
     return judge(delivery, request, policy, attempt=job.attempt, now=now, random=random.random)
+
+
+def _most_attempts(job: Claimed) -> int:
+    try:
+        return job.read()[1].max_attempts
+    except Exception:
+        return 0
 
 
 def _interrupted(reached: Reached, error: str) -> Outcome:

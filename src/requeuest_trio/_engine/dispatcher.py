@@ -24,6 +24,8 @@ import trio
 
 from requeuest_trio._engine.attempt import Deliverer
 from requeuest_trio._engine.lease import Lease
+from requeuest_trio._engine.shortages import Shortages
+from requeuest_trio._engine.slots import Slots, Wish
 from requeuest_trio._engine.worker import Worker
 from requeuest_trio._model.channel import ALL, All
 from requeuest_trio._model.events import Event, emit
@@ -64,7 +66,8 @@ class Dispatcher:
         self._lease = lease
         self._channels = None if isinstance(channels, All) else channels
         self._concurrency = concurrency
-        self._max_running = max_running
+        self._slots = Slots(max_running, None if self._channels is None else len(self._channels))
+        self._shortages = Shortages(concurrency)
         self._poll_interval = poll_interval
         self._workers: dict[str, Worker] = {}
         self._hot: dict[str, None] = {}
@@ -76,7 +79,7 @@ class Dispatcher:
         self._asked_for: Mapping[str, int] = {}
         self._look_for_stalled_at = math.inf
         self._unwanted: list[Claimed] = []
-        """What was taken back from slow workers, until it is given back."""
+        """What was taken back from workers, until it is released."""
         self._claim_was_lost = False
         self._handed_over: deque[UUID] = deque(maxlen=_REMEMBERED_CLAIMS)
         self._backoff = Backoff(initial=0.1, cap=1.5)
@@ -121,6 +124,12 @@ class Dispatcher:
         self._look_around = True
         self._woken.set()
 
+    def _fell_short(self, worker: Worker, job: Claimed, problem: str) -> None:
+        """This machine could not send a job, and may not be able to send others either: release what is not begun."""
+        self._unwanted += [job, *worker.take_back()]
+        self._shortages.met(worker.channel, worker.in_hand, problem, trio.current_time())
+        self._woken.set()
+
     def _place_freed(self, worker: Worker) -> None:
         if self._hot:
             self._woken.set()
@@ -163,7 +172,9 @@ class Dispatcher:
                 # One claim at a time, so that a backlog can't keep this loop from what has become due meanwhile.
                 if self._claim_was_lost:
                     await self.give_back_lost_claims()
-                await self._give_back_stalled()
+                self._shortages.ease(trio.current_time())
+                self._take_stalled()
+                await self._release_unwanted()
                 if self._look_around or trio.current_time() >= next_poll:
                     next_poll = trio.current_time() + self._poll_interval
                     await self._find_due_channels()
@@ -188,7 +199,8 @@ class Dispatcher:
                 await trio.sleep(pause)
 
     async def _sleep_until_needed(self, next_poll: float) -> None:
-        wake_at = min(next_poll, self._look_for_stalled_at, self._timers[0][0] if self._timers else math.inf)
+        next_timer = self._timers[0][0] if self._timers else math.inf
+        wake_at = min(next_poll, self._look_for_stalled_at, next_timer, self._shortages.next_change)
         with trio.move_on_at(wake_at):
             await self._woken.wait()
         self._woken = trio.Event()
@@ -214,32 +226,23 @@ class Dispatcher:
         )
 
     def _places(self) -> dict[str, int]:
-        """How many jobs to claim for which channels: the longest unserved first, free places in equal parts.
+        """How many jobs to claim for which channels: the longest unserved first."""
+        taken = self._occupied
+        candidates = self._hot if self._slots.room(taken, 0) else [name for name in self._workers if name in self._hot]
+        return self._slots.share_out(taken, list(islice(self._wishes(candidates), _CHANNELS_PER_CLAIM)))
 
-        `max_running` is about places. Jobs ahead begin only where another ends, so only a channel whose places are all
-        taken may have them, and as many as it likes.
-        """
-        left = self._max_running - self._occupied
-        candidates = self._hot if left else [channel for channel in self._workers if channel in self._hot]
-        wanting = list(islice(self._wanting(candidates), _CHANNELS_PER_CLAIM))
-        share = max(1, left // max(1, sum(free > 0 for _, free, _ in wanting)))
-        places: dict[str, int] = {}
-        for channel, free, ahead in wanting:
-            granted = min(free, share, left)
-            left -= granted
-            if number := granted + (ahead if granted == free else 0):
-                places[channel] = number
-        return places
-
-    def _wanting(self, channels: Iterable[str]) -> Iterator[tuple[str, int, int]]:
-        """Of these channels, those that jobs may be claimed for: for free places, and ahead of them."""
+    def _wishes(self, channels: Iterable[str]) -> Iterator[Wish]:
+        """Of these channels, those that jobs may be claimed for: for free slots, and ahead of them."""
         for channel in channels:
             worker = self._workers.get(channel)
-            free, ahead = (self._concurrency, 0) if worker is None else (worker.free, worker.ahead)
+            occupied, free, ahead = (0, self._concurrency, 0) if worker is None else worker.slots
             if self._reserved is not None and self._reserved.channel == channel:
+                occupied += 1
                 free -= 1
+            if channel in self._shortages:
+                free, ahead = max(0, min(free, self._shortages.limit(channel) - occupied)), 0
             if free or ahead:
-                yield channel, free, ahead
+                yield Wish(channel, occupied, free, ahead)
 
     @property
     def _occupied(self) -> int:
@@ -288,18 +291,22 @@ class Dispatcher:
             # the first is to be had, and for the second nothing is lost by trying.
             self.wake({channel: max(wait, _SOON_SECONDS) for channel, wait in waits.items()})
 
-    async def _give_back_stalled(self) -> None:
-        """Give back what waits behind attempts that have become slow: others may be able to send it sooner."""
+    def _take_stalled(self) -> None:
+        """Take back what waits behind attempts that have become slow: others may be able to send it sooner."""
         now = trio.current_time()
-        if now < self._look_for_stalled_at:
-            return
-        if not self._unwanted:
-            self._unwanted = [job for worker in self._workers.values() for job in worker.take_stalled()]
-        if self._unwanted:
+        if now >= self._look_for_stalled_at:
+            self._unwanted += [job for worker in self._workers.values() for job in worker.take_stalled()]
+            self._look_for_stalled_at = now + _STALLED_SECONDS if self._workers else math.inf
+
+    async def _release_unwanted(self) -> None:
+        """Give back what this process will not send, its attempt not counted."""
+        if jobs := self._unwanted.copy():
+            self._shortages.tell(trio.current_time())
             # Again, if this fails: a job is given back under its claim only, so it may have been done already.
-            await self._database.run(partial(self._store.give_back, worker=self._lease.worker, jobs=self._unwanted))
-            self._unwanted = []
-        self._look_for_stalled_at = now + _STALLED_SECONDS if self._workers else math.inf
+            await self._database.run(partial(self._store.give_back, worker=self._lease.worker, jobs=jobs))
+            del self._unwanted[: len(jobs)]
+            # Nobody may hear of it but those who poll.
+            self._hot.update(dict.fromkeys(job.channel for job in jobs))
 
     async def give_back_lost_claims(self) -> None:
         """Give back what this process holds without knowing it, because the answer to a claim was lost.
@@ -371,8 +378,9 @@ class Dispatcher:
         if self._look_around or channel in self._hot or channel in self._asked_for:
             return False
         worker = self._workers.get(channel)
-        is_full = worker is not None and not worker.free
-        return not is_full and self._occupied + sum(self._asked_for.values()) < self._max_running
+        occupied, free, _ = (0, 1, 0) if worker is None else worker.slots
+        taken = self._occupied + sum(self._asked_for.values())
+        return bool(free and self._slots.room(taken, occupied)) and channel not in self._shortages
 
     # --- workers ------------------------------------------------------------------------------------------------------
 
@@ -388,7 +396,9 @@ class Dispatcher:
     def _hand_over(self, channel: str, jobs: list[Claimed]) -> None:
         worker = self._workers.get(channel)
         if worker is None:
-            worker = Worker(channel, self._concurrency, self._deliverer, self._nursery, self._place_freed)
+            worker = Worker(
+                channel, self._concurrency, self._deliverer, self._nursery, self._place_freed, self._fell_short
+            )
             self._workers[channel] = worker
         self._look_for_stalled_at = min(self._look_for_stalled_at, trio.current_time() + _STALLED_SECONDS)
         worker.hand_over(jobs)

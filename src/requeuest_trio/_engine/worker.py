@@ -27,14 +27,25 @@ class Worker:
     """
 
     def __init__(
-        self, channel: str, limit: int, deliverer: Deliverer, nursery: trio.Nursery, on_place: Callable[[Worker], None]
+        self,
+        channel: str,
+        limit: int,
+        deliverer: Deliverer,
+        nursery: trio.Nursery,
+        on_place: Callable[[Worker], None],
+        on_shortage: Callable[[Worker, Claimed, str], None],
     ) -> None:
-        """`on_place` is called when more jobs may be claimed for it."""
+        """
+        Args:
+            on_place: called when more jobs may be claimed for it.
+            on_shortage: called with a job that this machine could not send, and why; the job is the caller's then.
+        """
         self.channel = channel
         self._limit = limit
         self._deliverer = deliverer
         self._nursery = nursery
         self._on_place = on_place
+        self._on_shortage = on_shortage
         self._buffer: deque[Claimed] = deque()
         # By identity: an attempt that is being cut short and its successor are of the same job.
         self._running: dict[int, Claimed] = {}
@@ -68,6 +79,11 @@ class Worker:
         if len(self._buffer) > self._ahead // 2:
             return 0
         return self._limit + self._ahead - max(self.in_hand, self._limit)
+
+    @property
+    def slots(self) -> tuple[int, int, int]:
+        """`occupied`, `free` and `ahead`."""
+        return self.occupied, self.free, self.ahead
 
     @property
     def claims(self) -> set[UUID]:
@@ -113,13 +129,15 @@ class Worker:
                 while job is not None and not scope.cancel_called:
                     begun, job = job, None
                     try:
-                        await self._deliverer.attempt(begun, scope)
+                        problem = await self._deliverer.attempt(begun, scope)
                     finally:
                         del self._running[id(begun)]
                         self._ended += 1
                         self._has_moved = True
                         if self.ahead or self.free:
                             self._on_place(self)
+                    if problem is not None:
+                        self._on_shortage(self, begun, problem)
                     job = self._begin() if self._buffer else None
             if job is None and self._buffer:
                 # The last attempt's time was over, and with it the scope's.

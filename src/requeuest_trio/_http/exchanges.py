@@ -94,7 +94,8 @@ async def _by_own_transport(transport: TrioTransport, hop: Hop, progress: Progre
     fields = _fields(hop.headers) if not hop.added else _fields(hop.headers) + _lines(hop.added)
     if hop.body or hop.method in _METHODS_WITH_BODY:
         fields += b"Content-Length: %d\r\n" % len(hop.body)
-    message = Message(target.origin, hop.method, head_of(hop.method, target.path, target.host, fields), hop.body)
+    head = head_of(hop.method, target.path, target.host, fields)
+    message = Message(target.origin, hop.method, head, hop.body, share=hop.share)
     return _Own(transport, await transport.exchange(message, progress.step))
 
 
@@ -140,7 +141,7 @@ class _Foreign:
 async def _by_transport(transport: httpx2.AsyncBaseTransport, hop: Hop, progress: Progress) -> Incoming:
     # Not through an httpx2.AsyncClient: that would log each URL, secrets included, at INFO.
     headers = _raw(_with_defaults(hop.headers + hop.added))
-    extensions = {"trace": progress.trace}
+    extensions = _extensions(hop, progress)
     return _Foreign(
         await transport.handle_async_request(
             httpx2.Request(hop.method, hop.url, headers=headers, content=hop.body, extensions=extensions)
@@ -158,7 +159,7 @@ async def _by_client(client: Any, hop: Hop, progress: Progress) -> Incoming:
         headers=_raw(_with_codings(hop.headers + hop.added)),
         content=hop.body,
         timeout=None,
-        extensions={"trace": progress.trace},
+        extensions=_extensions(hop, progress),
     )
     if not hop.is_foreign:
         return _Foreign(await client.send(request, stream=True, follow_redirects=False))
@@ -167,6 +168,11 @@ async def _by_client(client: Any, hop: Hop, progress: Progress) -> Incoming:
         if name.lower() not in RESERVED and not goes_along(name, value, ()):
             request.headers.pop(name, None)
     return _Foreign(await client.send(request, stream=True, follow_redirects=False, auth=None))
+
+
+def _extensions(hop: Hop, progress: Progress) -> dict[str, Any]:
+    """`share` is known to `TrioTransport`, which may be in a client; others ignore it."""
+    return {"trace": progress.trace, "share": hop.share}
 
 
 def _raw(headers: Headers) -> list[tuple[bytes, bytes]]:

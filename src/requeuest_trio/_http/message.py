@@ -58,6 +58,8 @@ class Message:
     """In pieces it can be sent only once, and is framed already."""
     is_last: bool = False
     """Whether the request itself says that the connection is to be closed after it."""
+    share: str | None = None
+    """On whose account names are looked up. None: on that of the name's domain."""
 
     def __repr__(self) -> str:
         """Without what may be secret: head and body."""
@@ -85,7 +87,12 @@ def _target(url: URL) -> Target:
     if url.scheme not in _PORTS or not url.host:
         raise UnsupportedProtocol(f"the URL must be absolute and http or https, not {url.scheme!r}")
     host = url.raw_host.decode("ascii").strip("[]")
-    return Target(Origin(url.scheme, host, url.port or _PORTS[url.scheme]), url.netloc, url.raw_path)
+    # The zone of a link-local address means something to this machine only (RFC 6874 sections 1 and 4), where the
+    # percent sign before it is written as %25, and mostly is not.
+    address, _, zone = host.partition("%")
+    scoped = f"{address}%{zone.removeprefix('25')}" if zone.removeprefix("25") else host
+    netloc = url.netloc.replace(f"%{zone}]".encode(), b"]") if zone else url.netloc
+    return Target(Origin(url.scheme, scoped, url.port or _PORTS[url.scheme]), netloc, url.raw_path)
 
 
 def message_of(request: SentRequest) -> Message:
@@ -105,7 +112,7 @@ def message_of(request: SentRequest) -> Message:
             case b"host" if host:
                 raise LocalProtocolError("there may be one Host field only")
             case b"host":
-                host = value
+                host = target.host if value == request.url.netloc else value
                 continue
             case b"content-length":
                 length = _declared(value)
@@ -120,7 +127,8 @@ def message_of(request: SentRequest) -> Message:
     if is_chunked and length is not None:
         raise LocalProtocolError("Content-Length and Transfer-Encoding exclude each other")
     head = head_of(request.method, path, host or target.host, b"".join(lines))
-    return Message(target.origin, request.method, head, _body_of(request, length or 0, is_chunked), is_last)
+    body = _body_of(request, length or 0, is_chunked)
+    return Message(target.origin, request.method, head, body, is_last, _share_of(request))
 
 
 def _path_of(request: SentRequest, target: Target) -> bytes:
@@ -131,6 +139,13 @@ def _path_of(request: SentRequest, target: Target) -> bytes:
     if not _TARGET.fullmatch(path):
         raise LocalProtocolError(f"the target {path!r} can't be sent as it stands")
     return bytes(path)
+
+
+def _share_of(request: SentRequest) -> str | None:
+    share = request.extensions.get("share")
+    if not isinstance(share, str | None):
+        raise LocalProtocolError("the extension share must be a str")
+    return share
 
 
 def _declared(value: bytes) -> int:

@@ -21,6 +21,7 @@ __all__ = ["ConnectionStatistics", "Connections"]
 
 _PROMISED = re.compile(rb"timeout=(\d{1,6})")
 _SAFETY_SECONDS: Final = 1.0
+_EXTRA_PART: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +29,7 @@ class ConnectionStatistics:
     """A snapshot of a transport's connections."""
 
     open: int
-    """Being used, being opened, or idle."""
+    """Being used, being opened, or idle. While one is being opened, each socket counts."""
     idle: int
     waiting: int
     """Requests that wait because a limit is reached."""
@@ -51,6 +52,8 @@ class _OfOrigin:
     """The connections of one origin. Forgotten when there are none."""
 
     open: int = 0
+    extra: int = 0
+    """Of these: further sockets, while a connection is being opened that has one already."""
     idle: deque[Connection] = field(default_factory=deque)
     """The last used at the right, which is where they are taken from: so the others get to expire."""
     waiting: OrderedDict[_Waiter, None] = field(default_factory=OrderedDict)
@@ -69,6 +72,7 @@ class Connections:
         self._hungry: OrderedDict[Origin, None] = OrderedDict()
         """Origins with requests that wait only because there are `most` connections in all: they take turns."""
         self._open = 0
+        self._extra = 0
         self._in_use: set[Connection] = set()
         self._look_at = 0.0
         self._is_closed = False
@@ -124,18 +128,51 @@ class Connections:
             of_origin.idle.append(connection)
             self._idle[connection] = None
 
+    def take_extra(self, origin: Origin) -> bool:
+        """Whether somebody who has a place may have one more beside it, which `give_up_extra` puts back.
+
+        These are for speed only. So they are what others leave over, a part of all at most; and a part of these is for
+        one origin, so that it leaves some to others.
+        """
+        of_origin = self._origins[origin]
+        most = max(1, self._most // _EXTRA_PART)
+        if (
+            self._is_closed
+            or of_origin.waiting
+            or self._hungry
+            or self._open >= self._most
+            or of_origin.open >= self._most_per_origin
+            or self._extra >= most
+            or of_origin.extra >= max(1, most // _EXTRA_PART)
+        ):
+            return False
+        self._occupy(origin, of_origin)
+        of_origin.extra += 1
+        self._extra += 1
+        return True
+
+    def give_up_extra(self, origin: Origin) -> None:
+        """Put it back."""
+        self._origins[origin].extra -= 1
+        self._extra -= 1
+        self.give_up(origin)
+
     def give_up(self, origin: Origin) -> None:
         """Put a place back for which no connection could be opened."""
         self._vacate(origin)
         self._serve(origin)
+
+    def close_idle(self) -> None:
+        """Close all connections that are not in use: this machine needs what they hold."""
+        while self._idle:
+            self._close_longest_idle()
 
     def close(self) -> None:
         """Close all connections, also those in use, whose tasks are told, and turn away who waits for a place."""
         self._is_closed = True
         for connection in self._in_use:
             connection.close()
-        while self._idle:
-            self._close_longest_idle()
+        self.close_idle()
         self._hungry.clear()
         for origin, of_origin in list(self._origins.items()):
             for waiter in of_origin.waiting:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Final
 
 from requeuest_trio._http.describing import causes, described
+from requeuest_trio._http.shortages import is_shortage as caused_by_shortage
 from requeuest_trio._model.headers import Headers
 from requeuest_trio._model.job import Reached
 from requeuest_trio._model.outcome import Answer, Delivery
@@ -25,6 +26,8 @@ _ORDER: Final = {
     reached: place
     for place, reached in enumerate((Reached.RESOLVE, Reached.CONNECT, Reached.TLS, Reached.SENT, Reached.RESPONSE))
 }
+
+_BEFORE_SENT: Final = frozenset({Reached.RESOLVE, Reached.CONNECT, Reached.TLS})
 
 
 class Progress:
@@ -101,7 +104,8 @@ class Progress:
             reached = _reached_by_kind(error)
         elif reached is Reached.CONNECT and any(isinstance(cause, socket.gaierror) for cause in causes(error)):
             reached = Reached.RESOLVE
-        return self._ended(Delivery(reached, error=text), cut_off=text)
+        is_shortage = reached in _BEFORE_SENT and caused_by_shortage(error)
+        return self._ended(Delivery(reached, error=text, is_shortage=is_shortage), cut_off=text)
 
     def timed_out(self, timeout: float) -> Delivery:
         """What the deadline leaves behind."""

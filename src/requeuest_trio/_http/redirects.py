@@ -29,6 +29,8 @@ class Hop:
     """Fields that come after those of the request, and are different in each."""
     is_foreign: bool = False
     """Whether a redirect has led to another origin than that of the request."""
+    share: str | None = None
+    """On whose account names are looked up."""
 
     def __repr__(self) -> str:
         """Without what may be secret: headers and body."""
@@ -63,7 +65,7 @@ def next_hop(
         return _WITH_BODY
     if is_elsewhere:
         headers = tuple(pair for pair in headers if goes_along(*pair, sensitive))
-    return Hop(method, str(there), headers, body, hop.added, hop.is_foreign or is_elsewhere)
+    return Hop(method, str(there), headers, body, hop.added, hop.is_foreign or is_elsewhere, hop.share)
 
 
 def goes_along(name: str, value: str, sensitive: Collection[str]) -> bool:

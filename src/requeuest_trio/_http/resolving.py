@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import errno
+import math
+import os
 import socket
+from collections import Counter, deque
 from copy import copy
-from typing import cast
+from time import monotonic
+from typing import Final, cast
 from weakref import WeakValueDictionary
 
 import trio
+
+from requeuest_trio._http.shortages import OutOfResources, lacks_descriptors
 
 __all__ = ["Address", "Resolver"]
 
 Address = tuple[socket.AddressFamily, tuple[str | int | bytes, ...]]
 """What kind of socket to make, and what to connect it to."""
 
-# So many dead names as the one holds the other have to be asked for at once before healthy ones wait. A resolver may
-# take longer to give up than an attempt, so it is more than there may be attempts; a thread that waits costs little.
-_MAX_LOOKUPS = 1_000
-_MAX_LOOKUPS_PER_HOST = 2
+# Lookups at once. A resolver may take longer to give up than an attempt, and its thread can't be interrupted.
+_MOST: Final = 192
+_MOST_COMMON: Final = 96
+"""The rest is reserved for shares that have none: each of them may have one of it, whatever its domain."""
+_MOST_PER_SHARE: Final = 32
+_MOST_PER_DOMAIN: Final = 16
+_MOST_PER_HOST: Final = 2
+"""Of one share."""
 
 
 class Resolver:
@@ -28,26 +39,126 @@ class Resolver:
     """
 
     def __init__(self) -> None:
-        self._all = trio.CapacityLimiter(_MAX_LOOKUPS)
-        self._of_hosts: WeakValueDictionary[str, _Lookups] = WeakValueDictionary()
+        self._threads = _Threads()
+        self._of_hosts: WeakValueDictionary[tuple[str, str], _Lookups] = WeakValueDictionary()
 
-    async def addresses(self, host: str, port: int) -> list[Address]:
+    async def addresses(self, host: str, port: int, share: str | None = None) -> list[Address]:
         """The addresses of a host, in the order in which the system prefers them.
 
-        Raises `OSError` if there are none. Cancelled: nobody waits for the answer any more.
+        Args:
+            host: a name, or an address as text.
+            port: what to put into the addresses.
+            share: on whose account. None: on that of the name's domain.
+
+        Raises `OSError` if there are none, `OutOfResources` if this machine could not ask, and `UnicodeError` for what
+        can't be a name. Cancelled: nobody waits for the answer any more.
         """
         try:
             # What is an address already needs no thread: this asks nobody.
             found = _addresses(host, socket.AI_NUMERICHOST)
         except socket.gaierror:
-            found = await self._of_host(host).answer()
+            found = await self._of_host(host, _domain(host) if share is None else f"share {share}").answer()
         return [(family, (address[0], port, *address[2:])) for family, address in found]
 
-    def _of_host(self, host: str) -> _Lookups:
-        lookups = self._of_hosts.get(host)
+    def note_shortage(self) -> None:
+        """Others have found that this machine lacks something."""
+        self._threads.short_at = monotonic()
+
+    def _of_host(self, host: str, share: str) -> _Lookups:
+        lookups = self._of_hosts.get((share, host))
         if lookups is None:
-            lookups = self._of_hosts[host] = _Lookups(host, self._all)
+            lookups = self._of_hosts[share, host] = _Lookups(host, share, self._threads)
         return lookups
+
+
+def _domain(host: str) -> str:
+    """The last two labels of a name: most often, one owner's, and one set of name servers."""
+    return ".".join(host.lower().removesuffix(".").rsplit(".", 2)[-2:])
+
+
+class _Threads:
+    """The places for lookups. Shares take turns; within one, its domains do; within those, first come, first served."""
+
+    def __init__(self) -> None:
+        self._running = 0
+        self._of_shares: Counter[str] = Counter()
+        self._of_domains: Counter[str] = Counter()
+        self._waiting: dict[str, dict[str, deque[trio.Event]]] = {}
+        self.short_at = -math.inf
+        """When this machine lacked something last, by `time.monotonic`."""
+
+    def short_of(self, code: int) -> OutOfResources:
+        """Note it. Called in threads."""
+        self.short_at = monotonic()
+        return OutOfResources(f"no name lookup: {os.strerror(code)}")
+
+    async def acquire(self, share: str, domain: str) -> None:
+        """Wait for a place. Cancelled: nothing was taken."""
+        if domain not in self._waiting.get(share, ()) and self._has_room(share, domain):
+            self._take(share, domain)
+            return
+        turn = trio.Event()
+        line = self._waiting.setdefault(share, {}).setdefault(domain, deque())
+        line.append(turn)
+        try:
+            await turn.wait()
+        except BaseException:
+            if turn.is_set():
+                self.release(share, domain)
+            else:
+                line.remove(turn)
+                self._forget_if_empty(share, domain)
+            raise
+
+    def release(self, share: str, domain: str) -> None:
+        """Put a place back, and let others have it."""
+        self._running -= 1
+        for counter, name in ((self._of_shares, share), (self._of_domains, domain)):
+            counter[name] -= 1
+            if not counter[name]:
+                del counter[name]
+        while (following := self._next()) is not None:
+            self._take(*following)
+            self._call(*following)
+
+    def _has_room(self, share: str, domain: str) -> bool:
+        if not self._of_shares[share]:
+            return self._running < _MOST
+        return (
+            self._running < _MOST_COMMON
+            and self._of_shares[share] < _MOST_PER_SHARE
+            and self._of_domains[domain] < _MOST_PER_DOMAIN
+        )
+
+    def _take(self, share: str, domain: str) -> None:
+        self._running += 1
+        self._of_shares[share] += 1
+        self._of_domains[domain] += 1
+
+    def _next(self) -> tuple[str, str] | None:
+        """Whose turn it is."""
+        for share, domains in self._waiting.items():
+            for domain in domains:
+                if self._has_room(share, domain):
+                    return share, domain
+        return None
+
+    def _call(self, share: str, domain: str) -> None:
+        """Tell the first of a line, and put that at the end of all lines."""
+        domains = self._waiting.pop(share)
+        line = domains.pop(domain)
+        line.popleft().set()
+        if line:
+            domains[domain] = line
+        if domains:
+            self._waiting[share] = domains
+
+    def _forget_if_empty(self, share: str, domain: str) -> None:
+        domains = self._waiting[share]
+        if not domains[domain]:
+            del domains[domain]
+        if not domains:
+            del self._waiting[share]
 
 
 class _Lookups:
@@ -56,17 +167,19 @@ class _Lookups:
     Otherwise a hundred attempts that begin together would wait for fifty lookups, one after the other.
     """
 
-    def __init__(self, host: str, of_all: trio.CapacityLimiter) -> None:
+    def __init__(self, host: str, share: str, threads: _Threads) -> None:
         self.host = host
-        self.of_all = of_all
+        self.share = share
+        self.domain = _domain(host)
+        self.threads = threads
         self.running = 0
         self._last: _Lookup
         """That has ended."""
         self._has_ended = trio.Event()
 
     async def answer(self) -> list[Address]:
-        """The addresses, without a port. Raises `OSError`, or `UnicodeError` for what can't be a name."""
-        while self.running == _MAX_LOOKUPS_PER_HOST:
+        """The addresses, without a port. Raises what `Resolver.addresses` does."""
+        while self.running == _MOST_PER_HOST:
             await self._has_ended.wait()
             if self._last.error is not None:
                 raise copy(self._last.error)
@@ -76,7 +189,12 @@ class _Lookups:
         lookup = _Lookup(self)
         # Trio asks no more of a limiter than to be like one.
         limiter = cast("trio.CapacityLimiter", lookup)
-        return await trio.to_thread.run_sync(lookup.ask, limiter=limiter, abandon_on_cancel=True)
+        try:
+            return await trio.to_thread.run_sync(lookup.ask, limiter=limiter, abandon_on_cancel=True)
+        except RuntimeError as error:
+            if lookup.has_begun:
+                raise
+            raise OutOfResources(f"no thread for a name lookup: {error}") from error
 
     def ended(self, lookup: _Lookup) -> None:
         """Let those who wait have its answer, or its place."""
@@ -91,29 +209,49 @@ class _Lookup:
 
     def __init__(self, lookups: _Lookups) -> None:
         self._lookups = lookups
+        self.has_begun = False
         self.addresses: list[Address] | None = None
         self.error: Exception | None = None
 
     def ask(self) -> list[Address]:
         """Look the name up, in a thread."""
+        self.has_begun = True
         try:
-            self.addresses = _addresses(self._lookups.host)
+            self.addresses = self._ask()
         except Exception as error:
             self.error = error
             raise
         return self.addresses
 
-    async def acquire_on_behalf_of(self, borrower: object) -> None:
-        self._lookups.running += 1
+    def _ask(self) -> list[Address]:
+        # Without a descriptor for its files and sockets, the system's function says that there is no such name
+        # (EAI_NONAME), or to try again. So it is looked before and after, whether there are some; and what was asked
+        # while others found none is not trusted either.
+        lookups, began = self._lookups, monotonic()
+        if lacks_descriptors():
+            raise lookups.threads.short_of(errno.EMFILE)
         try:
-            await self._lookups.of_all.acquire_on_behalf_of(borrower)
-        except BaseException:
-            self._lookups.ended(self)
+            return _addresses(lookups.host)
+        except socket.gaierror as error:
+            if error.errno == socket.EAI_MEMORY:
+                raise lookups.threads.short_of(errno.ENOMEM) from error
+            if lookups.threads.short_at >= began or lacks_descriptors():
+                raise lookups.threads.short_of(errno.EMFILE) from error
             raise
 
-    def release_on_behalf_of(self, borrower: object) -> None:
-        self._lookups.of_all.release_on_behalf_of(borrower)
-        self._lookups.ended(self)
+    async def acquire_on_behalf_of(self, _: object) -> None:
+        lookups = self._lookups
+        lookups.running += 1
+        try:
+            await lookups.threads.acquire(lookups.share, lookups.domain)
+        except BaseException:
+            lookups.ended(self)
+            raise
+
+    def release_on_behalf_of(self, _: object) -> None:
+        lookups = self._lookups
+        lookups.threads.release(lookups.share, lookups.domain)
+        lookups.ended(self)
 
 
 def _addresses(host: str, flags: int = 0) -> list[Address]:

@@ -35,8 +35,10 @@ async def open_sender(http: Any, config: Config) -> AsyncIterator[Sender]:
     if http is not None:
         yield Sender(exchange_through(http), config)
         return
-    # As many as there may be attempts, so that none of them waits for a connection.
-    transport = TrioTransport(max_connections=config.max_running, max_connections_per_origin=config.max_running)
+    # One for each attempt that there may be, so that none of them waits for a connection, and some that make connecting
+    # to several addresses faster.
+    sockets = config.max_running + max(1, config.max_running // 4)
+    transport = TrioTransport(max_connections=sockets, max_connections_per_origin=sockets)
     try:
         yield Sender(exchange_through(transport), config, transport.run)
     finally:
@@ -57,8 +59,12 @@ class Sender:
         self.run = run
         """Closes what has been idle for too long, until cancelled."""
 
-    async def send(self, request: Request, progress: Progress, added: Headers = ()) -> Delivery:
+    async def send(
+        self, request: Request, progress: Progress, added: Headers = (), share: str | None = None
+    ) -> Delivery:
         """Send a request, with some headers added to its own, and read the answer.
+
+        Names are looked up on the account of `share`; None is that of the name's domain.
 
         It takes as long as it takes: the caller has the deadline, and `Progress.timed_out` afterwards.
 
@@ -66,7 +72,8 @@ class Sender:
         """
         progress.sensitive = self._sensitive
         try:
-            return await self._exchange(request, added, progress)
+            hop = Hop(request.method, request.url, request.headers, request.body, added, share=share)
+            return await self._exchange(request, hop, progress)
         except Exception as error:
             # Transports raise what they like; none of it may end the runner.
             return progress.failed(error)
@@ -74,8 +81,7 @@ class Sender:
             # A cancellation in the company of such errors, from a transport with a nursery: it alone goes on.
             raise (group.split(Exception)[1] or group) from None
 
-    async def _exchange(self, request: Request, added: Headers, progress: Progress) -> Delivery:
-        hop = Hop(request.method, request.url, request.headers, request.body, added)
+    async def _exchange(self, request: Request, hop: Hop, progress: Progress) -> Delivery:
         redirects_left = self._max_redirects
         while True:
             answer = await self._exchange_once(hop, progress)

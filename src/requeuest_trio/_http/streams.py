@@ -9,6 +9,7 @@ import select
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
@@ -91,7 +92,8 @@ class PlainStream:
         """Close it at once."""
         if self._socket.fileno() >= 0:
             trio.lowlevel.notify_closing(self._socket)
-            self._socket.close()
+            with suppress(OSError):  # what the other side has done to it; it is closed in any case
+                self._socket.close()
 
 
 class TlsStream:
@@ -107,8 +109,9 @@ class TlsStream:
         self._plain = plain
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        # The dot of an absolute name is no part of it in TLS (RFC 6066 section 3).
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host.removesuffix("."))
+        # The dot of an absolute name is no part of it in TLS (RFC 6066 section 3), nor is the zone of an address.
+        name = host.partition("%")[0].removesuffix(".")
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
         self._has_ended = False
         self._problem: ssl.SSLError | None = None
 

@@ -16,6 +16,7 @@ from requeuest_trio._http.connecting import Connector, OnStep
 from requeuest_trio._http.connection import Connection, Disconnected
 from requeuest_trio._http.message import Message, Origin, message_of
 from requeuest_trio._http.pool import Connections, ConnectionStatistics
+from requeuest_trio._http.shortages import OutOfResources
 from requeuest_trio._http.timeouts import NO_TIMEOUTS, Timeouts
 from requeuest_trio._model.job import Reached
 
@@ -33,7 +34,8 @@ class TrioTransport(httpx2.AsyncBaseTransport):
     Args:
         ssl_context: for https; None is TLS 1.2 or newer with the operating system's trusted certificates. For client
             certificates, load them into a context of your own. ALPN is set by you, too: this speaks `http/1.1` only.
-        max_connections: open at once, in all; 1 or more. Further requests wait, and origins take turns.
+        max_connections: sockets open at once, in all; 1 or more. Further requests wait, and origins take turns. A
+            host with several addresses is tried at up to three of them at once, as long as there is room.
         max_connections_per_origin: the same, for one scheme, host and port; first come, first served.
         keepalive: seconds for which an idle connection is kept for the next request; less, if the server says so
             (`Keep-Alive: timeout=`). The default is below the idle times of common servers. 0: none is kept.
@@ -47,6 +49,11 @@ class TrioTransport(httpx2.AsyncBaseTransport):
     once more over a new one: most likely the server had closed the connection for being idle, at the same moment (RFC
     9112 section 9.3.1). So a request that the server has carried out without a word may be carried out twice; for a
     queue, which sends again whatever had no answer, that is nothing new. A body that is a stream is not sent again.
+
+    Names are looked up in threads: at most 32 at once for one `share`, 16 for one domain (the last two labels), and 192
+    in all, of which half are for shares that have none under way. So names that hang hold up those of other shares
+    only if there are very many of these. The extension `share`, a str, says on whose account a request is sent:
+    `client.get(url, extensions={"share": "crawler"})`. Without it, that is the name's domain.
 
     Raises `httpx2.ConnectError`, `ReadError`, `WriteError`, `RemoteProtocolError`, `LocalProtocolError` for a request
     that can't be sent as it stands, `UnsupportedProtocol`, and the timeouts of httpx2.
@@ -118,33 +125,37 @@ class TrioTransport(httpx2.AsyncBaseTransport):
         Whoever calls gives the connection back with `release`, however far the body was read. Raises httpx2's errors.
         Cancelled: nothing is left behind.
         """
-        connection = await self._take(message.origin, on_step, timeouts)
+        connection = await self._take(message, on_step, timeouts)
         try:
             return await self._exchange_over(connection, message, on_step)
         except Disconnected:
             if not connection.has_served or not isinstance(message.body, bytes):
                 raise
-        connection = await self._take(message.origin, on_step, timeouts, fresh=True)
+        connection = await self._take(message, on_step, timeouts, fresh=True)
         return await self._exchange_over(connection, message, on_step)
 
     def release(self, connection: Connection) -> None:
         """Keep the connection for the next request, or close it, if its answer was not read to the end."""
         self._connections.give_back(connection)
 
-    async def _take(self, origin: Origin, on_step: OnStep, timeouts: Timeouts, *, fresh: bool = False) -> Connection:
+    async def _take(self, message: Message, on_step: OnStep, timeouts: Timeouts, *, fresh: bool = False) -> Connection:
         with timeouts.waiting_for_place():
-            connection = await self._connections.take(origin, fresh=fresh)
+            connection = await self._connections.take(message.origin, fresh=fresh)
         if connection is None:
-            connection = await self._connect(origin, on_step, timeouts)
+            connection = await self._connect(message.origin, message.share, on_step, timeouts)
         connection.timeouts = timeouts
         return connection
 
-    async def _connect(self, origin: Origin, on_step: OnStep, timeouts: Timeouts) -> Connection:
+    async def _connect(self, origin: Origin, share: str | None, on_step: OnStep, timeouts: Timeouts) -> Connection:
+        more = _MoreSockets(self._connections, origin)
         try:
             with timeouts.connecting():
-                connection = Connection(origin, await self._connector.connect(origin, on_step))
-        except BaseException:
+                connection = Connection(origin, await self._connector.connect(origin, on_step, more, share))
+        except BaseException as error:
             self._connections.give_up(origin)
+            if isinstance(error, OutOfResources):
+                # Those that are open for nobody may hold what is lacking.
+                self._connections.close_idle()
             raise
         self._connections.opened(connection)
         return connection
@@ -189,6 +200,20 @@ class TrioTransport(httpx2.AsyncBaseTransport):
         )
         body.extensions = response.extensions  # a copy
         return response
+
+
+class _MoreSockets:
+    """Those that may be open to one origin, beside the one for which a place was taken."""
+
+    def __init__(self, connections: Connections, origin: Origin) -> None:
+        self._connections = connections
+        self._origin = origin
+
+    def take(self) -> bool:
+        return self._connections.take_extra(self._origin)
+
+    def give_back(self) -> None:
+        self._connections.give_up_extra(self._origin)
 
 
 class _Body(httpx2.AsyncByteStream, AsyncIterator[bytes]):

@@ -75,6 +75,15 @@ class Event(Enum):
         "outcomes_lost", "dispatcher", logging.WARNING, ("jobs",),
         "PostgreSQL has forgotten outcomes that it had confirmed, as it may after a failover; the jobs are sent again.",
     )  # fmt: skip
+    SHORTAGE = EventSpec(
+        "shortage", "dispatcher", logging.WARNING, ("error", "jobs"),
+        "This machine lacks descriptors, memory, threads or ports to send with. So many jobs were given back, their "
+        "attempts not counted, and fewer are claimed. Told once a minute at most.",
+    )  # fmt: skip
+    SHORTAGE_OVER = EventSpec(
+        "shortage_over", "dispatcher", logging.INFO, ("jobs",),
+        "As many jobs are claimed as before a shortage, over which so many were given back.",
+    )  # fmt: skip
     CLAIMED = EventSpec("claimed", "dispatcher", logging.DEBUG, ("jobs", "channels"), "Jobs were claimed.")
     ATTEMPT = EventSpec(
         "attempt", "attempt", logging.DEBUG, ("job", "number", "state", "status", "reached", "duration", "error"),

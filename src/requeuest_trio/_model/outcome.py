@@ -13,10 +13,11 @@ from requeuest_trio._model.retry import Random, RetryPolicy, backoff, retry_afte
 from requeuest_trio._model.states import JobState
 from requeuest_trio._model.statuses import contains
 
-__all__ = ["Answer", "Delivery", "Outcome", "damaged", "judge"]
+__all__ = ["Answer", "Delivery", "Outcome", "damaged", "failed_within", "judge"]
 
 # Methods whose repetition changes nothing at the receiver (RFC 9110 section 9.2.1).
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_OWN_ERROR_SECONDS = 60.0
 
 
 # No tuple: what shows the locals of a traceback takes tuples apart, whatever their `repr` hides.
@@ -46,6 +47,8 @@ class Delivery(NamedTuple):
     answer: Answer | None = None
     error: str | None = None
     """With an answer: why it is the last one, though it is a redirect that was to be followed."""
+    is_shortage: bool = False
+    """This machine lacked something, before a byte of the request had left: it says nothing about the receiver."""
 
 
 class Outcome(NamedTuple):
@@ -84,6 +87,13 @@ def judge(
     asked = None if answer is None else retry_after_seconds(find(answer.headers, "retry-after"), now)
     wait = backoff(policy, attempt, asked, random)
     return Outcome(JobState.AVAILABLE, delivery.reached, retry_in=wait, answer=answer, error=error)
+
+
+def failed_within(error: str, *, may_retry: bool) -> Outcome:
+    """The outcome for an attempt that ended by an error of this library's own: for all that is known, it was sent."""
+    if may_retry:
+        return Outcome(JobState.AVAILABLE, Reached.SENT, retry_in=_OWN_ERROR_SECONDS, error=error)
+    return Outcome(JobState.DEAD, Reached.SENT, error=f"{error}; no attempts are left")
 
 
 def damaged(problem: str) -> Outcome:

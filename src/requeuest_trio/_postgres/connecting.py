@@ -100,7 +100,7 @@ async def connection_attempts(
         try:
             with trio.fail_after(lookup_timeout):
                 found[number] = await _resolve(host_params)
-        except (OSError, UnicodeError, trio.TooSlowError) as error:
+        except (OSError, UnicodeError, RuntimeError, trio.TooSlowError) as error:  # RuntimeError: no thread
             reason = str(error) or "the lookup timed out"
             failures.append(f"failed to resolve host {get_param(host_params, 'host')!r}: {reason}")
 

@@ -1,0 +1,61 @@
+"""How many jobs to claim for which channels. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+__all__ = ["Slots", "Wish"]
+
+_RESERVED_PART = 8
+
+
+class Wish(NamedTuple):
+    """What a channel could have."""
+
+    channel: str
+    occupied: int
+    """Slots that it has."""
+    free: int
+    """Slots that it may have beside them."""
+    ahead: int
+    """Jobs that it may hold beyond its slots, once it has all of them."""
+
+
+class Slots:
+    """The slots of a process, over all its channels.
+
+    A part of them is reserved for channels that have none, each of which may have one of it: so channels whose attempts
+    all hang can't keep another from its first attempt.
+    """
+
+    def __init__(self, most: int, channels: int | None) -> None:
+        """
+        Args:
+            most: how many there are.
+            channels: how many channels the process delivers; None if nobody knows.
+        """
+        self._most = most
+        eighth = -(-most // _RESERVED_PART)
+        self._reserved = min(eighth, most - 1, most if channels is None else max(0, channels - 1))
+
+    def room(self, taken: int, occupied: int) -> int:
+        """How many more a channel may have that has `occupied` of the `taken` ones."""
+        common = max(0, self._most - self._reserved - taken)
+        return common or int(not occupied and taken < self._most)
+
+    def share_out(self, taken: int, wishes: Sequence[Wish]) -> dict[str, int]:
+        """How many jobs to claim for which channels: free slots in equal parts, and first to the first.
+
+        Jobs ahead begin only where another attempt ends, so only a channel whose slots are all taken may have them, and
+        as many as it likes.
+        """
+        wanting = sum(wish.free > 0 for wish in wishes)
+        share = max(1, self.room(taken, 0) // max(1, wanting))
+        granted: dict[str, int] = {}
+        for channel, occupied, free, ahead in wishes:
+            slots = min(free, share, self.room(taken, occupied)) if free else 0
+            taken += slots
+            if number := slots + (ahead if slots == free else 0):
+                granted[channel] = number
+        return granted
