@@ -48,7 +48,9 @@ class Config:
     """Names of header fields and URL parameters, in any case, whose values are hidden in errors and go to no other
     origin, beside those that look secret anyway."""
     max_running: int = 512
-    """Attempts at once in this process, over all channels; at least `concurrency`."""
+    """Attempts at once in this process, over all channels; at least `concurrency`. An eighth of them, rounded up, is
+    reserved for channels that have none under way, one for each: so attempts that hang in some channels do not keep
+    another from its first. Nothing is reserved if this process delivers one channel only, by name."""
     pool_size: int = 4
     """Database connections for this client's callers, beside the three of the runner; one less for transactions."""
     connect_timeout: float = 10.0

@@ -4,11 +4,14 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import httpx2
 import pytest
 import trio
 
 from requeuest_trio import Reached, TrioTransport
-from requeuest_trio._http.racing import _ATTEMPT_DELAY, _interleaved
+from requeuest_trio._http.message import Origin, message_of, target_of
+from requeuest_trio._http.pool import Connections
+from requeuest_trio._http.racing import _ATTEMPT_DELAY, _interleaved, first_connected
 from requeuest_trio._http.resolving import Address
 from requeuest_trio._http.sender import open_sender
 from requeuest_trio._model.outcome import Delivery
@@ -121,3 +124,64 @@ def test_families_take_turns(given: str, tried: str) -> None:
     assert "".join(str(where[0]) for _, where in order) == tried
     for family in families.values():
         assert [a for a in order if a[0] is family] == [a for a in addresses if a[0] is family]
+
+
+class Books:
+    """Gives out so many sockets beside the first, and counts."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.taken = self.peak = 0
+
+    def take(self) -> bool:
+        if self.taken == self.most:
+            return False
+        self.taken += 1
+        self.peak = max(self.peak, self.taken)
+        return True
+
+    def give_back(self) -> None:
+        self.taken -= 1
+
+
+@pytest.mark.parametrize("most", [0, 1, 100])
+async def test_dead_addresses_take_a_few_sockets_and_the_last_is_reached(most: int) -> None:
+    """Each of them has its share of the time, so that the others come to theirs within the deadline."""
+    books, fds = Books(most), open_fds()
+    async with raw_server(serve) as server:
+        with silent() as address:
+            before = open_fds()
+            with trio.fail_after(6):
+                sock = await first_connected([address] * 8 + [alive(server)], books)
+            sock.close()
+            await server.wait_empty()
+            assert open_fds() == before
+    assert books.peak == min(most, 2)
+    assert books.taken == 0
+    assert open_fds() == fds
+
+
+async def test_sockets_of_all_attempts_are_bounded() -> None:
+    """Those beside the first of each are a part of all, and leave places to others."""
+    pool = Connections(most=100, most_per_origin=100, keepalive=4.0)
+    for number in range(40):
+        assert await pool.take(Origin("http", f"host-{number % 8}", 80)) is None
+    granted = dict.fromkeys(range(8), 0)
+    for name in [*range(8)] * 10:
+        granted[name] += pool.take_extra(Origin("http", f"host-{name}", 80))
+    assert sum(granted.values()) == 20
+    assert max(granted.values()) <= 4
+    assert pool.statistics().open == 60
+    for name, number in granted.items():
+        for _ in range(number):
+            pool.give_up_extra(Origin("http", f"host-{name}", 80))
+    assert pool.statistics().open == 40
+
+
+@pytest.mark.parametrize("zone", ["%eth9", "%25eth9"])
+def test_a_zone_is_for_this_machine_only(zone: str) -> None:
+    """RFC 6874: it says over which link to connect, and is sent to nobody."""
+    target = target_of(f"http://[fe80::1{zone}]:8080/path")
+    assert (target.origin.host, target.host) == ("fe80::1%eth9", b"[fe80::1]:8080")
+    message = message_of(httpx2.Request("GET", f"http://[fe80::1{zone}]/"))
+    assert message.head.startswith(b"GET / HTTP/1.1\r\nHost: [fe80::1]\r\n")

@@ -253,3 +253,8 @@ async def test_break_in_the_middle_is_an_error(server_tls: ssl.SSLContext, clien
     async with raw_server(handle, tls=server_tls) as server, client_with(client_tls) as client:
         with pytest.raises(httpx2.ReadError):
             await client.get(server.url)
+
+
+def test_a_certificate_with_a_common_name_only_is_refused() -> None:
+    """RFC 9110 section 4.3.4: the name is that of subjectAltName, which OpenSSL holds to if it is told."""
+    assert not default_context().hostname_checks_common_name
