@@ -24,6 +24,11 @@ UV := $(shell command -v uv)
 POSTGRES_15 := $(wildcard /usr/lib/postgresql/15/bin)
 ON_POSTGRES_15 := $(wildcard tests/postgres tests/engine tests/faults)
 
+# These run behind a transaction pooler too: what begins and ends with a block, cancellation at every step, leases, and
+# transactions of callers. The others are to pass there as well: REQUEUEST_TEST_POOLER=own pytest tests/engine
+POOLER := $(if $(wildcard /usr/sbin/pgbouncer),pgbouncer,own)
+BEHIND_POOLER := $(wildcard $(addprefix tests/engine/test_,scope.py scope_storm.py lease.py transactions.py))
+
 run: $(RUN_INSTALLED)
 	@$(BIN)/requeuest demo
 
@@ -33,6 +38,8 @@ ifneq ($(POSTGRES_15),)
 	@echo "Once more, on PostgreSQL 15:"
 	@REQUEUEST_TEST_POSTGRES=$(POSTGRES_15) $(BIN)/pytest -n 3 --dist loadgroup $(ON_POSTGRES_15)
 endif
+	@echo "And behind a transaction pooler ($(POOLER)):"
+	@REQUEUEST_TEST_POOLER=$(POOLER) $(BIN)/pytest -n 3 --dist loadgroup $(BEHIND_POOLER)
 
 bench: $(BENCH_INSTALLED)
 	@$(BIN)/python -m benchmarks $(BENCH)

@@ -214,8 +214,10 @@ class Pooler:
         client = self._clients.get(key)
         if client is not None and client.session is not None:
             async with await self._connect() as stream:
-                await stream.send_all(struct.pack("!ii", 16, _CANCEL) + client.session.key)
-                await stream.receive_some(1)  # which tells that the server has done it
+                # By now it may be done, and its session somebody else's, whom this is not meant for.
+                if client.session is not None:
+                    await stream.send_all(struct.pack("!ii", 16, _CANCEL) + client.session.key)
+                    await stream.receive_some(1)  # which tells that the server has done it
 
 
 def _who(parameters: bytes) -> bytes:

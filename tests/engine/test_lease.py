@@ -226,6 +226,8 @@ async def test_without_a_lease_nothing_is_sent(
     monkeypatch.setattr(Store, "claim", answered_late)
     async with nothing_left(eye), open_requeuest(eye.dsn, lease=1) as client:
         ids = await client.spawn_many("a", [Request.get(receiver.url)] * 3)
+        # Not to wait before that: a claim passes over a row that `wait` has locked.
+        await log.wait_for("claim_lost")
         for job_id in ids:
             await client.wait(job_id)
             assert await eye.job(job_id) == ("succeeded", 1, None)
