@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import os
 import sys
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -22,6 +23,8 @@ from requeuest_trio._store import migrate as module
 from requeuest_trio._store.migrate import Migration, migrations
 from requeuest_trio._store.queries import Queries
 from requeuest_trio.testing import Receiver
+from tests.engine.roles import another_role
+from tests.engine.support import Log
 from tests.postgres.harness import connect, until, value
 
 UP = [f"{step.name}.up" for step in migrations()]
@@ -221,3 +224,276 @@ def test_the_files_are_numbered_without_gaps_and_come_in_pairs() -> None:
     directory = module._directory()
     assert isinstance(directory, Path)
     assert len(list(directory.glob("*.sql"))) == 2 * len(found)
+
+
+# --- with data, and beside others -------------------------------------------------------------------------------------
+
+OVERSIZED = """
+INSERT INTO requeuest.job (channel, method, url, headers)
+VALUES ('c', 'GET', 'http://x.test/', to_json(repeat('h', 1000000)))
+"""
+INSERT = "INSERT INTO requeuest.job (channel, method, url) VALUES ('c', 'GET', 'http://x.test/')"
+KEYED = """
+INSERT INTO requeuest.job (channel, method, url, ordering_key, position, state)
+SELECT 'c', 'GET', 'http://x.test/', 'k', i, CASE i WHEN 1 THEN 'available' ELSE 'blocked' END::requeuest.job_state
+FROM generate_series(1, 3) AS i
+"""
+CONSTRAINTS = "SELECT conname::text FROM pg_constraint WHERE conrelid = 'requeuest.job'::regclass AND contype = 'c' "
+COLLATIONS = """
+SELECT DISTINCT collname::text FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
+CROSS JOIN unnest(indcollation::oid[]) AS used JOIN pg_collation ON pg_collation.oid = used
+WHERE relnamespace = 'requeuest'::regnamespace
+"""
+
+
+async def test_limits_come_to_a_queue_that_has_jobs_and_go_again(dsn: str, receiver: Receiver) -> None:
+    await migrate(dsn, target=2)
+    query(dsn, INSERT.replace("http://x.test/", receiver.url))
+    query(dsn, KEYED)
+    before = query(dsn, f"{CONSTRAINTS} ORDER BY 1")
+    assert await migrate(dsn, target=3) == [UP[2]]
+    assert query(dsn, f"{CONSTRAINTS} ORDER BY 1") == [("job_limits",), ("job_states",)]
+    assert query(dsn, f"{CONSTRAINTS} AND NOT convalidated") == []
+    assert query(dsn, COLLATIONS) == [("C",)]
+    assert await migrate(dsn, target=2) == [DOWN[-3]]
+    assert query(dsn, f"{CONSTRAINTS} ORDER BY 1") == before
+    assert query(dsn, f"{CONSTRAINTS} AND NOT convalidated") == []
+    assert await migrate(dsn) == UP[2:]
+    assert query(dsn, "SELECT state::text, position FROM requeuest.job WHERE ordering_key = 'k' ORDER BY position") == [
+        ("available", 1),
+        ("blocked", 2),
+        ("blocked", 3),
+    ]
+    async with open_requeuest(dsn, ()) as client:
+        [job] = [job async for job in client.jobs() if job.ordering_key is None]
+    async with open_requeuest(dsn, ["c"]) as client:
+        assert (await client.result(job.id)).status_code == 200
+
+
+async def test_an_unfinished_job_that_is_too_large_dies_and_is_kept(dsn: str, log: Log) -> None:
+    await migrate(dsn, target=2)
+    query(dsn, OVERSIZED)
+    await migrate(dsn)
+    found = query(dsn, "SELECT state::text, error, length(headers::text) FROM requeuest.job")
+    assert found == [("dead", "the stored job is damaged: it is larger than a job may be", 1_000_002)]
+    assert query(dsn, f"{CONSTRAINTS} AND NOT convalidated") == []
+    assert log.fields("limits_exceeded") == []
+
+
+async def test_a_finished_job_that_is_too_large_stays_and_is_told_of(dsn: str, log: Log) -> None:
+    await migrate(dsn, target=2)
+    query(dsn, OVERSIZED)
+    query(dsn, "UPDATE requeuest.job SET state = 'cancelled', finished_at = now()")
+    for _ in range(2):
+        await migrate(dsn)
+    assert query(dsn, "SELECT state::text FROM requeuest.job") == [("cancelled",)]
+    assert query(dsn, f"{CONSTRAINTS} AND NOT convalidated") == [("job_limits",)]
+    assert [fields["constraint"] for fields in log.fields("limits_exceeded")] == ["job_limits"] * 2
+    with pytest.raises(psycopg.errors.CheckViolation):
+        query(dsn, OVERSIZED)
+
+
+async def test_nobody_waits_long_for_a_migration_that_waits(dsn: str, log: Log) -> None:
+    await migrate(dsn, target=2)
+    holder = await connect(dsn)
+    async with holder, trio.open_nursery() as nursery:
+        async with holder.transaction():
+            await holder.execute(INSERT.encode())
+            nursery.start_soon(migrate, dsn)
+            await log.wait_for("migration_waits")
+            longest = 0.0
+            while len(log.fields("migration_waits")) < 3:
+                began = trio.current_time()
+                await trio.to_thread.run_sync(query, dsn, INSERT)
+                longest = max(longest, trio.current_time() - began)
+        assert longest < 2 * module._LOCK_SECONDS
+    assert query(dsn, "SELECT max(version) FROM requeuest.migration") == [(len(UP),)]
+
+
+async def test_a_migration_that_waits_can_be_cancelled(dsn: str, log: Log) -> None:
+    await migrate(dsn, target=2)
+    holder = await connect(dsn)
+    async with holder, holder.transaction(), trio.open_nursery() as nursery:
+        await holder.execute(INSERT.encode())
+        nursery.start_soon(migrate, dsn)
+        await log.wait_for("migration_waits")
+        nursery.cancel_scope.cancel()
+    assert query(dsn, "SELECT max(version) FROM requeuest.migration") == [(2,)]
+
+
+async def test_rows_are_validated_while_others_are_stored(dsn: str) -> None:
+    await migrate(dsn, target=2)
+    holder = await connect(dsn)
+    async with holder:
+        await migrate(dsn, target=3)
+        query(
+            dsn,
+            "ALTER TABLE requeuest.job DROP CONSTRAINT job_limits, ADD CONSTRAINT job_limits CHECK (true) NOT VALID",
+        )
+        async with holder.transaction():
+            await holder.execute(INSERT.encode())
+            assert await migrate(dsn, target=3) == []
+            assert query(dsn, f"{CONSTRAINTS} AND NOT convalidated") == []
+
+
+# --- what is another's ------------------------------------------------------------------------------------------------
+
+TRAP = """
+CREATE FUNCTION {schema}.trap() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN PERFORM nextval('public.sprung'); RETURN NEW; END $$
+"""
+CHECKSUMS = ", ".join(f"({step.version}, '{step.name}', '{step.checksum}')" for step in migrations())
+JOURNAL = (
+    "CREATE TABLE requeuest.migration (version integer PRIMARY KEY, name text, checksum text, applied_at timestamptz)"
+)
+CREATE = "GRANT CREATE, USAGE ON SCHEMA public TO {role}"
+
+THEIR_SCHEMA = {
+    "an empty schema": "",
+    "a journal with a trigger": f"{JOURNAL}; {TRAP}; CREATE TRIGGER t BEFORE INSERT ON requeuest.migration "
+    "FOR EACH ROW EXECUTE FUNCTION requeuest.trap()",
+    "a journal that is a view": "CREATE FUNCTION requeuest.trap() RETURNS integer LANGUAGE sql AS "
+    "$$ SELECT nextval('public.sprung')::integer $$; CREATE VIEW requeuest.migration AS "
+    "SELECT requeuest.trap() AS version, ''::text AS name, ''::text AS checksum, now() AS applied_at",
+    "a journal with a rule": f"{JOURNAL}; CREATE RULE r AS ON INSERT TO requeuest.migration DO ALSO "
+    "SELECT nextval('public.sprung')",
+    "a journal with a default": f"{JOURNAL}; ALTER TABLE requeuest.migration ALTER applied_at SET DEFAULT "
+    "to_timestamp(nextval('public.sprung'))",
+    "a journal with row level security": f"{JOURNAL}; ALTER TABLE requeuest.migration ENABLE ROW LEVEL SECURITY; "
+    "CREATE POLICY p ON requeuest.migration USING (nextval('public.sprung') > 0)",
+    "better functions than PostgreSQL's": "CREATE FUNCTION requeuest.num_nonnulls(uuid, uuid, timestamptz) "
+    "RETURNS integer LANGUAGE sql AS $$ SELECT nextval('public.sprung')::integer $$",
+}
+
+
+@pytest.fixture
+def sprung(dsn: str) -> Iterator[Callable[[], int]]:
+    """How many times code of another role has run; it can count, whoever runs it."""
+    query(dsn, "CREATE SEQUENCE public.sprung; GRANT ALL ON SEQUENCE public.sprung TO PUBLIC")
+
+    def times() -> int:
+        [(called, last)] = query(dsn, "SELECT is_called, last_value FROM public.sprung")
+        return last if called else 0
+
+    yield times
+    assert times() == 0
+
+
+@pytest.mark.parametrize("what", THEIR_SCHEMA)
+async def test_a_superuser_does_not_migrate_into_another_role_s_schema(
+    dsn: str, sprung: Callable[[], int], what: str
+) -> None:
+    with another_role(dsn, "CREATE SCHEMA requeuest AUTHORIZATION {role}") as theirs:
+        if statements := THEIR_SCHEMA[what].replace("{schema}", "requeuest"):
+            query(theirs, statements)
+        before = objects(dsn)
+        with pytest.raises(SchemaMismatch, match=r"not this role's alone.*belongs to other_"):
+            await migrate(dsn)
+        assert objects(dsn) == before
+        assert sprung() == 0
+
+
+async def test_nobody_migrates_where_others_may_create(dsn: str) -> None:
+    query(dsn, "CREATE SCHEMA requeuest")
+    with (
+        another_role(dsn, "GRANT CREATE ON SCHEMA requeuest TO {role}"),
+        pytest.raises(SchemaMismatch, match=r"other_.* may create in it"),
+    ):
+        await migrate(dsn)
+    query(dsn, "GRANT CREATE ON SCHEMA requeuest TO PUBLIC")
+    with pytest.raises(SchemaMismatch, match="everybody may create in it"):
+        await migrate(dsn)
+    query(dsn, "REVOKE CREATE ON SCHEMA requeuest FROM PUBLIC")
+    assert await migrate(dsn) == UP
+
+
+async def test_what_another_role_left_in_the_schema_is_refused(dsn: str) -> None:
+    query(dsn, "CREATE SCHEMA requeuest")
+    with another_role(dsn, "GRANT CREATE, USAGE ON SCHEMA requeuest TO {role}") as theirs:
+        query(
+            theirs,
+            "CREATE FUNCTION requeuest.f(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT true'; "
+            "CREATE OPERATOR requeuest.= (FUNCTION = requeuest.f, LEFTARG = text, RIGHTARG = text); "
+            "CREATE DOMAIN requeuest.d AS text",
+        )
+        query(dsn, "REVOKE CREATE ON SCHEMA requeuest FROM PUBLIC")
+        query(dsn, f"REVOKE CREATE ON SCHEMA requeuest FROM {conninfo_to_dict(theirs)['user']}")
+        with pytest.raises(SchemaMismatch, match=r"the function f belongs to.*the operator = .*the type d "):
+            await migrate(dsn)
+
+
+@pytest.mark.parametrize("table", ["migration", "job"])
+@pytest.mark.parametrize(
+    ("statement", "problem"),
+    [
+        (
+            """GRANT TRIGGER ON requeuest.{table} TO {role}; SET ROLE {role};
+               CREATE TRIGGER t BEFORE INSERT ON requeuest.{table} FOR EACH ROW EXECUTE FUNCTION public.trap()""",
+            "{table} has a trigger t",
+        ),
+        ("CREATE RULE r AS ON DELETE TO requeuest.{table} DO ALSO SELECT 1", "{table} has a rule r"),
+        ("ALTER TABLE requeuest.{table} ENABLE ROW LEVEL SECURITY", "{table} has row level security"),
+        ("CREATE TABLE public.heir () INHERITS (requeuest.{table})", "{table} is part of an inheritance"),
+        ("ALTER TABLE requeuest.{table} OWNER TO {role}", "{table} belongs to other_"),
+        (
+            "ALTER TABLE requeuest.{table} ADD extra integer DEFAULT public.number()",
+            "{table} uses the function public.number",
+        ),
+        ("ALTER TABLE requeuest.{table} ADD CHECK (public.number() > 0)", "{table} uses the function public.number"),
+    ],
+)
+async def test_what_others_have_put_on_a_table_is_refused(
+    dsn: str, sprung: Callable[[], int], table: str, statement: str, problem: str
+) -> None:
+    await migrate(dsn, target=2)
+    with another_role(dsn, CREATE, "GRANT USAGE ON SCHEMA requeuest TO {role}") as theirs:
+        query(theirs, TRAP.replace("{schema}", "public"))
+        query(theirs, "CREATE FUNCTION public.number() RETURNS integer LANGUAGE sql AS 'SELECT 1'")
+        role = str(conninfo_to_dict(theirs)["user"])
+        query(dsn, statement.replace("{table}", table).replace("{role}", role))
+        for target in (None, 0):
+            with pytest.raises(SchemaMismatch, match=problem.replace("{table}", table)):
+                await migrate(dsn, target=target)
+        assert sprung() == 0
+        query(dsn, "DROP TABLE IF EXISTS public.heir")
+
+
+async def test_members_of_the_owner_may_migrate(dsn: str) -> None:
+    with (
+        another_role(dsn, "CREATE SCHEMA requeuest AUTHORIZATION {role}") as owner,
+        another_role(dsn, f"GRANT {conninfo_to_dict(owner)['user']} TO {{role}}") as member,
+    ):
+        assert await migrate(member, target=2) == UP[:2]
+        assert await migrate(member) == UP[2:]
+        assert await migrate(member, target=0) == DOWN
+
+
+@pytest.mark.parametrize("schema", ["public", "requeuest"])
+async def test_what_others_may_create_in_public_is_not_run(dsn: str, sprung: Callable[[], int], schema: str) -> None:
+    """With the schema `public` itself it is refused; beside another, no name is looked up there."""
+    with another_role(dsn, CREATE) as theirs:
+        query(theirs, HOSTILE)
+        if schema == "public":
+            with pytest.raises(SchemaMismatch, match="may create in it"):
+                await migrate(dsn, schema=schema)
+        else:
+            assert await migrate(dsn, schema=schema) == UP
+            assert await migrate(dsn, schema=schema, target=0) == DOWN
+    assert sprung() == 0
+
+
+HOSTILE = "".join(
+    f"CREATE FUNCTION public.{name} RETURNS {result} LANGUAGE sql AS "
+    f"$$ SELECT nextval('public.sprung'); SELECT NULL::{result} $$;"
+    for name, result in [
+        ("num_nonnulls(uuid, uuid, timestamptz)", "integer"),
+        ("set_config(text, text, boolean)", "text"),
+        ("pg_advisory_xact_lock(bigint)", "void"),
+        ("hashtextextended(text, integer)", "bigint"),
+        ("format(text, name)", "text"),
+        ("format(text, oid)", "text"),
+        ("to_regclass(text)", "regclass"),
+        ("unnest(text[])", "setof text"),
+        ("char_length(varchar)", "integer"),
+    ]
+)

@@ -38,6 +38,16 @@ class Event(Enum):
         "PostgreSQL is behind a transaction pooler, over which nothing can be heard: what other processes spawn or "
         "finish is found by polling. See `Config.listen_dsn`.",
     )  # fmt: skip
+    MIGRATION_WAITS = EventSpec(
+        "migration_waits", "migrate", logging.WARNING, ("waited", "retry_in", "error"),
+        "Another transaction holds what a migration needs. It is tried again, so that what others store meanwhile does "
+        "not have to wait for long.",
+    )  # fmt: skip
+    LIMITS_EXCEEDED = EventSpec(
+        "limits_exceeded", "migrate", logging.WARNING, ("constraint", "error"),
+        "Finished jobs that were stored before there were limits break them. They stay as they are; new ones are "
+        "refused.",
+    )  # fmt: skip
     DRAINING = EventSpec(
         "draining", "open", logging.INFO, ("running", "grace"), "The block is left; running attempts may finish."
     )

@@ -3,28 +3,47 @@
 Migrations are numbered SQL files. Each runs in a transaction of its own that holds an advisory lock, checks what was
 applied before, and writes down version and checksum; so two processes migrating at once take turns step by step, and a
 process that dies leaves whole steps.
+
+A step that needs a lock waits for it only briefly, because whoever comes after it waits too; then it is undone, and
+tried again after a pause. Before it reads or changes anything, it looks whose the schema and the tables are: what
+belongs to another role would run with this role's rights, which may be those of a superuser.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from shlex import quote
+from typing import TypeVar
 
+import trio
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Conninfo
 
 from requeuest_trio._model.errors import InvalidRequest, SchemaMismatch
+from requeuest_trio._model.events import Event, emit
 from requeuest_trio._postgres import Dsn, Route, TrioConnection
 from requeuest_trio._store.database import NO_LIMITS, connected, for_callers, in_transaction
 from requeuest_trio._store.queries import Queries
 
 __all__ = ["Migration", "apply_migrations", "check_schema", "migrations"]
+
+T = TypeVar("T")
+
+_logger = logging.getLogger("requeuest_trio.migrate")
+_LOCK_SECONDS = 1.0
+"""How long a step waits for a lock, and with it whoever needs the same table after it."""
+_PAUSE_SECONDS = 2.0
+"""For how long it then lets others go on."""
+_LIMITS = {**NO_LIMITS, "lock_timeout": f"{_LOCK_SECONDS:g}s"}
+_TABLES = ("migration", "job", "attempt", "worker", "channel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +80,10 @@ def migrations() -> list[Migration]:
 
 
 async def apply_migrations(route: Route, *, schema: str = "requeuest", target: int | None = None) -> list[str]:
-    """Bring the tables in `schema` to version `target` (None: the newest; 0: none), a step at a time."""
+    """Bring the tables in `schema` to version `target` (None: the newest; 0: none), a step at a time.
+
+    Waits for as long as other transactions hold what it needs, but only for a moment at a time.
+    """
     queries = Queries(schema)
     steps = migrations()
     newest = steps[-1].version
@@ -72,9 +94,50 @@ async def apply_migrations(route: Route, *, schema: str = "requeuest", target: i
     take_step = partial(_step, queries=queries, schema=schema, steps=steps, goal=goal)
     with for_callers():
         async with connected(route) as connection:
-            while (step := await in_transaction(connection, queries, NO_LIMITS, take_step)) is not None:
+            while (step := await _patiently(connection, queries, take_step)) is not None:
                 applied.append(step)
+            if goal:
+                await _validate(connection, queries, schema)
     return applied
+
+
+async def _patiently(
+    connection: TrioConnection, queries: Queries, operation: Callable[[TrioConnection], Awaitable[T]]
+) -> T:
+    """Run an operation in a transaction, again and again while others hold what it needs."""
+    began = trio.current_time()
+    while True:
+        try:
+            return await in_transaction(connection, queries, _LIMITS, operation)
+        except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
+            await connection.rollback()
+            waited = round(trio.current_time() - began, 1)
+            emit(_logger, Event.MIGRATION_WAITS, waited=waited, retry_in=_PAUSE_SECONDS, error=error)
+        await trio.sleep(_PAUSE_SECONDS)
+
+
+async def _validate(connection: TrioConnection, queries: Queries, schema: str) -> None:
+    """Hold what was stored before to the limits of new rows, reading it while others go on.
+
+    Unfinished jobs that are larger die, since nobody could send them; whatever else is, stays as it is.
+    """
+    await _patiently(connection, queries, partial(_execute, statement=queries["condemn_oversized"]))
+    for constraint, statement in await _patiently(connection, queries, partial(_validations, queries, schema)):
+        validate = partial(_execute, statement=statement.encode())
+        try:
+            await _patiently(connection, queries, validate)
+        except errors.CheckViolation as error:
+            await connection.rollback()
+            emit(_logger, Event.LIMITS_EXCEEDED, constraint=constraint, error=error)
+
+
+async def _validations(queries: Queries, schema: str, connection: TrioConnection) -> list[tuple[str, str]]:
+    cursor = await connection.execute(queries["validations"], {"schema": schema, "tables": list(_TABLES)})
+    return await cursor.fetchall()
+
+
+async def _execute(connection: TrioConnection, statement: bytes) -> None:
+    await connection.execute(statement)
 
 
 async def check_schema(connection: TrioConnection, dsn: Dsn, schema: str) -> None:
@@ -97,22 +160,36 @@ async def _step(
     """Apply or take back one migration, and return its name; None if there is nothing to do."""
     # The lock first: what is read after it, nobody changes before this transaction has ended.
     await connection.execute(queries["lock_migrations"], {"schema": schema})
+    await _require_own(connection, queries, schema)
     version = _verified(steps, await _journal(connection, queries, schema), schema)
     if version == goal:
         return None
+    # From here on nobody can add a trigger either; so once more.
+    await connection.execute(queries["lock_tables"])
+    await _require_own(connection, queries, schema)
     await connection.execute(queries["open_journal"])
     if version < goal:
         step = steps[version]
-        await connection.execute(step.up.encode())
+        await connection.execute(queries.filled_in(step.up))
         entry = {"version": step.version, "name": step.name, "checksum": step.checksum}
         await connection.execute(queries["add_to_journal"], entry)
         return f"{step.name}.up"
     step = steps[version - 1]
-    await connection.execute(step.down.encode())
+    await connection.execute(queries.filled_in(step.down))
     await connection.execute(queries["remove_from_journal"], {"version": step.version})
     if version == 1:
         await connection.execute(queries["close_journal"])
     return f"{step.name}.down"
+
+
+async def _require_own(connection: TrioConnection, queries: Queries, schema: str) -> None:
+    """Raise unless the schema and what is in it are this role's own, or of a role that it is a member of."""
+    cursor = await connection.execute(queries["strangers"], {"schema": schema, "tables": list(_TABLES)})
+    if problems := [problem for (problem,) in await cursor.fetchall()]:
+        raise SchemaMismatch(
+            f"the schema {schema!r} is not this role's alone, and what others put there could run with its rights: "
+            f"{'; '.join(problems[:3])}; let the owner migrate, remove it, or choose another schema"
+        )
 
 
 async def _journal(connection: TrioConnection, queries: Queries, schema: str) -> list[tuple[int, str]]:

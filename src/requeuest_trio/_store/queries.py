@@ -36,12 +36,12 @@ class Queries:
 
     def __init__(self, schema: str) -> None:
         self.schema = checked_schema(schema)
-        quoted = f'"{schema}"'
-        self._statements = {
-            name: statement.replace("{schema}", quoted).encode() for name, statement in _parsed().items()
-        }
-
+        self._statements = {name: self.filled_in(statement) for name, statement in _parsed().items()}
         self._numbered: dict[str, tuple[Statement, list[str]]] = {}
+
+    def filled_in(self, text: str) -> bytes:
+        """SQL with the schema's name, quoted, where it says `{schema}`."""
+        return text.replace("{schema}", f'"{self.schema}"').encode()
 
     def __getitem__(self, name: str) -> bytes:
         return self._statements[name]

@@ -1,6 +1,10 @@
 -- Every statement that runs on the queue, each with a name and what it is for.
 -- {schema} stands for the quoted schema. Statements that change several rows lock them in the order of their ids;
 -- those that touch ordering keys run in a transaction that has run lock_keys first.
+--
+-- `configure` sees to it that names are looked up in pg_catalog alone. What runs before it, or in a transaction of the
+-- application's, which has a path of its own, leaves nothing to look up: functions, types and operators are qualified,
+-- but for what the grammar itself knows, such as coalesce, extract and boolean. A test reads these statements for it.
 
 
 -- name: begin
@@ -17,29 +21,32 @@ BEGIN ISOLATION LEVEL READ COMMITTED;
 -- Give a session, or a transaction, what the other statements rely on, whatever the database's defaults are. The queue
 -- lives in its indexes: a plan that was made while a table was small must not read it whole once it is large. Planning a
 -- statement may take as long as running it, and PostgreSQL does not always see that a plan is good for all parameters.
-SELECT set_config('default_transaction_isolation', 'read committed', %(is_local)s),
-       set_config('default_transaction_read_only', 'off', %(is_local)s),
-       set_config('client_encoding', 'UTF8', %(is_local)s),
-       set_config('client_min_messages', 'notice', %(is_local)s),
-       set_config('exit_on_error', 'off', %(is_local)s),
-       set_config('DateStyle', 'ISO, YMD', %(is_local)s),
-       set_config('TimeZone', 'UTC', %(is_local)s),
-       set_config('extra_float_digits', '1', %(is_local)s),
-       set_config('jit', 'off', %(is_local)s),
-       set_config('enable_seqscan', 'off', %(is_local)s),
-       set_config('enable_bitmapscan', 'off', %(is_local)s),
-       set_config('enable_indexscan', 'on', %(is_local)s),
-       set_config('enable_indexonlyscan', 'on', %(is_local)s),
-       set_config('enable_nestloop', 'on', %(is_local)s),
-       set_config('enable_sort', 'on', %(is_local)s),
-       set_config('plan_cache_mode', %(plan_cache_mode)s, %(is_local)s),
-       set_config('statement_timeout', %(statement_timeout)s, %(is_local)s),
-       set_config('lock_timeout', %(lock_timeout)s, %(is_local)s),
-       set_config('idle_in_transaction_session_timeout', %(idle_timeout)s, %(is_local)s),
-       set_config('idle_session_timeout', '0', %(is_local)s),
-       CASE WHEN current_setting('transaction_timeout', true) IS NOT NULL
-            THEN set_config('transaction_timeout', '0', %(is_local)s) END,
-       set_config('client_connection_check_interval', '2s', %(is_local)s);
+-- The path is the first of them: whoever may create in a schema that a name is looked up in could give PostgreSQL's own
+-- functions and operators better matches, and so run code with the library's rights.
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', %(is_local)s),
+       pg_catalog.set_config('default_transaction_isolation', 'read committed', %(is_local)s),
+       pg_catalog.set_config('default_transaction_read_only', 'off', %(is_local)s),
+       pg_catalog.set_config('client_encoding', 'UTF8', %(is_local)s),
+       pg_catalog.set_config('client_min_messages', 'notice', %(is_local)s),
+       pg_catalog.set_config('exit_on_error', 'off', %(is_local)s),
+       pg_catalog.set_config('DateStyle', 'ISO, YMD', %(is_local)s),
+       pg_catalog.set_config('TimeZone', 'UTC', %(is_local)s),
+       pg_catalog.set_config('extra_float_digits', '1', %(is_local)s),
+       pg_catalog.set_config('jit', 'off', %(is_local)s),
+       pg_catalog.set_config('enable_seqscan', 'off', %(is_local)s),
+       pg_catalog.set_config('enable_bitmapscan', 'off', %(is_local)s),
+       pg_catalog.set_config('enable_indexscan', 'on', %(is_local)s),
+       pg_catalog.set_config('enable_indexonlyscan', 'on', %(is_local)s),
+       pg_catalog.set_config('enable_nestloop', 'on', %(is_local)s),
+       pg_catalog.set_config('enable_sort', 'on', %(is_local)s),
+       pg_catalog.set_config('plan_cache_mode', %(plan_cache_mode)s, %(is_local)s),
+       pg_catalog.set_config('statement_timeout', %(statement_timeout)s, %(is_local)s),
+       pg_catalog.set_config('lock_timeout', %(lock_timeout)s, %(is_local)s),
+       pg_catalog.set_config('idle_in_transaction_session_timeout', %(idle_timeout)s, %(is_local)s),
+       pg_catalog.set_config('idle_session_timeout', '0', %(is_local)s),
+       CASE WHEN pg_catalog.current_setting('transaction_timeout', true) IS NOT NULL
+            THEN pg_catalog.set_config('transaction_timeout', '0', %(is_local)s) END,
+       pg_catalog.set_config('client_connection_check_interval', '2s', %(is_local)s);
 
 
 -- name: leave_session_to_caller
@@ -53,7 +60,7 @@ SET LOCAL extra_float_digits TO DEFAULT;
 SET LOCAL jit TO DEFAULT; SET LOCAL enable_seqscan TO DEFAULT; SET LOCAL enable_bitmapscan TO DEFAULT;
 SET LOCAL enable_indexscan TO DEFAULT; SET LOCAL enable_indexonlyscan TO DEFAULT; SET LOCAL enable_nestloop TO DEFAULT;
 SET LOCAL enable_sort TO DEFAULT;
-SET LOCAL plan_cache_mode TO DEFAULT;
+SET LOCAL plan_cache_mode TO DEFAULT; SET LOCAL search_path TO DEFAULT;
 
 
 -- name: leave_transaction_timeout_to_caller
@@ -107,6 +114,91 @@ ORDER BY kind, object, privilege;
 SELECT pg_advisory_xact_lock(hashtextextended('migrate ' || %(schema)s::text, 7237));
 
 
+-- name: strangers
+-- What about the schema and the queue's tables is another role's, in words: it could run code with the rights of who
+-- migrates. A superuser counts as a member of the roles that he was made a member of, not of all. What superusers have
+-- put into the schema, such as extensions, is no threat to anybody who could not trust them anyway.
+WITH RECURSIVE own (role) AS (
+    SELECT oid FROM pg_roles WHERE rolname = current_user
+    UNION
+    SELECT roleid FROM own JOIN pg_auth_members ON member = role
+), trusted AS (
+    SELECT role FROM own
+    UNION
+    SELECT pg_roles.oid FROM pg_roles JOIN pg_database ON datname = current_database()
+    WHERE rolname = 'pg_database_owner' AND datdba IN (SELECT role FROM own)
+), harmless AS (
+    SELECT role FROM trusted UNION SELECT oid FROM pg_roles WHERE rolsuper
+), space AS (
+    SELECT oid, nspowner, coalesce(nspacl, acldefault('n', nspowner)) AS rights
+    FROM pg_namespace WHERE nspname = %(schema)s
+), mine AS (
+    SELECT pg_class.oid, relname, relkind, relowner, relrowsecurity FROM pg_class JOIN space ON relnamespace = space.oid
+    WHERE relname = ANY (%(tables)s::text[]) OR relname = 'job_position'
+), used AS (
+    -- The functions that defaults, constraints and indexes of the tables use, but for PostgreSQL's own.
+    SELECT relname, refobjid AS function FROM mine
+    JOIN (SELECT 'pg_attrdef'::regclass AS part, oid AS number, adrelid AS relation FROM pg_attrdef
+          UNION ALL SELECT 'pg_constraint'::regclass, oid, conrelid FROM pg_constraint
+          UNION ALL SELECT 'pg_class'::regclass, indexrelid, indrelid FROM pg_index) AS parts ON relation = mine.oid
+    JOIN pg_depend ON classid = part AND objid = number AND refclassid = 'pg_proc'::regclass
+)
+SELECT format('it belongs to %%s', nspowner::regrole) FROM space WHERE nspowner NOT IN (SELECT role FROM trusted)
+UNION ALL
+SELECT format('%%s may create in it', CASE grantee WHEN 0 THEN 'everybody' ELSE grantee::regrole::text END)
+FROM space CROSS JOIN aclexplode(rights)
+WHERE privilege_type = 'CREATE' AND grantee NOT IN (SELECT role FROM harmless)
+UNION ALL
+SELECT format('%%s belongs to %%s', relname, relowner::regrole) FROM mine
+WHERE relowner NOT IN (SELECT role FROM trusted)
+UNION ALL
+SELECT format('%%s is no table', relname) FROM mine
+WHERE relkind <> CASE relname WHEN 'job_position' THEN 'S' ELSE 'r' END
+UNION ALL
+SELECT format('the function %%s belongs to %%s', proname, proowner::regrole)
+FROM pg_proc JOIN space ON pronamespace = space.oid
+WHERE proowner NOT IN (SELECT role FROM harmless)
+UNION ALL
+SELECT format('the operator %%s belongs to %%s', oprname, oprowner::regrole)
+FROM pg_operator JOIN space ON oprnamespace = space.oid
+WHERE oprowner NOT IN (SELECT role FROM harmless)
+UNION ALL
+SELECT format('the type %%s belongs to %%s', typname, typowner::regrole)
+FROM pg_type JOIN space ON typnamespace = space.oid
+WHERE typowner NOT IN (SELECT role FROM harmless) AND typrelid = 0 AND typelem = 0
+UNION ALL
+SELECT format('%%s has a trigger %%s', relname, tgname) FROM pg_trigger JOIN mine ON tgrelid = mine.oid
+WHERE NOT tgisinternal
+  AND NOT (tgname = 'put_in_order'
+           AND tgfoid IN (SELECT pg_proc.oid FROM pg_proc JOIN space ON pronamespace = space.oid
+                          WHERE proname = 'put_in_order'))
+UNION ALL
+SELECT format('%%s has a rule %%s', relname, rulename) FROM pg_rewrite JOIN mine ON ev_class = mine.oid
+UNION ALL
+SELECT format('%%s has row level security', relname) FROM mine
+WHERE relrowsecurity OR EXISTS (SELECT FROM pg_policy WHERE polrelid = mine.oid)
+UNION ALL
+SELECT format('%%s is part of an inheritance', relname) FROM mine
+WHERE EXISTS (SELECT FROM pg_inherits WHERE mine.oid IN (inhrelid, inhparent))
+UNION ALL
+SELECT format('%%s uses the function %%s', relname, function::regproc) FROM used JOIN pg_proc ON pg_proc.oid = function
+WHERE pronamespace NOT IN (SELECT oid FROM space);
+
+
+-- name: lock_tables
+-- Let nobody change what the tables are, while rows come and go.
+DO $$
+DECLARE
+    its_name text;
+BEGIN
+    FOREACH its_name IN ARRAY ARRAY['migration', 'job', 'attempt', 'worker', 'channel'] LOOP
+        IF to_regclass('{schema}.' || its_name) IS NOT NULL THEN
+            EXECUTE format('LOCK TABLE {schema}.%I IN SHARE UPDATE EXCLUSIVE MODE', its_name);
+        END IF;
+    END LOOP;
+END $$;
+
+
 -- name: has_journal
 -- One row if migrations were ever applied here.
 SELECT FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
@@ -132,7 +224,7 @@ BEGIN
         checksum   text        NOT NULL,
         applied_at timestamptz NOT NULL DEFAULT now()
     );
-    SET LOCAL search_path TO {schema};
+    SET LOCAL search_path TO {schema}, pg_temp;
 END $$;
 
 
@@ -144,6 +236,29 @@ INSERT INTO {schema}.migration (version, name, checksum) VALUES (%(version)s, %(
 -- name: remove_from_journal
 -- Write down that a migration was taken back.
 DELETE FROM {schema}.migration WHERE version = %(version)s;
+
+
+-- name: condemn_oversized
+-- Give up unfinished jobs that were stored before there were limits, and break them: no change of theirs would be taken.
+DO $$
+DECLARE
+    limits text;
+BEGIN
+    SELECT pg_get_expr(conbin, conrelid) INTO limits FROM pg_constraint
+    WHERE conrelid = to_regclass('{schema}.job') AND conname = 'job_limits' AND NOT convalidated;
+    IF limits IS NOT NULL THEN
+        EXECUTE format('UPDATE {schema}.job SET state = ''dead'', finished_at = now(), worker = NULL, claim = NULL, '
+                       'claimed_at = NULL, error = ''the stored job is damaged: it is larger than a job may be'' '
+                       'WHERE finished_at IS NULL AND NOT (%s)', limits);
+    END IF;
+END $$;
+
+
+-- name: validations
+-- The statements by which constraints that hold for new rows only are made to hold for all, or are found broken.
+SELECT conname, format('ALTER TABLE %%s VALIDATE CONSTRAINT %%I', conrelid::regclass, conname)
+FROM pg_constraint JOIN pg_class ON pg_class.oid = conrelid JOIN pg_namespace ON pg_namespace.oid = relnamespace
+WHERE nspname = %(schema)s AND relname = ANY (%(tables)s::text[]) AND NOT convalidated ORDER BY conname;
 
 
 -- name: close_journal
@@ -173,23 +288,25 @@ ON CONFLICT (name) DO UPDATE SET ordered = excluded.ordered WHERE channel.ordere
 -- Store one job that has neither an ordering key nor a time of its own, unless its id exists, or its channel is ordered.
 -- Announces what it is told to. `spawn` can do the same; but most spawns are alone, and this takes a sixth less time,
 -- also because it returns nothing but how many it has stored.
-INSERT INTO {schema}.job (id, channel, priority, due_at, method, url, headers, body, accept, timeout, follow_redirects,
-                          retry, awaited)
-SELECT %(id)s::uuid, %(channel)s::text, %(priority)s::smallint,
-       now() + %(delay)s::double precision * interval '1 second', %(method)s::text,
-       %(url)s::text, %(headers)s::json, %(body)s::bytea, %(accept)s::int4multirange, %(timeout)s::double precision,
-       %(follow_redirects)s::boolean, %(retry)s::jsonb, %(awaited)s::boolean
-FROM (SELECT {schema}.announce(%(topic)s::text, %(announced)s::text)) AS announced
-WHERE NOT EXISTS (SELECT FROM {schema}.channel WHERE name = %(channel)s AND ordered)
+INSERT INTO {schema}.job (id, channel, priority, due_at, position, method, url, headers, body, accept, timeout,
+                          follow_redirects, retry, awaited)
+SELECT %(id)s::pg_catalog.uuid, %(channel)s::pg_catalog.text, %(priority)s::smallint,
+       pg_catalog.now() OPERATOR(pg_catalog.+) (%(delay)s::double precision OPERATOR(pg_catalog.*) interval '1 second'),
+       NULL, %(method)s::pg_catalog.text, %(url)s::pg_catalog.text, %(headers)s::pg_catalog.json,
+       %(body)s::pg_catalog.bytea, %(accept)s::pg_catalog.int4multirange, %(timeout)s::double precision,
+       %(follow_redirects)s::boolean, %(retry)s::pg_catalog.jsonb, %(awaited)s::boolean
+FROM (SELECT {schema}.announce(%(topic)s::pg_catalog.text, %(announced)s::pg_catalog.text)) AS announced
+WHERE NOT EXISTS (SELECT FROM {schema}.channel
+                  WHERE name OPERATOR(pg_catalog.=) %(channel)s::pg_catalog.text AND ordered)
 ON CONFLICT (id) DO NOTHING;
 
 
 -- name: spawn_claimed
 -- Store one such job as claimed, by a process that can send it at once: nobody else need know of it. Nothing is stored
 -- for a process that is not registered (any more).
-INSERT INTO {schema}.job (id, channel, priority, due_at, method, url, headers, body, accept, timeout, follow_redirects,
-                          retry, awaited, state, attempts, worker, claim, claimed_at)
-SELECT %(id)s::uuid, %(channel)s::text, %(priority)s::smallint, now(), %(method)s::text, %(url)s::text,
+INSERT INTO {schema}.job (id, channel, priority, due_at, position, method, url, headers, body, accept, timeout,
+                          follow_redirects, retry, awaited, state, attempts, worker, claim, claimed_at)
+SELECT %(id)s::uuid, %(channel)s::text, %(priority)s::smallint, now(), NULL, %(method)s::text, %(url)s::text,
        %(headers)s::json, %(body)s::bytea, %(accept)s::int4multirange, %(timeout)s::double precision,
        %(follow_redirects)s::boolean, %(retry)s::jsonb, %(awaited)s::boolean, 'running', 1, worker.id, %(claim)s::uuid,
        now()
@@ -205,53 +322,68 @@ ON CONFLICT (id) DO NOTHING;
 -- down before the first is used. If some exist already, it writes something all the same: a commit that has written
 -- nothing would not wait for a synchronous replica, which the first try may have been broken off in waiting for.
 WITH ordered AS MATERIALIZED (
-    SELECT name FROM {schema}.channel WHERE ordered AND name = ANY (%(channels)s::text[])
+    SELECT name FROM {schema}.channel
+    WHERE ordered AND name OPERATOR(pg_catalog.=) ANY (%(channels)s::pg_catalog.text[])
 ), stored AS (
-    INSERT INTO {schema}.job (id, channel, priority, due_at, method, url, headers, body, accept, timeout,
+    INSERT INTO {schema}.job (id, channel, priority, due_at, position, method, url, headers, body, accept, timeout,
                               follow_redirects, retry, awaited)
-    SELECT id, channel, priority, coalesce(at, now() + delay * interval '1 second'), method, url, headers, body, accept,
-           timeout, follow_redirects, retry, awaited
-    FROM (SELECT unnest(%(id)s::uuid[]) AS id, unnest(%(channel)s::text[]) AS channel,
-                 unnest(%(priority)s::smallint[]) AS priority, unnest(%(at)s::timestamptz[]) AS at,
-                 unnest(%(delay)s::double precision[]) AS delay, unnest(%(method)s::text[]) AS method,
-                 unnest(%(url)s::text[]) AS url, unnest(%(headers)s::json[]) AS headers,
-                 unnest(%(body)s::bytea[]) AS body, unnest(%(accept)s::int4multirange[]) AS accept,
-                 unnest(%(timeout)s::double precision[]) AS timeout,
-                 unnest(%(follow_redirects)s::boolean[]) AS follow_redirects,
-                 unnest(%(retry)s::jsonb[]) AS retry, unnest(%(awaited)s::boolean[]) AS awaited) AS input
-    WHERE channel <> ALL (ARRAY(SELECT name FROM ordered))
+    SELECT id, channel, priority,
+           coalesce(at, pg_catalog.now() OPERATOR(pg_catalog.+) (delay OPERATOR(pg_catalog.*) interval '1 second')),
+           NULL, method, url, headers, body, accept, timeout, follow_redirects, retry, awaited
+    FROM (SELECT pg_catalog.unnest(%(id)s::pg_catalog.uuid[]) AS id,
+                 pg_catalog.unnest(%(channel)s::pg_catalog.text[]) AS channel,
+                 pg_catalog.unnest(%(priority)s::smallint[]) AS priority,
+                 pg_catalog.unnest(%(at)s::pg_catalog.timestamptz[]) AS at,
+                 pg_catalog.unnest(%(delay)s::double precision[]) AS delay,
+                 pg_catalog.unnest(%(method)s::pg_catalog.text[]) AS method,
+                 pg_catalog.unnest(%(url)s::pg_catalog.text[]) AS url,
+                 pg_catalog.unnest(%(headers)s::pg_catalog.json[]) AS headers,
+                 pg_catalog.unnest(%(body)s::pg_catalog.bytea[]) AS body,
+                 pg_catalog.unnest(%(accept)s::pg_catalog.int4multirange[]) AS accept,
+                 pg_catalog.unnest(%(timeout)s::double precision[]) AS timeout,
+                 pg_catalog.unnest(%(follow_redirects)s::boolean[]) AS follow_redirects,
+                 pg_catalog.unnest(%(retry)s::pg_catalog.jsonb[]) AS retry,
+                 pg_catalog.unnest(%(awaited)s::boolean[]) AS awaited) AS input
+    WHERE channel OPERATOR(pg_catalog.<>) ALL (ARRAY(SELECT name FROM ordered))
     ON CONFLICT (id) DO NOTHING
     RETURNING 1
 )
-SELECT (SELECT json_agg(name) FROM ordered) AS ordered, extract(epoch FROM now()) AS now,
-       {schema}.announce(%(topic)s::text, %(announced)s::text)::text AS announced,
-       CASE WHEN (SELECT count(*) FROM stored) < cardinality(%(id)s::uuid[])
-            THEN CASE WHEN (SELECT count(*) FROM stored) < (SELECT count(*) FROM unnest(%(channel)s::text[]) AS channel
-                                                            WHERE channel <> ALL (ARRAY(SELECT name FROM ordered)))
-                      THEN pg_logical_emit_message(true, 'requeuest', '') END END AS written;
+SELECT (SELECT pg_catalog.json_agg(name) FROM ordered) AS ordered, extract(epoch FROM pg_catalog.now()) AS now,
+       {schema}.announce(%(topic)s::pg_catalog.text, %(announced)s::pg_catalog.text)::pg_catalog.text AS announced,
+       CASE WHEN (SELECT pg_catalog.count(*) FROM stored)
+                 OPERATOR(pg_catalog.<) pg_catalog.cardinality(%(id)s::pg_catalog.uuid[])
+            THEN CASE WHEN (SELECT pg_catalog.count(*) FROM stored) OPERATOR(pg_catalog.<) (
+                               SELECT pg_catalog.count(*)
+                               FROM pg_catalog.unnest(%(channel)s::pg_catalog.text[]) AS channel
+                               WHERE channel OPERATOR(pg_catalog.<>) ALL (ARRAY(SELECT name FROM ordered)))
+                      THEN pg_catalog.pg_logical_emit_message(true, 'requeuest'::pg_catalog.text, ''::pg_catalog.text)
+                 END END AS written;
 
 
 -- name: announce
 -- Tell listening processes of channels with something due.
-SELECT {schema}.announce(%(topic)s, %(announced)s)::text AS announced;
+SELECT {schema}.announce(%(topic)s::pg_catalog.text, %(announced)s::pg_catalog.text)::pg_catalog.text AS announced;
 
 
 -- name: make_room_for_news
 -- Let PostgreSQL forget the notifications that everybody has heard: once its queue is full, it does that in no other way.
-SELECT pg_notification_queue_usage();
+SELECT pg_catalog.pg_notification_queue_usage();
 
 
 -- name: ordered_channels
 -- Which of these channels are ordered as a whole, whatever keys their jobs were given.
-SELECT name FROM {schema}.channel WHERE ordered AND name = ANY (%(channels)s::text[]);
+SELECT name FROM {schema}.channel
+WHERE ordered AND name OPERATOR(pg_catalog.=) ANY (%(channels)s::pg_catalog.text[]);
 
 
 -- name: lock_keys
 -- Take the locks of ordering keys until the end of the transaction, in one order for everybody. Tells the isolation
 -- level, because what follows must see what was committed before the locks were had.
-SELECT current_setting('transaction_isolation') AS isolation, count(pg_advisory_xact_lock(lock)) AS locks
+SELECT pg_catalog.current_setting('transaction_isolation'::pg_catalog.text) AS isolation,
+       pg_catalog.count(pg_catalog.pg_advisory_xact_lock(lock)) AS locks
 FROM (SELECT DISTINCT {schema}.key_lock(channel, ordering_key) AS lock
-      FROM unnest(%(channels)s::text[], %(keys)s::text[]) AS keys (channel, ordering_key)
+      FROM ROWS FROM (pg_catalog.unnest(%(channels)s::pg_catalog.text[]),
+                      pg_catalog.unnest(%(keys)s::pg_catalog.text[])) AS keys (channel, ordering_key)
       ORDER BY lock) AS ordered;
 
 
@@ -275,42 +407,60 @@ WHERE pg_try_advisory_xact_lock({schema}.key_lock(channel, ordering_key));
 -- is available, all others are blocked. Returns the channels of those that are available, also if they were stored
 -- before, and in how many seconds they are due. If some exist already, it writes something all the same; see `spawn`.
 WITH placed AS MATERIALIZED (
-    SELECT *, row_number() OVER (PARTITION BY channel, ordering_key ORDER BY place) > 1
+    SELECT *, pg_catalog.row_number() OVER (PARTITION BY channel, ordering_key ORDER BY place) OPERATOR(pg_catalog.>) 1
         OR EXISTS (SELECT FROM {schema}.job AS head
-                   WHERE head.channel = input.channel AND head.ordering_key = input.ordering_key
-                     AND head.ordering_key IS NOT NULL AND head.state IN ('held', 'available', 'running'))
+                   WHERE head.channel OPERATOR(pg_catalog.=) input.channel
+                     AND head.ordering_key OPERATOR(pg_catalog.=) input.ordering_key AND head.ordering_key IS NOT NULL
+                     AND head.state OPERATOR(pg_catalog.=) ANY ('{held,available,running}'::{schema}.job_state[]))
         OR EXISTS (SELECT FROM {schema}.job AS behind
-                   WHERE behind.channel = input.channel AND behind.ordering_key = input.ordering_key
-                     AND behind.state = 'blocked') AS is_blocked
-    FROM unnest(%(id)s::uuid[], %(channel)s::text[], %(priority)s::smallint[], %(at)s::timestamptz[],
-                %(delay)s::double precision[], %(ordering_key)s::text[], %(method)s::text[], %(url)s::text[],
-                %(headers)s::json[], %(body)s::bytea[], %(accept)s::int4multirange[], %(timeout)s::double precision[],
-                %(follow_redirects)s::boolean[], %(retry)s::jsonb[], %(awaited)s::boolean[]) WITH ORDINALITY
+                   WHERE behind.channel OPERATOR(pg_catalog.=) input.channel
+                     AND behind.ordering_key OPERATOR(pg_catalog.=) input.ordering_key
+                     AND behind.state OPERATOR(pg_catalog.=) 'blocked'::{schema}.job_state) AS is_blocked
+    FROM ROWS FROM (
+        pg_catalog.unnest(%(id)s::pg_catalog.uuid[]), pg_catalog.unnest(%(channel)s::pg_catalog.text[]),
+        pg_catalog.unnest(%(priority)s::smallint[]), pg_catalog.unnest(%(at)s::pg_catalog.timestamptz[]),
+        pg_catalog.unnest(%(delay)s::double precision[]), pg_catalog.unnest(%(ordering_key)s::pg_catalog.text[]),
+        pg_catalog.unnest(%(method)s::pg_catalog.text[]), pg_catalog.unnest(%(url)s::pg_catalog.text[]),
+        pg_catalog.unnest(%(headers)s::pg_catalog.json[]), pg_catalog.unnest(%(body)s::pg_catalog.bytea[]),
+        pg_catalog.unnest(%(accept)s::pg_catalog.int4multirange[]), pg_catalog.unnest(%(timeout)s::double precision[]),
+        pg_catalog.unnest(%(follow_redirects)s::boolean[]), pg_catalog.unnest(%(retry)s::pg_catalog.jsonb[]),
+        pg_catalog.unnest(%(awaited)s::boolean[])) WITH ORDINALITY
          AS input (id, channel, priority, at, delay, ordering_key, method, url, headers, body, accept, timeout,
                    follow_redirects, retry, awaited, place)
     -- By their ids whatever the plan: one that was made while there were few jobs, and is kept, would read all of them.
-    WHERE input.id <> ALL (ARRAY(SELECT same.id FROM {schema}.job AS same WHERE same.id = ANY (%(id)s::uuid[])))
+    WHERE input.id OPERATOR(pg_catalog.<>) ALL (
+        ARRAY(SELECT same.id FROM {schema}.job AS same
+              WHERE same.id OPERATOR(pg_catalog.=) ANY (%(id)s::pg_catalog.uuid[])))
     ORDER BY place
 ), stored AS (
     INSERT INTO {schema}.job (id, channel, state, priority, due_at, ordering_key, position, method, url, headers, body,
                               accept, timeout, follow_redirects, retry, awaited)
-    SELECT id, channel, CASE WHEN is_blocked THEN 'blocked' ELSE 'available' END::{schema}.job_state, priority,
-           coalesce(at, now() + delay * interval '1 second'), ordering_key, nextval('{schema}.job_position'),
+    SELECT id, channel,
+           CASE WHEN is_blocked THEN 'blocked'::{schema}.job_state ELSE 'available'::{schema}.job_state END, priority,
+           coalesce(at, pg_catalog.now() OPERATOR(pg_catalog.+) (delay OPERATOR(pg_catalog.*) interval '1 second')),
+           ordering_key, pg_catalog.nextval('{schema}.job_position'::pg_catalog.regclass),
            method, url, headers, body, accept, timeout, follow_redirects, retry, awaited
     FROM placed ORDER BY place
     ON CONFLICT (id) DO NOTHING
     RETURNING channel, due_at, state
 ), available AS (
-    SELECT channel, due_at FROM stored WHERE state = 'available'
+    SELECT channel, due_at FROM stored WHERE state OPERATOR(pg_catalog.=) 'available'::{schema}.job_state
     UNION ALL
     -- Stored by an earlier call whose answer was lost, so that nobody was told of it.
     SELECT channel, {schema}.readable(due_at) FROM {schema}.job
-    WHERE id = ANY (%(id)s::uuid[]) AND state::text = 'available'
+    WHERE id OPERATOR(pg_catalog.=) ANY (%(id)s::pg_catalog.uuid[])
+      AND state::pg_catalog.text OPERATOR(pg_catalog.=) 'available'::pg_catalog.text
+), waits AS (
+    SELECT channel,
+           extract(epoch FROM greatest(due_at, pg_catalog.now()) OPERATOR(pg_catalog.-) pg_catalog.now()) AS wait
+    FROM available
 )
-SELECT json_agg(DISTINCT jsonb_build_array(channel, extract(epoch FROM greatest(due_at, now()) - now()))) AS waits,
-       CASE WHEN (SELECT count(*) FROM stored) < cardinality(%(id)s::uuid[])
-            THEN pg_logical_emit_message(true, 'requeuest', '') END AS written
-FROM available;
+SELECT pg_catalog.json_agg(DISTINCT pg_catalog.jsonb_build_array(channel, wait)) AS waits,
+       CASE WHEN (SELECT pg_catalog.count(*) FROM stored)
+                 OPERATOR(pg_catalog.<) pg_catalog.cardinality(%(id)s::pg_catalog.uuid[])
+            THEN pg_catalog.pg_logical_emit_message(true, 'requeuest'::pg_catalog.text, ''::pg_catalog.text) END
+           AS written
+FROM waits;
 
 
 -- name: due_channels
@@ -781,7 +931,7 @@ SELECT pg_listening_channels();
 
 -- name: backend
 -- Which of the server's processes answers.
-SELECT pg_backend_pid();
+SELECT pg_catalog.pg_backend_pid();
 
 
 -- name: take_token
