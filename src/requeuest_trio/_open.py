@@ -257,7 +257,7 @@ def _listener(database: Database, store: Store, waiters: Waiters, runner: Runner
         waiters.wake_all()
         runner.dispatcher.wake_all()
 
-    hints = Hints(due=runner.dispatcher.wake, done=waiters.wake, anything=anything)
+    hints = Hints(due=runner.dispatcher.hear, done=waiters.wake, anything=anything)
     return Listener(database, store, [store.due_topic, store.done_topic], hints)
 
 

@@ -22,6 +22,7 @@ from requeuest_trio._model.job import Job
 __all__ = ["JobReader", "Waiters"]
 
 _logger = logging.getLogger("requeuest_trio.waiters")
+_PAUSE_SECONDS = 0.01
 
 
 class JobReader(Protocol):
@@ -105,6 +106,8 @@ class Waiters:
             with trio.move_on_after(self._poll_interval):
                 await self._look_now.wait()
             self._look_now = trio.Event()
+            # Anybody can ask for looks, as many as he likes.
+            await trio.sleep(_PAUSE_SECONDS)
             asked = set(self._waiting)
             if not asked:
                 continue

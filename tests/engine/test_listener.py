@@ -5,6 +5,7 @@ What could go wrong, and is tried here: notifications that are switched off, or 
 listening connection that dies, and jobs that come meanwhile; announcements that other programs make.
 """
 
+import gc
 from typing import Any
 
 import pytest
@@ -12,11 +13,13 @@ import trio
 
 from requeuest_trio import ALL, Config, Request, open_requeuest
 from requeuest_trio._engine import listener
+from requeuest_trio._engine.dispatcher import Dispatcher
 from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._store.store import Store
 from requeuest_trio.testing import Receiver
+from tests.engine.roles import another_role
 from tests.engine.support import Eye, Log, nothing_left
-from tests.postgres.harness import terminate
+from tests.postgres.harness import connect, terminate
 
 
 async def _insert_unannounced(eye: Eye, url: str, channel: str = "a") -> None:
@@ -108,3 +111,77 @@ async def test_a_client_that_only_enqueues_hears_of_results(eye: Eye, receiver: 
         with trio.fail_after(5):
             for _ in range(3):
                 assert (await client.spawn_returning("a", Request.get(receiver.url))).status_code == 200
+
+
+HOSTILE = [
+    "[" * 7_900,
+    '{"a": ' + "9" * 401 + "}",
+    '{"a": ' + "9" * 5_000 + "}",
+    '{"\\ud800": 0}',
+    '{"a": 0, "a": [NaN, -Infinity]}',
+    '{"a": {"a": {"a": 0}}}',
+    ",,,",
+    "",
+]
+FLOOD = """
+DO $$
+BEGIN
+    FOR i IN 1 .. 150 LOOP
+        PERFORM pg_notify('requeuest:' || topic, CASE topic
+            WHEN 'due' THEN (SELECT json_object_agg('x' || i || '.' || n, 0)::text FROM generate_series(1, 480) AS n)
+            ELSE (SELECT string_agg(gen_random_uuid()::text, ',') FROM generate_series(1, 200)) END)
+        FROM unnest(ARRAY['due', 'done']) AS topic;
+        COMMIT;
+        PERFORM pg_sleep(0.005);
+    END LOOP;
+END $$
+"""
+
+
+@pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")
+async def test_whoever_may_connect_can_announce_what_he_likes(eye: Eye, receiver: Receiver, log: Log) -> None:
+    with another_role(eye.dsn) as theirs:
+        stranger = await connect(theirs)
+        async with stranger, nothing_left(eye), open_requeuest(eye.dsn, poll_interval=600) as client:
+            for payload in HOSTILE:
+                for topic in ("due", "done", "x"):
+                    await stranger.execute("select pg_notify(%s, %s)", [f"requeuest:{topic}", payload])
+                with trio.fail_after(5):
+                    await client.spawn_returning("a", Request.get(receiver.url))
+    assert not log.fields("listener_lost")
+
+
+@pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")
+async def test_invented_channels_and_jobs_keep_nothing_from_being_sent(eye: Eye, receiver: Receiver) -> None:
+    """And what is heard leaves nothing behind."""
+    stop = trio.Event()
+    with another_role(eye.dsn) as theirs:
+        async with open_requeuest(eye.dsn, (), poll_interval=600) as producer, trio.open_nursery() as nursery:
+
+            async def flood() -> None:
+                stranger = await connect(theirs)
+                async with stranger:
+                    while not stop.is_set():
+                        await stranger.execute(FLOOD.encode())
+
+            async with open_requeuest(eye.dsn, poll_interval=600):
+                nursery.start_soon(flood)
+                nursery.start_soon(flood)
+                [dispatcher] = [
+                    each for each in gc.get_objects() if isinstance(each, Dispatcher) and not each._is_closed
+                ]
+                for number in range(20):
+                    with trio.fail_after(5):
+                        await producer.spawn_returning(f"healthy {number}", Request.get(receiver.url))
+                assert all(channel.startswith("healthy") for channel in (*dispatcher._hot, *dispatcher._known))
+                stop.set()
+
+
+async def test_wake_ups_of_one_channel_do_not_pile_up(eye: Eye) -> None:
+    async with open_requeuest(eye.dsn, ["a"], poll_interval=600):
+        [dispatcher] = [each for each in gc.get_objects() if isinstance(each, Dispatcher) and not each._is_closed]
+        for number in range(10_000):
+            dispatcher.hear({"a": [500 - number / 100], "invented": [0.0]})
+        assert len(dispatcher._timers) < 200
+        assert dispatcher._later.keys() == {"a"}
+        assert not dispatcher._hot

@@ -5,6 +5,10 @@ becomes hot. Wake-ups, which may be lost, and the poll, which finds everything, 
 less than there were places for takes its channel off. What becomes hot by its time is looked up again once it is
 emptied, because only the first time was known. So the cost of a claim is that of busy channels, however many others
 exist.
+
+Wake-ups from other processes may be anybody's. A channel that is known, because it was named to this process or the
+database has told of it, is taken at its word; whatever else is heard comes to one look at the database, and looks take
+up a small part of the time at most. So what somebody invents is never kept, nor claimed for.
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ from requeuest_trio._postgres import Backoff, TrioConnection
 from requeuest_trio._store.database import DATABASE_ERRORS, Database
 from requeuest_trio._store.rows import Claimed, Reservation
 from requeuest_trio._store.store import Store
+from requeuest_trio._store.waits import Waits, pairs
 
 __all__ = ["Dispatcher"]
 
@@ -41,6 +46,11 @@ _CHANNELS_PER_CLAIM = 100
 _OVERDUE_LEASE_PAUSE = 0.2
 _SOON_SECONDS = 0.05
 _STALLED_SECONDS = 1.0
+_LOOK_SECONDS = 0.05
+"""How soon one look at the database for what was heard may follow another."""
+_LOOK_SHARE = 10
+"""And how many times as long as it took."""
+_KNOWN_CHANNELS = 10_000
 _REMEMBERED_CLAIMS = 10_000
 """Those of some seconds: what PostgreSQL may forget is younger."""
 
@@ -74,7 +84,12 @@ class Dispatcher:
         self._later: dict[str, float] = {}
         self._timers: list[tuple[float, str]] = []
         self._timed: set[str] = set()
+        self._known: dict[str, None] = {}
+        """Channels that the database has told of, the newest last."""
         self._look_around = True
+        self._look_at = math.inf
+        """When to look at the database for what was heard."""
+        self._look_not_before = -math.inf
         self._woken = trio.Event()
         self._asked_for: Mapping[str, int] = {}
         self._look_for_stalled_at = math.inf
@@ -106,10 +121,11 @@ class Dispatcher:
     # --- hints --------------------------------------------------------------------------------------------------------
 
     def wake(self, waits: Mapping[str, float]) -> None:
-        """Channels have something due in so many seconds."""
+        """Channels have something due in so many seconds; it is known to be so."""
         now = trio.current_time()
         for channel, wait in waits.items():
             if self._channels is None or channel in self._channels:
+                self._note(channel)
                 if wait <= 0:
                     self._hot[channel] = None
                     self._woken.set()
@@ -117,12 +133,34 @@ class Dispatcher:
                     # What is due after the next poll, the poll will find.
                     self._later[channel] = now + wait
                     heapq.heappush(self._timers, (now + wait, channel))
+                    self._forget_outdated_timers()
                     self._woken.set()
 
+    def hear(self, waits: Waits) -> None:
+        """Channels are said to have something due in so many seconds."""
+        known = self._known if self._channels is None else self._channels
+        for channel, wait in pairs(waits):
+            if channel in known:
+                self.wake({channel: wait})
+            elif self._channels is None and wait < self._poll_interval:
+                self.wake_all()
+
     def wake_all(self) -> None:
-        """Anything may be due: look at the database."""
-        self._look_around = True
-        self._woken.set()
+        """Anything may be due: look at the database, soon."""
+        if self._look_at == math.inf:
+            self._look_at = max(trio.current_time(), self._look_not_before)
+            self._woken.set()
+
+    def _note(self, channel: str) -> None:
+        if self._channels is None and channel not in self._known:
+            self._known[channel] = None
+            if len(self._known) > _KNOWN_CHANNELS:
+                del self._known[next(iter(self._known))]
+
+    def _forget_outdated_timers(self) -> None:
+        if len(self._timers) > 2 * len(self._later) + _CHANNELS_PER_CLAIM:
+            self._timers = [(due_at, channel) for channel, due_at in self._later.items()]
+            heapq.heapify(self._timers)
 
     def _fell_short(self, worker: Worker, job: Claimed, problem: str) -> None:
         """This machine could not send a job, and may not be able to send others either: release what is not begun."""
@@ -175,7 +213,7 @@ class Dispatcher:
                 self._shortages.ease(trio.current_time())
                 self._take_stalled()
                 await self._release_unwanted()
-                if self._look_around or trio.current_time() >= next_poll:
+                if self._look_around or trio.current_time() >= min(next_poll, self._look_at):
                     next_poll = trio.current_time() + self._poll_interval
                     await self._find_due_channels()
                 self._warm_up()
@@ -200,7 +238,7 @@ class Dispatcher:
 
     async def _sleep_until_needed(self, next_poll: float) -> None:
         next_timer = self._timers[0][0] if self._timers else math.inf
-        wake_at = min(next_poll, self._look_for_stalled_at, next_timer, self._shortages.next_change)
+        wake_at = min(next_poll, self._look_at, self._look_for_stalled_at, next_timer, self._shortages.next_change)
         with trio.move_on_at(wake_at):
             await self._woken.wait()
         self._woken = trio.Event()
@@ -217,8 +255,15 @@ class Dispatcher:
                 self._timed.add(channel)
 
     async def _find_due_channels(self) -> None:
-        self._look_around = False
-        self.wake(await self._ask_when_due(self._channels))
+        self._look_around, self._look_at = False, math.inf
+        began = trio.current_time()
+        waits = await self._ask_when_due(self._channels)
+        if self._channels is None:
+            # What was heard of them may have told of a second time as well.
+            self._timed.update(waits.keys() - self._known.keys())
+        self.wake(waits)
+        now = trio.current_time()
+        self._look_not_before = now + max(_LOOK_SECONDS, _LOOK_SHARE * (now - began))
 
     async def _ask_when_due(self, channels: Iterable[str] | None) -> dict[str, float]:
         return await self._database.run(
@@ -376,6 +421,8 @@ class Dispatcher:
         if self._reserved or self._claiming.cancel_called or self._is_closed or not self._lease.is_fresh:
             return False
         if self._look_around or channel in self._hot or channel in self._asked_for:
+            return False
+        if self._look_at < math.inf and channel not in self._known:
             return False
         worker = self._workers.get(channel)
         occupied, free, _ = (0, 1, 0) if worker is None else worker.slots

@@ -6,26 +6,30 @@ nothing was heard while there was none.
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from uuid import UUID
 
 import trio
 
+from requeuest_trio._engine.notification import finished_in, waits_in
 from requeuest_trio._model.errors import DatabaseUnavailable
 from requeuest_trio._model.events import Event, emit
 from requeuest_trio._postgres import Backoff, TrioConnection
 from requeuest_trio._store.database import DATABASE_ERRORS, Database
 from requeuest_trio._store.store import Store
+from requeuest_trio._store.waits import Waits
 
 __all__ = ["Hints", "Listener"]
 
 _logger = logging.getLogger("requeuest_trio.listener")
 _CHECK_SECONDS = 5.0
 _ANSWER_SECONDS = 5.0
+_READ_PER_SECOND = 1_000_000
+"""How many characters of announcements are read in a second. Whoever sends more gets a look at the database."""
 
 
 class Hints:
@@ -34,7 +38,7 @@ class Hints:
     def __init__(
         self,
         *,
-        due: Callable[[Mapping[str, float]], None],
+        due: Callable[[Waits], None],
         done: Callable[[Sequence[UUID]], None],
         anything: Callable[[], None],
     ) -> None:
@@ -53,6 +57,8 @@ class Listener:
         self._hints = hints
         self._backoff = Backoff(initial=0.1, cap=5.0)
         self._failures = 0
+        self._read = 0
+        self._read_since = -math.inf
 
     async def run(self) -> None:
         """Listen until cancelled, on a new connection whenever one breaks."""
@@ -86,15 +92,19 @@ class Listener:
         raise DatabaseUnavailable("the listening connection does not answer, or has lost its registration")
 
     def _pass_on(self, topic: str, payload: str) -> None:
-        try:
-            if topic == self._store.due_topic and payload:
-                for channel, waits in json.loads(payload).items():
-                    for wait in waits if isinstance(waits, list) else [waits]:
-                        self._hints.due({channel: float(wait)})
-            elif topic == self._store.done_topic and payload:
-                self._hints.done([UUID(job_id) for job_id in payload.split(",")])
-            else:
-                self._hints.anything()
-        except (ValueError, TypeError, AttributeError):
-            # Another program's announcement: it means something, we do not know what.
+        if not self._may_read(payload):
             self._hints.anything()
+        elif topic == self._store.due_topic and (waits := waits_in(payload)) is not None:
+            self._hints.due(waits)
+        elif topic == self._store.done_topic and (finished := finished_in(payload)) is not None:
+            self._hints.done(finished)
+        else:
+            # Too much for one announcement, or another program's: it means something, we do not know what.
+            self._hints.anything()
+
+    def _may_read(self, payload: str) -> bool:
+        now = trio.current_time()
+        if now - self._read_since >= 1.0:
+            self._read, self._read_since = 0, now
+        self._read += len(payload)
+        return self._read <= _READ_PER_SECOND
