@@ -25,7 +25,7 @@ from requeuest_trio._model.ecosystem import AsyncBaseTransport, AsyncClient, For
 from requeuest_trio._model.errors import InvalidRequest, RequeuestError
 from requeuest_trio._model.events import Event, emit
 from requeuest_trio._model.groups import Kept, raise_bare
-from requeuest_trio._postgres import Dsn, Route, TrioConnection
+from requeuest_trio._postgres import Dsn, Route, TrioConnection, move_on_after
 from requeuest_trio._store.announcer import Announcer
 from requeuest_trio._store.database import Database, run_once
 from requeuest_trio._store.migrate import apply_migrations, check_schema
@@ -208,7 +208,7 @@ async def _resources() -> AsyncIterator[AsyncExitStack]:
     try:
         yield stack
     finally:
-        with trio.move_on_after(_CLOSE_SECONDS, shield=True):
+        with move_on_after(_CLOSE_SECONDS, shield=True, holds=False):
             await stack.aclose()
 
 
@@ -237,7 +237,7 @@ async def _running(
         errors.extend(group.exceptions)
     finally:
         if runner is not None:
-            with trio.move_on_after(FINISH_SECONDS, shield=True):
+            with move_on_after(FINISH_SECONDS, shield=True, holds=False):
                 await runner.finish()
     if errors:
         raise_bare(BaseExceptionGroup("the block has ended with several errors", errors))

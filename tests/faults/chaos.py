@@ -12,7 +12,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from tests.faults.processes import Program
 from tests.faults.rig import Rig, open_rig
 from tests.faults.summary import summary
 from tests.faults.throwaway import Throwaway, throwaway_server
+from tests.faults.wall import Wall
 
 STEADY = 8.0
 """Seconds without faults at the beginning, to know what is usual."""
@@ -42,6 +43,8 @@ DELAY = 0.1
 MOST_PER_SECOND = PLACES / DELAY
 """Deliveries, with every place taken all the time."""
 LEASE, POLL, TIMEOUT = 3.0, 0.5, 2.0
+KEPT = 20 * 3_600.0
+"""Seconds. What has succeeded is removed after a day."""
 RETRY = {"initial": 0.05, "max_backoff": 0.5}
 ORDERS: tuple[dict[str, Any], ...] = (
     {"pause": 0.02},
@@ -54,9 +57,11 @@ ORDERS: tuple[dict[str, Any], ...] = (
 class Chaos:
     """What is running, and what is done to it."""
 
-    def __init__(self, rig: Rig, server: Throwaway) -> None:
+    def __init__(self, rig: Rig, server: Throwaway, wall: Wall, apart: float) -> None:
         self._rig = rig
         self._server = server
+        self._wall = wall
+        self._false_times = _false_times(apart)
         self._chance = random.Random(rig.seed)
         self._workers: list[Program] = []
         self._producers: list[Program] = []
@@ -65,6 +70,8 @@ class Chaos:
             self.kill_worker: 4,
             self.freeze_worker: 2,
             self.starve_worker: 2,
+            self.suspend_worker: 2,
+            self.set_clock: 2,
             self.end_worker: 2,
             self.end_worker_at_once: 2,
             self.kill_producer: 1,
@@ -161,6 +168,22 @@ class Chaos:
         with self._rig.fault("no descriptors", jobs=()), worker.starved(self._chance.randrange(4)):
             await self._rig.run_for(self._chance.uniform(0.1, LEASE))
 
+    async def suspend_worker(self) -> None:
+        """For less than its lease, or for more, its machine is in suspend, of which its Trio knows nothing."""
+        worker, at = self._workers[self._choose()], time.monotonic()
+        async with worker.suspended():
+            held = await self._rig.held_in_the_end(worker)
+            await self._rig.run_for(self._chance.uniform(0.1, 2 * LEASE))
+        self._rig.note_fault("suspend", at, jobs=held)
+
+    async def set_clock(self) -> None:
+        """That of the database, far forward or back; and put it right again. Nobody's attempts are lost by that."""
+        if (ahead := next(self._false_times, None)) is not None:
+            with self._rig.fault("clock set", jobs=()):
+                await self._wall.set(ahead)
+                await self._rig.run_for(self._chance.uniform(0.1, 2 * LEASE))
+                await self._wall.set(0.0)
+
     async def end_worker(self) -> None:
         victim, at = self._choose(), time.monotonic()
         await self._rig.leave(self._workers[victim])
@@ -204,15 +227,23 @@ class Chaos:
             await trio.to_thread.run_sync(self._server.restart)
 
 
+def _false_times(apart: float) -> Iterator[float]:
+    """Seconds ahead or behind; never so many that what is finished would be old enough to be removed."""
+    for number in range(1, int(KEPT / apart)):
+        yield from (number * apart, -number * apart)
+
+
 async def play(seed: int, seconds: float, directory: Path) -> list[Violation]:
     """One performance. Tells what came of it, and returns what is wrong."""
     with throwaway_server({"max_connections": "200"}) as server:
+        wall, apart = Wall(server.dsn()), 2 * seconds + 600.0
+        await wall.hang_up(apart)
         await migrate(server.dsn())
         rig = None
         try:
             async with open_rig(server.dsn(), directory, seed) as rig:
                 began = time.monotonic()
-                history = await Chaos(rig, server).run(seconds)
+                history = await Chaos(rig, server, wall, apart).run(seconds)
         except Exception:
             if rig is not None:
                 print(rig.epitaph)

@@ -232,7 +232,12 @@ def read_arrivals(log: Path) -> list[Arrival]:
 
 
 def clock_of(connection: psycopg.Connection[Any]) -> Callable[[float | None], float]:
-    """Converts the database's time, as seconds since 1970, to that of CLOCK_MONOTONIC; None to infinity."""
+    """
+    Converts the database's time, as seconds since 1970, to that of CLOCK_MONOTONIC; None to infinity.
+
+    Also what was written while its clock was set to a false time (see `wall.py`), if it is right again.
+    """
+    apart = _apart(connection)
     offsets = []
     for _ in range(5):
         before = time.monotonic()
@@ -241,7 +246,23 @@ def clock_of(connection: psycopg.Connection[Any]) -> Callable[[float | None], fl
         assert row is not None
         offsets.append((after - before, (before + after) / 2 - row[0]))
     _, offset = min(offsets)
-    return lambda at: math.inf if at is None else at + offset
+    now = time.monotonic() - offset
+
+    def convert(at: float | None) -> float:
+        if at is None:
+            return math.inf
+        # The test began less than half of `apart` ago.
+        return float(at + offset - (0.0 if apart is None else apart * round((at - now + apart / 4) / apart)))
+
+    return convert
+
+
+def _apart(connection: psycopg.Connection[Any]) -> float | None:
+    """By how many seconds the times differ that its clock was set to. None: it can't be set."""
+    if connection.execute("select to_regclass('wall.clock')").fetchone() == (None,):
+        return None
+    row = connection.execute("select extract(epoch from apart)::float8 from wall.clock").fetchone()
+    return None if row is None or row[0] is None else float(row[0])
 
 
 def read_jobs(connection: psycopg.Connection[Any]) -> list[StoredJob]:

@@ -4,14 +4,16 @@ import json
 import os
 import resource
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import trio
 
+from tests.faults.suspension import Suspension
 from tests.faults.zygote import zygote
 
 PATIENCE = 20.0
@@ -114,6 +116,17 @@ class Program:
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
+    @asynccontextmanager
+    async def suspended(self) -> AsyncIterator[None]:
+        """As long as this block lasts, its machine is in suspend: see `suspension.py`."""
+        at = time.monotonic()
+        await self.freeze()
+        try:
+            yield
+        finally:
+            Suspension(self.log.with_suffix(".suspended")).add(time.monotonic() - at)
+            self.thaw()
+
     def _signal(self, number: signal.Signals) -> None:
         assert not self.has_ended, f"{self}: {self.heard} {self.errors}"
         signal.pidfd_send_signal(self._watch, number)
@@ -152,7 +165,7 @@ def start_program(nursery: trio.Nursery, module: str, name: str, directory: Path
     stdout, their_stdout = os.pipe()
     stderr = os.open(errors, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        settings = {"log": str(log), **settings}
+        settings = {"log": str(log), "suspended": str(log.with_suffix(".suspended")), **settings}
         pid, watch = zygote().fork(module, settings, their_stdin, their_stdout, stderr)
     finally:
         for theirs in (their_stdin, their_stdout, stderr):

@@ -6,9 +6,12 @@ import sys
 import time
 import traceback
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import trio
+
+from tests.faults.suspension import SuspendableClock, Suspension
 
 ORPHANED = 3
 """The exit status of a program whose test is gone."""
@@ -38,7 +41,9 @@ def run(main: Callable[[dict[str, Any]], Awaitable[None]], settings: dict[str, A
     """Run a program in this process, and say at the end that it came to its end."""
     status = 1
     try:
-        trio.run(main, settings)
+        suspended = settings.get("suspended")
+        clock = SuspendableClock(Suspension(Path(suspended))) if suspended else None
+        trio.run(main, settings, clock=clock)
         say("exit")
         status = 0
     finally:

@@ -5,6 +5,9 @@ In PostgreSQL the functions that tell the time are replaced in a database of the
 whatever asks for the time then, a default or a statement, gets it from here. A step is one commit, so that everybody
 sees it at the same moment, as with a real clock. This needs no rights but those of the test's own superuser, and works
 on every machine.
+
+If each false time is further from the others and from the real one than the test is long, what is stored tells by which
+of them it was written: `clock_of` in `history.py` makes use of that.
 """
 
 from __future__ import annotations
@@ -16,8 +19,8 @@ import trio
 
 SCHEMA = """
 CREATE SCHEMA wall;
-CREATE TABLE wall.clock (ahead interval NOT NULL);
-INSERT INTO wall.clock VALUES ('0');
+CREATE TABLE wall.clock (ahead interval NOT NULL, apart interval);
+INSERT INTO wall.clock VALUES ('0', NULL);
 """
 FUNCTIONS = {
     "now": "STABLE",
@@ -39,10 +42,12 @@ class Wall:
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
 
-    async def hang_up(self) -> None:
-        """From now on it can be set."""
+    async def hang_up(self, apart: float | None = None) -> None:
+        """From now on it can be set; to multiples of `apart`, if what is stored is to be dated afterwards."""
         functions = "".join(FUNCTION.format(name=name, volatility=how) for name, how in FUNCTIONS.items())
         await trio.to_thread.run_sync(self._run, SCHEMA + functions)
+        if apart is not None:
+            await trio.to_thread.run_sync(self._run, f"UPDATE wall.clock SET apart = '{apart} s'")
 
     async def set(self, ahead: float) -> None:
         """Set it to so many seconds ahead of the real time."""

@@ -18,7 +18,7 @@ import trio
 from requeuest_trio._engine.notification import finished_in, waits_in
 from requeuest_trio._model.errors import DatabaseUnavailable
 from requeuest_trio._model.events import Event, emit
-from requeuest_trio._postgres import Backoff, TrioConnection
+from requeuest_trio._postgres import Backoff, TrioConnection, move_on_after
 from requeuest_trio._store.database import DATABASE_ERRORS, Database
 from requeuest_trio._store.store import Store
 from requeuest_trio._store.waits import Waits
@@ -86,7 +86,7 @@ class Listener:
 
     async def _check(self, connection: TrioConnection) -> None:
         """A dead connection is silent: only a question shows that nobody is there."""
-        with trio.move_on_after(_ANSWER_SECONDS):
+        with move_on_after(_ANSWER_SECONDS):
             if await self._store.is_listening(connection, self._topics):
                 return
         raise DatabaseUnavailable("the listening connection does not answer, or has lost its registration")

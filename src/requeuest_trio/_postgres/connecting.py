@@ -6,6 +6,7 @@ import logging
 import math
 import random
 import socket
+from time import monotonic
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import psycopg
@@ -13,6 +14,7 @@ import trio
 from psycopg._conninfo_utils import get_param, get_param_def, is_ip_address, split_attempts
 from psycopg.conninfo import make_conninfo
 
+from requeuest_trio._postgres.real_time import move_on_after
 from requeuest_trio._postgres.waiting import run_connecting
 
 if TYPE_CHECKING:
@@ -98,8 +100,10 @@ async def connection_attempts(
 
     async def resolve(number: int, host_params: ConnDict) -> None:
         try:
-            with trio.fail_after(lookup_timeout):
+            with move_on_after(lookup_timeout) as scope:
                 found[number] = await _resolve(host_params)
+            if scope.cancelled_caught:
+                raise trio.TooSlowError
         except (OSError, UnicodeError, RuntimeError, trio.TooSlowError) as error:  # RuntimeError: no thread
             reason = str(error) or "the lookup timed out"
             failures.append(f"failed to resolve host {get_param(host_params, 'host')!r}: {reason}")
@@ -158,20 +162,20 @@ async def first_to_connect(
 
     Cancellation: nothing is left open.
     """
-    deadline = trio.current_time() + within
+    deadline = monotonic() + within
     failures: list[tuple[str, psycopg.Error]] = []
     for number, attempt in enumerate(attempts):
-        began = trio.current_time()
+        began = monotonic()
         share = (deadline - began) / (len(attempts) - number)
         address = address_of(attempt)
         try:
-            with trio.move_on_after(max(0.0, min(attempt_timeout, share))):
+            with move_on_after(max(0.0, min(attempt_timeout, share))):
                 connection = await run_connecting(connect_gen(make_conninfo("", **attempt)))
                 addresses.note_success(address)
                 return connection, address
             raise psycopg.errors.ConnectionTimeout("connection timeout expired")
         except psycopg.Error as error:
-            if trio.current_time() - began > _AT_ONCE_SECONDS:
+            if monotonic() - began > _AT_ONCE_SECONDS:
                 # What fails at once, such as for its role, costs the others nothing.
                 addresses.note_failure(address)
             where = ", ".join(f"{name}: {attempt.get(name)!r}" for name in ("host", "port", "hostaddr"))

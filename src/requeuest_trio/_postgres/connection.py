@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import asynccontextmanager, suppress
+from time import monotonic
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import psycopg
@@ -24,6 +25,7 @@ from psycopg.rows import Row, tuple_row
 from requeuest_trio._postgres.connecting import Address, Addresses, connection_attempts, first_to_connect
 from requeuest_trio._postgres.draining import come_to_rest, dispose_of, request_cancel
 from requeuest_trio._postgres.lock import ConnectionLock
+from requeuest_trio._postgres.real_time import move_on_after
 from requeuest_trio._postgres.transaction import TrioServerCursor, TrioTransaction
 from requeuest_trio._postgres.waiting import SocketWaiter, run_connecting
 
@@ -135,11 +137,11 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
         """
         params = conninfo_to_dict(conninfo, **kwargs)
         timeout = timeout_from_conninfo(params)
-        deadline = trio.current_time() + within
+        deadline = monotonic() + within
         if addresses is None:
             addresses = Addresses()
         attempts = await connection_attempts(params, min(timeout, within * _SHARE_OF_LOOKUPS), addresses)
-        left = deadline - trio.current_time()
+        left = deadline - monotonic()
         conn, address = await first_to_connect(cls._connect_gen, attempts, timeout, left, addresses)
         conn.address = address
         conn._autocommit = bool(autocommit)
@@ -249,7 +251,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
         except BaseException as interruption:
             outcome: tuple[T] | None = None
             try:
-                with trio.move_on_after(SETTLE_TIMEOUT, shield=True):
+                with move_on_after(SETTLE_TIMEOUT, shield=True):
                     outcome = (await self._waiter.run(gen),)
             finally:
                 if self.pgconn.transaction_status == _ACTIVE:
@@ -285,7 +287,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
             dispose_of(gen)
             return None
         try:
-            with trio.move_on_after(SETTLE_TIMEOUT, shield=True):
+            with move_on_after(SETTLE_TIMEOUT, shield=True):
                 if self.pgconn.pipeline_status:
                     await self._request_cancel()
                 else:
@@ -305,7 +307,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
         while True:
             # Always to the end of the request: one still on its way could hit the connection's next statement.
             await self._request_cancel()
-            with trio.move_on_after(patience):
+            with move_on_after(patience):
                 return await self._waiter.run(gen)
             patience *= 2
 
@@ -328,7 +330,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
         await trio.lowlevel.checkpoint_if_cancelled()
         if not self._should_cancel():
             return
-        with trio.move_on_after(timeout or float("inf")):
+        with move_on_after(timeout or float("inf")):
             if capabilities.has_cancel_safe():
                 await run_connecting(request_cancel(self.pgconn))
             else:
@@ -338,7 +340,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
 
     async def _try_cancel(self, *, timeout: float = SETTLE_TIMEOUT) -> None:
         """Cancel what is in progress; psycopg's way out of ``stream()`` and COPY, taken in cancelled scopes too."""
-        with trio.move_on_after(min(timeout, SETTLE_TIMEOUT), shield=True) as scope:
+        with move_on_after(min(timeout, SETTLE_TIMEOUT), shield=True) as scope:
             await self._request_cancel()
         if scope.cancelled_caught:
             self.abandon("a cancel request got no answer")
@@ -419,7 +421,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
             self.abandon("it was returned in the middle of an operation")
         elif self.pgconn.transaction_status != _IDLE:
             try:
-                with trio.move_on_after(SETTLE_TIMEOUT, shield=True):
+                with move_on_after(SETTLE_TIMEOUT, shield=True):
                     await self._waiter.run(self._rollback_gen())
             except psycopg.Error as error:
                 logger.debug("rollback failed: %s", error)

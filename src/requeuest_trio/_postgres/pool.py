@@ -8,6 +8,7 @@ import random
 from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import psycopg
@@ -15,6 +16,7 @@ import trio
 
 from requeuest_trio._postgres.backoff import Backoff
 from requeuest_trio._postgres.connection import TrioConnection
+from requeuest_trio._postgres.real_time import move_on_after, move_on_at
 from requeuest_trio._postgres.route import Route
 
 if TYPE_CHECKING:
@@ -223,7 +225,7 @@ class ConnectionPool:
             raise trio.ClosedResourceError("the pool is closed")
         if conn := self.take_nowait():
             return conn
-        with trio.move_on_after(patience) as scope:
+        with move_on_after(patience) as scope:
             self._acquiring.add(scope)
             try:
                 return await self._take_place_and_connection()
@@ -280,7 +282,7 @@ class ConnectionPool:
         if self._is_fresh(idle):
             return True
         try:
-            with trio.move_on_after(self._connect_timeout):
+            with move_on_after(self._connect_timeout):
                 await conn.ping()
                 return True
         except psycopg.Error:
@@ -301,7 +303,7 @@ class ConnectionPool:
         async with self._one_at_a_time:
             while True:
                 if self._failures:
-                    with trio.move_on_at(self._next_attempt):
+                    with move_on_at(self._next_attempt):
                         await self._returned.park()
                 if conn := await self._find_idle() or await self._try_to_connect():
                     return conn
@@ -322,11 +324,11 @@ class ConnectionPool:
         return conn
 
     async def _connect(self) -> Connection:
-        deadline = trio.current_time() + self._connect_timeout
+        deadline = monotonic() + self._connect_timeout
         conn: Connection = await self._route.connect(
             self._connect_timeout, autocommit=self._autocommit, prepare_threshold=self._prepare_threshold
         )
-        with trio.move_on_after(max(0.0, deadline - trio.current_time())):
+        with move_on_after(max(0.0, deadline - monotonic())):
             try:
                 if self._configure:
                     await self._configure(conn)

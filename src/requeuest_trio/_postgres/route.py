@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import Any, TypeAlias
 
 import psycopg
-import trio
 
 from requeuest_trio._postgres.connecting import Addresses
 from requeuest_trio._postgres.connection import TrioConnection
+from requeuest_trio._postgres.real_time import move_on_after
 
 __all__ = ("Dsn", "Route")
 
@@ -53,11 +54,11 @@ class Route:
 
         Cancellation: nothing is left open.
         """
-        deadline = trio.current_time() + timeout
-        with trio.move_on_after(timeout):
+        deadline = monotonic() + timeout
+        with move_on_after(timeout):
             conninfo = self._dsn if isinstance(self._dsn, str) else await _asked(self._dsn)
             return await TrioConnection.connect(
-                conninfo, within=deadline - trio.current_time(), addresses=self._addresses, **options
+                conninfo, within=deadline - monotonic(), addresses=self._addresses, **options
             )
         raise psycopg.errors.ConnectionTimeout(f"no connection within {timeout:g} s")
 

@@ -15,7 +15,7 @@ from functools import partial
 import trio
 
 from requeuest_trio._model.events import Event, emit
-from requeuest_trio._postgres import Backoff
+from requeuest_trio._postgres import Backoff, move_on_after
 from requeuest_trio._store.database import DATABASE_ERRORS, Database
 from requeuest_trio._store.store import Store
 from requeuest_trio._store.waits import Waits, first_two
@@ -89,7 +89,7 @@ class Announcer:
         finally:
             self._quiet.clear()
             if taken := self.take({}):
-                with trio.move_on_after(_LAST_SECONDS, shield=True), suppress(*DATABASE_ERRORS):
+                with move_on_after(_LAST_SECONDS, shield=True), suppress(*DATABASE_ERRORS):
                     await self._announce(taken)
 
     async def _announce_pending(self) -> None:

@@ -15,7 +15,15 @@ from psycopg.pq import TransactionStatus
 
 from requeuest_trio._config import Config
 from requeuest_trio._model.errors import DatabaseUnavailable, RequeuestError, SchemaMismatch
-from requeuest_trio._postgres import SETTLE_TIMEOUT, Backoff, ConnectionPool, Route, TrioConnection, TrioTransaction
+from requeuest_trio._postgres import (
+    SETTLE_TIMEOUT,
+    Backoff,
+    ConnectionPool,
+    Route,
+    TrioConnection,
+    TrioTransaction,
+    move_on_after,
+)
 from requeuest_trio._store.failures import Meaning, is_of_notify_queue, meaning_of, was_answered
 from requeuest_trio._store.queries import Queries
 
@@ -141,7 +149,7 @@ async def run_once(
     In contrast to `Database.run` the first failure to connect is told at once, with its reason.
     """
     patience = config.statement_timeout + _GRACE_SECONDS
-    with trio.move_on_after(config.connect_timeout + patience), for_callers():
+    with move_on_after(config.connect_timeout + patience), for_callers():
         async with connected(route, config.connect_timeout) as connection:
             return await in_transaction(connection, queries, _limits(config.statement_timeout), operation)
     raise DatabaseUnavailable(f"PostgreSQL did not answer within {patience:g} s")
@@ -206,7 +214,7 @@ class Database:
         for scope in self._running:
             scope.cancel()
         # Each of them ends within the settle timeout of its connection.
-        with trio.move_on_after(2 * SETTLE_TIMEOUT, shield=True):  # noqa: ASYNC912 - nothing to wait for is fine
+        with move_on_after(2 * SETTLE_TIMEOUT, shield=True, holds=False):  # noqa: ASYNC912 - nothing to wait for is fine
             while self._running:
                 await self._until_one_ends.park()
         await self._pool.aclose()  # noqa: ASYNC102 - closes in a cancelled scope too
@@ -271,7 +279,7 @@ class Database:
 
     async def _is_rolled_back_for(self, error: BaseException, transaction: TrioTransaction) -> bool:
         """Roll back. Returns whether that is all that was asked for, with psycopg's `Rollback`."""
-        with translated_unless(error), trio.move_on_after(self._answer_timeout):
+        with translated_unless(error), move_on_after(self._answer_timeout):
             return await transaction.__aexit__(type(error), error, error.__traceback__)
         return False
 
@@ -287,7 +295,7 @@ class Database:
             raise refused
 
     async def _in_time(self, step: Callable[[], Awaitable[object]], otherwise: str = "") -> None:
-        with trio.move_on_after(self._answer_timeout):
+        with move_on_after(self._answer_timeout):
             await step()
             return
         raise DatabaseUnavailable(f"PostgreSQL did not answer within {self._answer_timeout:g} s{otherwise}")
@@ -307,7 +315,7 @@ class Database:
         limit = self._answer_timeout + (pieces - 1) * self.statement_timeout
         connection = self._pool.take_nowait()
         patience = limit if connection else self._acquire_timeout + limit
-        with trio.move_on_after(patience) as scope:  # noqa: ASYNC912 - every operation asks
+        with move_on_after(patience) as scope:  # noqa: ASYNC912 - every operation asks
             self._running.add(scope)
             # Every statement comes through here, so without the help of context managers.
             try:

@@ -12,11 +12,9 @@ from collections.abc import Collection
 from contextlib import AsyncExitStack
 from functools import partial
 
-import trio
-
 from requeuest_trio._config import Config
 from requeuest_trio._model.errors import DatabaseUnavailable, InvalidRequest
-from requeuest_trio._postgres import Route, TrioConnection
+from requeuest_trio._postgres import Route, TrioConnection, move_on_after
 from requeuest_trio._store.database import connected, for_callers, run_once
 from requeuest_trio._store.queries import Queries
 
@@ -36,7 +34,7 @@ async def has_sessions(route: Route, queries: Queries, config: Config) -> bool:
     While one is in a transaction, the other's session is looked for: a transaction pooler hands that of an idle
     connection to the next that asks, or gives a connection another than before.
     """
-    with trio.move_on_after(2 * config.connect_timeout), for_callers():
+    with move_on_after(2 * config.connect_timeout), for_callers():
         async with AsyncExitStack() as stack:
             one, other = [await stack.enter_async_context(connected(route, config.connect_timeout)) for _ in range(2)]
             seen: dict[TrioConnection, set[int]] = {one: set(), other: set()}
