@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from requeuest_trio import Client, JobState, Reached, Request, RetryPolicy, open_requeuest
+from requeuest_trio._http import resolving
 from requeuest_trio.testing import Receiver, Reply, open_receiver
 from tests.engine.support import Eye, nothing_left, until_done
 from tests.faults.memory import Peak
@@ -22,8 +23,8 @@ from tests.faults.steady import Steady, percentile
 from tests.http.lookups import Lookups
 
 NAMES = 150
-HANGING = 250
-"""Lookups: more than there are names, because each hangs for longer than its attempt."""
+HANGING = resolving._MOST_PER_SHARE
+"""Lookups: all that a channel may have. Each hangs for longer than its attempt, and keeps its place."""
 TIMEOUT = 2.0
 RATE = 25.0
 """Healthy requests per second: few enough not to be a load themselves."""
@@ -60,6 +61,7 @@ async def test_names_that_hang_delay_no_other(eye: Eye, receiver: Receiver, look
             await until_done(lambda: lookups.running.total() >= HANGING)
             delays = await healthy.flow_for(2.0)
             assert percentile(delays, 0.9) < TIMEOUT / 2
+            assert lookups.running.total() == HANGING
             assert max(lookups.running.values()) <= 2
             assert 1 < lookups.asked["healthy.fine"] <= len(delays)
             assert peak.growth() < 64_000_000
