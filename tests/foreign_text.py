@@ -32,6 +32,7 @@ from requeuest_trio._http.redirects import Hop, goes_along, next_hop
 from requeuest_trio._model import checks
 from requeuest_trio._model.bodies import checked_body, content_body, form_encoded, json_body
 from requeuest_trio._model.channel import channels_of
+from requeuest_trio._model.dsn import problem_of
 from requeuest_trio._model.ecosystem import InvalidURL
 from requeuest_trio._model.errors import shown
 from requeuest_trio._model.escaping import cut, escaped
@@ -256,6 +257,11 @@ BOUNDED: Mapping[str, list[Call]] = {
     "_model.checks.instant": [lambda text: checks.instant("at", text)],
     "_model.checks.priority": [checks.priority],
     "_model.checks.job_id": [checks.job_id],
+    "_model.dsn.problem_of": [
+        problem_of,
+        lambda text: problem_of("postgresql://u:p@h/?" + text),
+        lambda text: problem_of("postgresql://u:p@h/?" + "&".join(f"user={part}" for part in text.split("a"))),
+    ],
     "_model.errors.InvalidRequest.__init__": [lambda text: str(InvalidRequest(text, text))],
     "_model.errors.shown": [shown, lambda text: shown(raw(text))],
     "_model.escaping.escaped": [escaped],

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field, fields
 
-import psycopg
-from psycopg.conninfo import conninfo_to_dict
-
 from requeuest_trio._model.checks import MAX_SECONDS
+from requeuest_trio._model.dsn import HiddenText, problem_of
 from requeuest_trio._model.errors import InvalidRequest, shown
 from requeuest_trio._model.origin import origin_of
 from requeuest_trio._model.urls import checked_url
@@ -87,7 +85,9 @@ class Config:
             raise InvalidRequest("notifications", f"must be a bool, not {type(self.notifications).__name__}")
         if self.listen_dsn is not None:
             if not callable(self.listen_dsn):
-                check_dsn("listen_dsn", self.listen_dsn, "is no libpq connection string or URL")
+                dsn = HiddenText(self.listen_dsn) if isinstance(self.listen_dsn, str) else self.listen_dsn
+                check_dsn("listen_dsn", dsn, "is no libpq connection string or URL")
+                object.__setattr__(self, "listen_dsn", dsn)
             if not self.notifications:
                 raise InvalidRequest("listen_dsn", "is of no use with notifications=False")
         # A frozen dataclass has to set its fields this way.
@@ -124,10 +124,8 @@ def _origins(argument: str, values: Collection[str]) -> frozenset[str]:
 
 
 def check_dsn(argument: str, dsn: object, problem: str) -> None:
-    """Raise unless libpq understands it. The text is not repeated: it may have a password in it."""
+    """Raise unless libpq understands it, with the reason. The text is not repeated: it may have a password in it."""
     if not isinstance(dsn, str):
         raise InvalidRequest(argument, f"must be a str, not {type(dsn).__name__}")
-    try:
-        conninfo_to_dict(dsn)
-    except psycopg.ProgrammingError as error:
-        raise InvalidRequest(argument, problem) from error
+    if (reason := problem_of(dsn)) is not None:
+        raise InvalidRequest(argument, f"{problem}: {reason}")

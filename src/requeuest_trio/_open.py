@@ -21,6 +21,7 @@ from requeuest_trio._engine.loop_lag import LoopLag
 from requeuest_trio._engine.runner import FINISH_SECONDS, Runner
 from requeuest_trio._http.sender import open_sender
 from requeuest_trio._model.channel import ALL, All, Channel, channels_of
+from requeuest_trio._model.dsn import HiddenText
 from requeuest_trio._model.ecosystem import AsyncBaseTransport, AsyncClient, ForeignClient
 from requeuest_trio._model.errors import InvalidRequest, RequeuestError
 from requeuest_trio._model.events import Event, emit
@@ -75,6 +76,7 @@ async def migrate(dsn: Dsn, *, schema: str = "requeuest", target: int | None = N
         await migrate("postgresql:///app")
     """
     _require_trio()
+    dsn = _hidden(dsn)
     async with _server(dsn) as address:
         return await apply_migrations(Route(address), schema=schema, target=target)
 
@@ -135,6 +137,7 @@ async def open_requeuest(
             await client.spawn("billing", Request.post("https://api.example.com/charges", json={"order": 7}))
     """
     _require_trio()
+    dsn = _hidden(dsn)
     names, settings = channels_of(channels)
     checked_schema(schema)
     _check_int("concurrency", concurrency, 1, 10_000)
@@ -291,6 +294,11 @@ async def _prepare(
     for channel in sorted(settings, key=attrgetter("name")):
         await store.set_channel(connection, channel)
     return await is_direct(connection, queries)
+
+
+def _hidden(dsn: Dsn) -> Dsn:
+    """The same, but not to be seen where the locals of a traceback are shown."""
+    return HiddenText(dsn) if isinstance(dsn, str) and not dsn.startswith(embedded.SCHEME) else dsn
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import psycopg
 
+from requeuest_trio._model.dsn import HiddenText, problem_of
 from requeuest_trio._postgres.connecting import Addresses
 from requeuest_trio._postgres.connection import TrioConnection
 from requeuest_trio._postgres.real_time import move_on_after
@@ -82,4 +83,6 @@ async def _asked(dsn: Callable[[], str | Awaitable[str]]) -> str:
         raise psycopg.OperationalError(f"the callable for the dsn must return a str, not {type(answer).__name__}")
     if answer.startswith("embedded:"):
         raise psycopg.OperationalError("the callable for the dsn must return a libpq connection string, not embedded:")
-    return answer
+    if (problem := problem_of(answer)) is not None:
+        raise psycopg.OperationalError(f"what the callable for the dsn has returned is wrong: {problem}")
+    return HiddenText(answer)

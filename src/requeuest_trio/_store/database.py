@@ -24,7 +24,7 @@ from requeuest_trio._postgres import (
     TrioTransaction,
     move_on_after,
 )
-from requeuest_trio._store.failures import Meaning, is_of_notify_queue, meaning_of, was_answered
+from requeuest_trio._store.failures import Meaning, is_of_notify_queue, meaning_of, was_answered, without_contents
 from requeuest_trio._store.queries import Queries
 
 __all__ = [
@@ -77,6 +77,7 @@ def translated_unless(own: BaseException) -> Iterator[None]:
 
 def _raise_translated(error: psycopg.Error) -> NoReturn:
     """The error of this library for each meaning; a refusal of data is left for who knows the data."""
+    error = without_contents(error)
     match meaning_of(error):
         case Meaning.OUTAGE:
             raise DatabaseUnavailable(f"PostgreSQL is not available: {first_line(error)}") from error
@@ -102,7 +103,8 @@ def for_callers() -> Iterator[None]:
         with translated():
             yield
     except psycopg.Error as error:
-        raise RequeuestError(f"PostgreSQL refuses: {first_line(error)}") from error
+        # A context manager that raises the same error again gives it its frames back.
+        raise RequeuestError(f"PostgreSQL refuses: {first_line(error)}") from without_contents(error)
 
 
 def first_line(error: BaseException) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from enum import Enum
 
 import psycopg
+from psycopg.pq import DiagnosticField
 
-__all__ = ["Meaning", "answer_of", "is_of_notify_queue", "meaning_of", "was_answered"]
+__all__ = ["Meaning", "answer_of", "is_of_notify_queue", "meaning_of", "was_answered", "without_contents"]
 
 
 class Meaning(Enum):
@@ -44,6 +45,8 @@ _MEANINGS = {
 }
 """By a whole SQLSTATE, or by its class."""
 
+_MOST_CAUSES = 20
+
 _IN_DOUBT = ("08", "57P", "25", "26", "0A", "42P03", "42P05")
 """What says nothing of the statement, but that it has met the wrong session: one that is lost or shut down (08, 57P),
 in a state, or on a server, that takes no such statement (25, such as a replica's), or whose prepared statements and
@@ -70,6 +73,37 @@ def was_answered(error: psycopg.Error) -> bool:
 def is_of_notify_queue(error: psycopg.Error) -> bool:
     """Whether a commit was refused, with a SQLSTATE for data, because the server has no room for what it announces."""
     return error.diag.source_function == "PreCommit_Notify"
+
+
+def without_contents(error: psycopg.Error) -> psycopg.Error:
+    """The same error, and those it came from, without what may be secret.
+
+    Details, hints and contexts of PostgreSQL show rows; the frames of psycopg hold parameters and connection strings.
+    """
+    link: BaseException | None = error
+    for _ in range(_MOST_CAUSES):
+        if link is None:
+            break
+        link.__traceback__ = None
+        if isinstance(link, psycopg.Error):
+            diag = link.diag
+            kept: dict[int, bytes | None] = {field: value.encode() for field, value in _kept(diag) if value is not None}
+            psycopg.Error.__init__(link, str(link).strip().partition("\n")[0], info=kept or None)
+        link = link.__cause__ or link.__context__
+    return error
+
+
+def _kept(diag: psycopg.errors.Diagnostic) -> list[tuple[DiagnosticField, str | None]]:
+    return [
+        (DiagnosticField.SEVERITY, diag.severity),
+        (DiagnosticField.SEVERITY_NONLOCALIZED, diag.severity_nonlocalized),
+        (DiagnosticField.SQLSTATE, diag.sqlstate),
+        (DiagnosticField.MESSAGE_PRIMARY, diag.message_primary),
+        (DiagnosticField.TABLE_NAME, diag.table_name),
+        (DiagnosticField.COLUMN_NAME, diag.column_name),
+        (DiagnosticField.CONSTRAINT_NAME, diag.constraint_name),
+        (DiagnosticField.SOURCE_FUNCTION, diag.source_function),
+    ]
 
 
 def answer_of(error: BaseException) -> psycopg.Error | None:

@@ -13,6 +13,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from requeuest_trio import Client, DatabaseUnavailable, Job, RequeuestError, SchemaMismatch, open_requeuest
 from requeuest_trio._embedded.files import Home
+from requeuest_trio._model.dsn import problem_of
 from requeuest_trio.embedded import embedded_path, open_embedded
 
 __all__ = ["every_job", "is_lasting", "open_existing", "without_secrets"]
@@ -55,6 +56,8 @@ def without_secrets(dsn: str) -> str:
     """A DSN that can be opened, for a message."""
     if embedded_path(dsn) is not None:
         return dsn
+    if problem_of(dsn) is not None:
+        return "***"
     secrets = {name: "***" for name in _SECRETS if name in conninfo_to_dict(dsn)}
     return make_conninfo(dsn, **secrets) if secrets else dsn
 

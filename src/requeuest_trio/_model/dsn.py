@@ -1,0 +1,93 @@
+"""Connection strings: what is wrong with one, said without repeating it, since there may be a password in it."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from psycopg.conninfo import conninfo_to_dict
+
+__all__ = ["HiddenText", "problem_of"]
+
+_SCHEMES = ("postgresql://", "postgres://")
+_DRIVER = re.compile(r"postgres(?:ql)?(\+[a-z0-9_]{1,40})://")
+_OTHER_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,40}://")
+_PARAMETER = re.compile(r"[a-z_]{1,40}")
+_ESCAPES = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_PORTS = re.compile(r"\d{0,5}(?:,\d{0,5})*")
+_ENCODE = "percent-encode what stands in user and password: @ as %40, / as %2F, : as %3A, % as %25"
+
+
+class HiddenText(str):
+    """A text whose `repr` hides it: what shows the locals of a traceback shows that."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+def problem_of(dsn: str) -> str | None:
+    """Why libpq would not understand a connection string, or not as it was meant, and what to do. None: it is fine."""
+    if (problem := _problem_of_text(dsn)) is not None:
+        return problem
+    if dsn.startswith(_SCHEMES) and (problem := _problem_of_url(dsn)) is not None:
+        return problem
+    try:
+        parts = conninfo_to_dict(dsn)
+    except Exception:  # its text repeats the connection string
+        if dsn.startswith(_SCHEMES):
+            return f"libpq does not understand it: {_ENCODE}"
+        return "libpq does not understand it: write name=value pairs, a value with spaces in single quotes, or a URL"
+    if not _PORTS.fullmatch(str(parts.get("port", ""))):
+        return f"the port must be a number; if it is not meant for one: {_ENCODE}"
+    return None
+
+
+def _problem_of_text(dsn: str) -> str | None:
+    if dsn[:1] in {"'", '"'} or (dsn[-1:] in {"'", '"'} and "://" in dsn):
+        return "remove the quotes around it"
+    if dsn != dsn.strip() and "://" in dsn:
+        return "remove the white space around it"
+    if "\0" in dsn or any("\ud800" <= char <= "\udfff" for char in dsn):
+        return "it must not have NUL or lone surrogate characters"
+    if driver := _DRIVER.match(dsn):
+        return f"remove {driver[1]}: it names a driver of SQLAlchemy, and libpq wants postgresql://"
+    if not dsn.startswith(_SCHEMES) and _OTHER_SCHEME.match(dsn):
+        return "a URL must begin with postgresql:// or postgres://"
+    return None
+
+
+def _problem_of_url(dsn: str) -> str | None:
+    before, _, parameters = dsn.partition("://")[2].partition("?")
+    path = before.partition("/")[2]
+    if before.count("@") > 1 or "@" in path:
+        return f"there is an @ or / too many: {_ENCODE}"
+    if _ESCAPES.search(dsn):
+        return "a % in it is not followed by two hexadecimal digits: write % itself as %25"
+    if any(char.isspace() for char in before):
+        return "it has white space: write a space as %20"
+    return _problem_of_parameters(parameters)
+
+
+def _problem_of_parameters(parameters: str) -> str | None:
+    if "@" in parameters.partition("=")[0]:
+        return f"there is a ? in user or password: {_ENCODE}, ? as %3F"
+    for parameter in parameters.split("&") if parameters else ():
+        name, equals, _ = parameter.partition("=")
+        if not equals:
+            return "a parameter in it has no value: write name=value after the ?, and & between two"
+        if _PARAMETER.fullmatch(name) and not _is_known(name):
+            return f"libpq has no parameter {name}: remove it"
+    return None
+
+
+@lru_cache(maxsize=256)
+def _is_known(name: str) -> bool:
+    if name in {"ssl", "user", "password", "host", "port", "dbname"}:
+        return True
+    try:
+        conninfo_to_dict(f"postgresql://h/?{name}=1")
+    except Exception:
+        return False
+    return True
