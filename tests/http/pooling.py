@@ -8,6 +8,8 @@ from requeuest_trio._http.pool import Connections
 class NoNetwork:
     """A stream of which only its end matters."""
 
+    was_cut = False
+
     def __init__(self) -> None:
         self.is_closed = False
         self.has_ended = False

@@ -11,11 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from requeuest_trio._http.answer import MAX_HEAD_BYTES, MAX_HEADERS, MAX_INFORMATIONAL, AnswerParser
-
-OK = b"HTTP/1.1 200 OK\r\n"
-CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
-LENGTH = OK + b"Content-Length: 2\r\n\r\n"
+from requeuest_trio._http.answer import MAX_HEAD_BYTES, MAX_INFORMATIONAL, AnswerParser
+from requeuest_trio._http.heads import MAX_HEADERS
+from tests.http.odd_answers import BROKEN, CHUNKED, LENGTH, OK, READ, REFUSED
 
 
 class Read(NamedTuple):
@@ -37,6 +35,8 @@ def read(pieces: Iterable[bytes], *, is_head: bool = False, parser: AnswerParser
     for piece in pieces:
         if parser.problem is None:
             parser.feed(piece)
+        while parser.has_more:
+            parser.go_on()
     if not parser.is_complete and parser.problem is None:
         parser.feed_eof()
     return Read(
@@ -251,69 +251,54 @@ def test_empty_line_left_over_is_no_harm() -> None:
 
 # --- what is refused --------------------------------------------------------------------------------------------------
 
-REFUSED = {
-    "both framings (6.3)": OK + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
-    "both, the other way": OK + b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n2\r\nok\r\n0\r\n\r\n",
-    "two lengths": OK + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\nok!",
-    "the same length twice": OK + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\nok",
-    "a list of lengths": OK + b"Content-Length: 2, 2\r\n\r\nok",
-    "a length with a sign": OK + b"Content-Length: +2\r\n\r\nok",
-    "a negative length": OK + b"Content-Length: -2\r\n\r\nok",
-    "an empty length": OK + b"Content-Length: \r\n\r\nok",
-    "a length in hexadecimal": OK + b"Content-Length: 0x2\r\n\r\nok",
-    "a length beyond 64 bits": OK + b"Content-Length: 18446744073709551616\r\n\r\nok",
-    "another coding (7.4)": OK + b"Transfer-Encoding: gzip\r\n\r\nok",
-    "another coding first": OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
-    "another coding in a field of its own": OK
-    + b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n",
-    "chunked not last": OK + b"Transfer-Encoding: chunked, gzip\r\n\r\n2\r\nok\r\n0\r\n\r\n",
-    "almost chunked": OK + b"Transfer-Encoding: xchunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
-    "identity": OK + b"Transfer-Encoding: identity\r\n\r\nok",
-    "obsolete line folding (5.2)": OK + b"X-A: b\r\n c\r\nContent-Length: 2\r\n\r\nok",
-    "obsolete line folding with a tab": OK + b"X-A: b\r\n\tc\r\nContent-Length: 2\r\n\r\nok",
-    "a space before the first field (2.2)": OK + b" X-A: b\r\nContent-Length: 2\r\n\r\nok",
-    "a space before the colon (5.1)": OK + b"X-A : b\r\nContent-Length: 2\r\n\r\nok",
-    "no name": OK + b": b\r\nContent-Length: 2\r\n\r\nok",
-    "no colon": OK + b"X-A\r\nContent-Length: 2\r\n\r\nok",
-    "bare LF (2.2)": b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok",
-    "bare LF after a field": OK + b"X-A: b\nContent-Length: 2\r\n\r\nok",
-    "bare LF before the body": OK + b"Content-Length: 2\r\n\nok",
-    "bare LF in chunks": CHUNKED + b"2\nok\n0\n\n",
-    "bare CR (2.2)": OK + b"X-A: b\rc\r\nContent-Length: 2\r\n\r\nok",
-    "NUL in a value (9110 5.5)": OK + b"X-A: a\0b\r\nContent-Length: 2\r\n\r\nok",
-    "a control character in a value": OK + b"X-A: a\x01b\r\nContent-Length: 2\r\n\r\nok",
-    "DEL in a value": OK + b"X-A: a\x7fb\r\nContent-Length: 2\r\n\r\nok",
-    "a control character in a name": OK + b"X\x01A: b\r\nContent-Length: 2\r\n\r\nok",
-    "a control character in the reason (4)": b"HTTP/1.1 200 O\x1b[2J\r\nContent-Length: 2\r\n\r\nok",
-    "a chunk size with a sign": CHUNKED + b"+2\r\nok\r\n0\r\n\r\n",
-    "a chunk size with 0x": CHUNKED + b"0x2\r\nok\r\n0\r\n\r\n",
-    "a chunk size beyond 64 bits": CHUNKED + b"10000000000000002\r\nok\r\n0\r\n\r\n",
-    "an empty chunk size": CHUNKED + b"\r\nok\r\n0\r\n\r\n",
-    "a chunk longer than it says": CHUNKED + b"2\r\nokay\r\n0\r\n\r\n",
-    "a length in the trailer": CHUNKED + b"2\r\nok\r\n0\r\nContent-Length: 2\r\n\r\n",
-    "101 (9110 15.2.2)": b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n" + LENGTH + b"ok",
-    "a 1xx answer with a body": b"HTTP/1.1 103 Hints\r\nContent-Length: 2\r\n\r\nno" + LENGTH + b"ok",
-    "status 099": b"HTTP/1.1 099 Low\r\nContent-Length: 2\r\n\r\nok",
-    "status 1000": b"HTTP/1.1 1000 High\r\nContent-Length: 2\r\n\r\nok",
-    "HTTP/0.9": b"HTTP/0.9 200 OK\r\nContent-Length: 2\r\n\r\nok",
-    "HTTP/2.0": b"HTTP/2.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
-    "HTTP/11.1": b"HTTP/11.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
-    "lower case": b"http/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
-    "an empty line before it": b"\r\n" + LENGTH + b"ok",
-    "RTSP": b"RTSP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
-    "ICE": b"ICE/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
-    "TLS": b"\x15\x03\x01\x00\x02\x02\x46",
-}
+
+@pytest.mark.parametrize("name", READ)
+def test_read_all_the_same(name: str) -> None:
+    odd = READ[name]
+    whole = one(odd.stream)
+    assert (whole.problem, whole.body, whole.is_complete) == (None, odd.body, True)
+    assert whole.is_reusable == odd.is_reusable
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(name: str) -> None:
-    stream = REFUSED[name]
-    for pieces in ([stream], [stream[at : at + 1] for at in range(len(stream))]):
-        answer = read(pieces)
-        assert answer.problem is not None
-        assert not answer.is_complete
-        assert not answer.is_reusable
+    answer = one(REFUSED[name])
+    assert answer.problem is not None
+    assert (answer.status, answer.body, answer.is_complete, answer.is_reusable) == (0, b"", False, False)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_off(name: str) -> None:
+    """Status and fields are there, and as much of the body as came."""
+    stream, body = BROKEN[name]
+    answer = one(stream)
+    assert answer.problem is not None
+    assert (answer.status, answer.body, answer.is_complete, answer.is_reusable) == (200, body, False, False)
+
+
+STREAMS = {name: odd.stream for name, odd in READ.items()} | REFUSED | {name: BROKEN[name][0] for name in BROKEN}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_however_it_comes(name: str) -> None:
+    """In two pieces, cut anywhere, and byte by byte."""
+    stream = STREAMS[name]
+    whole = one(stream)
+    assert read(stream[at : at + 1] for at in range(len(stream))) == whole
+    for at in range(1, len(stream)):
+        assert read([stream[:at], stream[at:]]) == whole
+
+
+def test_a_folded_line_is_one_field() -> None:
+    """RFC 9112 section 5.2: one or more spaces stand for the fold."""
+    assert one(OK + b"X-A: b \t\r\n \t c\r\n\td\r\nX-B: e\r\n \r\nContent-Length: 0\r\n\r\n").headers == [
+        (b"X-A", b"b c d"), (b"X-B", b"e"), (b"Content-Length", b"0"),
+    ]  # fmt: skip
+
+
+def test_what_is_no_field_is_left_out() -> None:
+    stream = OK + b" X-0: a\r\nX-1\r\n: b\r\nX 2: c\r\nX-3 \t: d\r\nContent-Length: 0\r\n\r\n"
+    assert one(stream).headers == [(b"X-3", b"d"), (b"Content-Length", b"0")]
 
 
 # --- limits -----------------------------------------------------------------------------------------------------------
@@ -339,7 +324,7 @@ def test_limit_of_informational_answers(is_whole: bool) -> None:
 
     assert answer(MAX_INFORMATIONAL).body == b"ok"
     refused = answer(MAX_INFORMATIONAL + 1)
-    assert refused.problem == "more than 20 answers with status 1xx"
+    assert refused.problem == "more than 1,000 answers with status 1xx"
     assert not refused.is_complete
 
 

@@ -7,7 +7,9 @@ import httpx2
 import pytest
 
 from requeuest_trio import TrioTransport
-from tests.http.hostile import raw_server, read_head
+from tests.http.hostile import raw_server, read_head, says
+from tests.http.odd_answers import BROKEN, READ
+from tests.http.odd_answers import REFUSED as REFUSED_ANSWERS
 from tests.http.recording import OK, Recorder, recorder
 
 Call = Callable[[httpx2.AsyncClient, str], Awaitable[httpx2.Response]]
@@ -225,9 +227,64 @@ async def test_answer(name: str) -> None:
         record.answer = lambda _: ANSWERS[name]
         _, theirs = await asked(httpx2.AsyncHTTPTransport(), record, call("GET"))
         _, ours = await asked(TrioTransport(), record, call("GET"))
+    assert_equal(ours, theirs)
+
+
+def assert_equal(ours: httpx2.Response, theirs: httpx2.Response) -> None:
     assert ours.status_code == theirs.status_code
     assert ours.headers.raw == theirs.headers.raw
     assert ours.content == theirs.content
     assert (ours.http_version, ours.reason_phrase) == (theirs.http_version, theirs.reason_phrase)
     assert ours.extensions["http_version"] == theirs.extensions["http_version"]
     assert ours.extensions["reason_phrase"] == theirs.extensions["reason_phrase"]
+
+
+@pytest.mark.parametrize("name", READ)
+async def test_odd_answer(name: str) -> None:
+    """What httpx2 reads, we read as it does. What we read alone has a reason, which is gone if httpx2 reads it too."""
+    odd = READ[name]
+    async with raw_server(says(odd.stream)) as server:
+        async with httpx2.AsyncClient(transport=TrioTransport(), trust_env=False) as client:
+            ours = await client.get(server.url)
+        async with httpx2.AsyncClient(trust_env=False) as client:
+            if odd.alone:
+                with pytest.raises(httpx2.RemoteProtocolError):
+                    await client.get(server.url)
+                assert ours.content == odd.body
+            else:
+                theirs = await client.get(server.url)
+                if odd.differs:
+                    assert ours.headers.raw != theirs.headers.raw
+                    theirs.headers = ours.headers
+                assert_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+async def test_broken_answer(name: str) -> None:
+    """An error, whatever part of the body has come; and there too, but for what stands in `READ_BY_HTTPX2`."""
+    await assert_refused(BROKEN[name][0], is_read_there=name in READ_BY_HTTPX2)
+
+
+@pytest.mark.parametrize("name", REFUSED_ANSWERS)
+async def test_refused_answer(name: str) -> None:
+    """Nothing that is refused here is read there, but for what stands in `READ_BY_HTTPX2`."""
+    await assert_refused(REFUSED_ANSWERS[name], is_read_there=name in READ_BY_HTTPX2)
+
+
+READ_BY_HTTPX2 = {
+    "HTTP/0.9": "no other client reads it but Go's: 0.9 has no status line",
+    "bare CR in an extension": "Go and nginx refuse it, because a CR may be taken for the end of the line",
+}
+
+
+async def assert_refused(stream: bytes, *, is_read_there: bool) -> None:
+    async with raw_server(says(stream)) as server:
+        async with httpx2.AsyncClient(transport=TrioTransport(), trust_env=False) as client:
+            with pytest.raises(httpx2.RemoteProtocolError):
+                await client.get(server.url)
+        async with httpx2.AsyncClient(trust_env=False) as client:
+            if is_read_there:
+                assert (await client.get(server.url)).content == b"ok"
+            else:
+                with pytest.raises(httpx2.RemoteProtocolError):
+                    await client.get(server.url)

@@ -13,7 +13,8 @@ import trustme
 
 from requeuest_trio import TrioTransport
 from requeuest_trio._http.connecting import default_context
-from tests.http.hostile import raw_server, read_head, says, until_left
+from requeuest_trio._http.sender import open_sender
+from tests.http.hostile import SMALL, Handler, raw_server, read_head, says, send, until_left
 from tests.http.recording import OK, recorder
 
 
@@ -230,18 +231,52 @@ async def test_many_small_records(server_tls: ssl.SSLContext, client_tls: ssl.SS
 
 
 @pytest.mark.parametrize("says_so", [True, False])
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.0 200 OK\r\nTransfer-Encoding: identity\r\n\r\n"]
+)
 async def test_body_that_ends_with_the_connection(
-    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, says_so: bool
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, says_so: bool, head: bytes
 ) -> None:
-    """With TLS's closing message and without it, which is how much of the web ends."""
+    """It is whole with TLS's closing message only: without it, anybody on the way may have cut it (RFC 9112 9.8)."""
+    async with raw_server(ends(head + b"body", says_so), tls=server_tls) as server:
+        async with open_sender(TrioTransport(ssl_context=client_tls), SMALL) as sender:
+            delivery = await send(sender, server.url)
+        assert delivery.answer is not None
+        assert (delivery.answer.status, delivery.answer.body) == (200, b"body")
+        assert (delivery.answer.truncated, delivery.answer.cut_off is None) == (not says_so, says_so)
+        async with client_with(client_tls) as client:
+            if says_so:
+                assert (await client.get(server.url)).text == "body"
+            else:
+                with pytest.raises(httpx2.RemoteProtocolError, match="closing alert"):
+                    await client.get(server.url)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [OK, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n2\r\nok\r\n0\r\n\r\n"],
+)
+@pytest.mark.parametrize("says_so", [True, False])
+async def test_body_that_ends_itself_is_whole_however_the_connection_ends(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, says_so: bool, answer: bytes
+) -> None:
+    async with raw_server(ends(answer, says_so), tls=server_tls) as server, client_with(client_tls) as client:
+        assert (await client.get(server.url)).text == "ok"
+
+
+def ends(answer: bytes, says_so: bool) -> Handler:
+    """Answers, and ends the connection with TLS's closing message, or without it."""
 
     async def handle(stream: trio.abc.Stream) -> None:
         assert isinstance(stream, trio.SSLStream)
-        await says(b"HTTP/1.1 200 OK\r\n\r\nbody")(stream)
-        await (stream.aclose() if says_so else stream.transport_stream.aclose())
+        await says(answer)(stream)
+        if says_so:
+            with trio.move_on_after(1):
+                await stream.aclose()
+        else:
+            await stream.transport_stream.aclose()
 
-    async with raw_server(handle, tls=server_tls) as server, client_with(client_tls) as client:
-        assert (await client.get(server.url)).text == "body"
+    return handle
 
 
 async def test_break_in_the_middle_is_an_error(server_tls: ssl.SSLContext, client_tls: ssl.SSLContext) -> None:

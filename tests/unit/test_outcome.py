@@ -74,6 +74,7 @@ def test_answer_that_broke_off(method: str) -> None:
     else:
         assert outcome.state is SUCCEEDED
         assert outcome.answer is answer
+        assert outcome.error == "the answer broke off: connection lost"
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -133,7 +134,8 @@ def test_verdict_is_one_of_three(delivery: Delivery, request: Request, policy: R
     outcome = verdict(delivery, request, policy, attempt)
     assert outcome.state in {SUCCEEDED, DEAD, AVAILABLE}
     assert (outcome.retry_in is not None) == (outcome.state is AVAILABLE)
-    assert (outcome.error is None) == (outcome.state is SUCCEEDED)
+    broke_off = outcome.answer is not None and bool(outcome.answer.cut_off)
+    assert (outcome.error is None) == (outcome.state is SUCCEEDED and not broke_off)
     assert outcome.reached is delivery.reached
     assert outcome.answer is delivery.answer
     if outcome.state is SUCCEEDED:

@@ -1,195 +1,223 @@
-"""Reading answers from bytes: HTTP/1.1 responses by RFC 9112, with llhttp as the parser. No I/O."""
+"""Reading answers from bytes: HTTP/1.1 responses by RFC 9112, and what every other client reads too. No I/O."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
-import httptools
+from requeuest_trio._http.chunks import ChunkedBody
+from requeuest_trio._http.heads import MAX_HEADERS, Head, RawHeaders, framing_of, head_of_odd, head_of_plain
 
 __all__ = ["MAX_HEAD_BYTES", "MAX_INFORMATIONAL", "AnswerParser", "RawHeaders"]
 
-RawHeaders = list[tuple[bytes, bytes]]
-
 MAX_HEAD_BYTES: Final = 131_072
-"""All that comes and is no part of a body: the head with the 1xx answers before it, the trailer of a chunked body, and
-what stands between two of its parts. What comes in one piece is looked at as a whole, so it may be a little more."""
-MAX_HEADERS: Final = 1_000
-MAX_INFORMATIONAL: Final = 20
-"""1xx answers before the real one (RFC 9110 section 15.2 sets no limit, so an endless series would be legal)."""
+"""A head, and the 1xx answers before it."""
+MAX_INFORMATIONAL: Final = 1_000
+"""1xx answers before the real one. RFC 9110 section 15.2 sets no limit, and some servers send one every few seconds for
+as long as they work."""
 
-_QUOTED: Final = 50  # bytes of a receiver's, in the text of a problem
-_NO_BODY: Final = frozenset({204, 304})  # RFC 9112 section 6.3, rules 1 and 2; llhttp knows them too
-_NOT_IN_REASON: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9112 section 4
+_TOO_LONG: Final = f"the answer has a head of more than {MAX_HEAD_BYTES:,} bytes"
+_EMPTY_LINE: Final = re.compile(rb"\n\r?\n")
+_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
+_LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
+_STEPS_AT_ONCE: Final = 500
+"""Heads or chunks that are read without a pause."""
 
 
 class AnswerParser:
     """Takes bytes as they come, and gives one answer after the other. Raises nothing: see `problem`.
 
-    llhttp refuses what the standard lets a recipient refuse: both Content-Length and Transfer-Encoding, a repeated
-    Content-Length (RFC 9112 section 6.3), obsolete line folding (section 5.2), bare LF, control characters in fields.
-    Transfer codings beside `chunked` are refused here: no request asks for them (section 7.4).
+    It refuses what could be understood in two ways, and has a problem with a body that it can't read; all else it reads
+    as others do. `docs/decisions/sending.md` has the table.
     """
 
     __slots__ = (
-        "_informational", "_is_head", "_parser", "_without_body",
-        "has_begun", "has_leftovers", "headers", "is_complete", "is_head_complete", "keep_alive",
-        "pieces", "problem", "reason", "status",
+        "_at", "_body", "_head_bytes", "_held", "_informational", "_input", "_is_head", "_left",
+        "has_begun", "has_leftovers", "has_more", "headers", "http_version", "is_complete", "is_head_complete",
+        "keep_alive", "pieces", "problem", "reason", "status",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self._is_head = True
         self.expect(is_head=False)
 
     def expect(self, *, is_head: bool) -> None:
         """Get ready for the answer to another request; `is_head` tells that it is to HEAD, and so has no body."""
-        if self._is_head:
-            # The last one may have been left in the middle of its answer; see `_end_after_head`.
-            self._parser = httptools.HttpResponseParser(self)
         self._is_head = is_head
-        self._without_body = 0
-        self._informational = 0
+        self._input = b""
+        self._at = self._head_bytes = self._informational = self.status = 0
+        self._held: bytearray | None = None
+        """The beginning of a head whose end has not come."""
+        self._left: int | None = None
+        """How much of a body is still to come, if that is known."""
+        self._body: ChunkedBody | None = None
         self.problem: str | None = None
         """Why no more of it can be read. What had come before is as good as it was."""
-        self.has_begun = False
-        """Whether any byte of it has come."""
-        self.status = 0
-        self.reason = b""
-        self.headers: RawHeaders = []
+        self.has_begun = self.has_more = self.is_head_complete = self.is_complete = False
         self.keep_alive = False
         """Whether the other side will answer more requests, once this answer is complete."""
-        self.is_head_complete = False
-        self.is_complete = False
         self.has_leftovers = False
         """Whether more came than the answer: whose it is, nobody can tell."""
+        self.http_version = self.reason = b""
+        self.headers: RawHeaders = []
         self.pieces: list[bytes] = []
         """What has come of the body, and was not taken yet."""
-
-    @property
-    def http_version(self) -> bytes:
-        """Such as `HTTP/1.1`; to be asked once the head is there."""
-        return f"HTTP/{self._parser.get_http_version()}".encode()
 
     @property
     def is_reusable(self) -> bool:
         """Whether the connection is in the state in which it was before the request (RFC 9112 section 9.3)."""
         return self.is_complete and self.keep_alive and not self.has_leftovers
 
-    def feed(self, data: bytes) -> None:
-        """Take what has come."""
-        if not self.has_begun:
-            self.has_begun = True
-            # llhttp also reads RTSP and ICE.
-            if data[:5] != b"HTTP/"[: len(data)]:
-                self.problem = "the answer does not begin with HTTP/"
-                return
-        self._without_body += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # 101, which is a problem of its own
-        except httptools.HttpParserError as error:
-            if self.is_complete:
-                # It is what follows the answer that can't be read.
-                self.has_leftovers = True
-            elif self.problem is None:
-                self.problem = f"the answer is no HTTP/1.1: {error}"
-        if self.is_complete:
-            # llhttp says nothing of a line after an answer to HEAD before the line is complete.
-            if self._is_head and not data.endswith(b"\n"):
-                self.has_leftovers = True
-        elif self._without_body > MAX_HEAD_BYTES and self.problem is None:
-            self.problem = f"the answer has more than {MAX_HEAD_BYTES:,} bytes that are no body"
+    @property
+    def chunks(self) -> int:
+        """How many chunks of the body have begun."""
+        return 0 if self._body is None else self._body.chunks
 
-    def feed_eof(self) -> None:
-        """The other side has closed."""
+    def feed(self, data: bytes) -> None:
+        """Take what has come, once `has_more` is False."""
+        self.has_begun = True
+        self._input = data
+        self._at = 0
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Read some more of what was fed. So much work at a time is done that others need not wait."""
+        try:
+            heads = _STEPS_AT_ONCE
+            while heads and not self.is_head_complete and self._read_head():
+                heads -= 1
+            if self.is_head_complete:
+                self._read_body()
+        except ValueError as error:
+            self.problem = str(error)
+        self.has_more = self._at < len(self._input) and self.problem is None
+
+    def feed_eof(self, *, is_certain: bool = True) -> None:
+        """The other side has closed. Not `is_certain`: somebody else may have (RFC 9112 section 9.8)."""
         self.keep_alive = False
+        if self.problem is not None:
+            return
         if not self.is_head_complete:
             self.problem = "the connection was closed in the middle of the answer's head"
-        elif self._ends_with_connection():
-            self.is_complete = True
+        elif self._left is None and self._body is None:
+            if is_certain:
+                self.is_complete = True
+            else:
+                self.problem = "the connection was closed without TLS's closing alert, which alone ends this body"
         elif not self.is_complete:
             self.problem = "the connection was closed in the middle of the body"
 
-    def _ends_with_connection(self) -> bool:
-        """Whether only the end of the connection ends the body (RFC 9112 section 6.3, rule 8)."""
-        return not any(name.lower() in {b"content-length", b"transfer-encoding"} for name, _ in self.headers)
+    # --- the head -----------------------------------------------------------------------------------------------------
 
-    # --- called by llhttp ---------------------------------------------------------------------------------------------
+    def _read_head(self) -> bool:
+        """Read a head, of a 1xx answer or of the real one. False: its end has not come."""
+        data, at = self._input, self._at
+        if self._held is not None:
+            return self._read_more_of_head(self._held, data)
+        end = data.find(b"\r\n\r\n", at)
+        if end >= 0:
+            try:
+                head = head_of_plain(data[at:end].split(b"\r\n"))
+            except ValueError:
+                pass  # as it stands, or at all
+            else:
+                self._at = end + 4
+                self._take_head(head, end + 4 - at, True)
+                return True
+        # An empty line may be left of the answer before (RFC 9112 section 2.2).
+        begin = _end_of_blank(data, at)
+        if not b"HTTP/".startswith(data[begin : begin + 5]):
+            raise ValueError("the answer does not begin with HTTP/")
+        found = _EMPTY_LINE.search(data, begin)
+        if found is None:
+            self._held = bytearray(data[at:])
+            self._at = len(data)
+            return False
+        self._at = found.end()
+        self._take_head(head_of_odd(data[begin : found.start()].removesuffix(b"\r")), found.end() - at, False)
+        return True
 
-    def on_message_begin(self) -> None:
-        """A status line begins: that of an answer nobody has asked for, if there is one already."""
-        if self.is_complete:
-            self.has_leftovers = True
+    def _read_more_of_head(self, held: bytearray, data: bytes) -> bool:
+        """Go on with one that comes in pieces."""
+        searched = max(len(held) - 2, 0)
+        held += data
+        begin = _end_of_blank(held, 0)
+        if not b"HTTP/".startswith(bytes(held[begin : begin + 5])):
+            raise ValueError("the answer does not begin with HTTP/")
+        if _EMPTY_LINE.search(held, max(searched, begin)):
+            self._held = None
+            self._input, self._at = bytes(held), 0
+            return self._read_head()
+        if self._head_bytes + len(held) > MAX_HEAD_BYTES:
+            raise ValueError(_TOO_LONG)
+        self._at = len(data)
+        return False
 
-    def on_status(self, reason: bytes) -> None:
-        """A part of the reason phrase."""
-        if not self.is_complete:
-            self.reason += reason
-            if not reason.isalnum() and _NOT_IN_REASON.search(reason):
-                self.problem = "the answer's reason phrase has control characters"
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A field, of the head or of a chunked body's trailer, which may be ignored (RFC 9110 section 6.5.1)."""
-        if not self.is_head_complete:
-            value = value.rstrip(b" \t")  # llhttp leaves the space behind it
-            self.headers.append((name, value))
-            if len(name) == 17 and name.lower() == b"transfer-encoding" and value.lower() != b"chunked":
-                self.problem = f"the answer has a transfer coding that was not asked for: {value[:_QUOTED]!r}"
-
-    def on_headers_complete(self) -> None:
-        """The head is there, of a 1xx answer or of the real one. One with a problem is never complete."""
-        if self.is_complete or self.problem is not None:
-            return
-        status = self._parser.get_status_code()
-        version = self._parser.get_http_version()
-        if len(self.headers) > MAX_HEADERS:
-            self.problem = f"the answer has more than {MAX_HEADERS:,} header fields"
-        elif status == 101:
-            self.problem = "the answer switches protocols, which was not asked for"
-        elif status < 100 or not version.startswith("1."):
-            self.problem = f"the answer is HTTP/{version} with status {status}"
-        elif status < 200:
+    def _take_head(self, head: Head, size: int, is_plain: bool) -> None:
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise ValueError(_TOO_LONG)
+        version, status, reason, headers = head
+        if len(headers) > MAX_HEADERS:
+            raise ValueError(f"the answer has more than {MAX_HEADERS:,} header fields")
+        if status < 200 and status != 101:
             self._informational += 1
             if self._informational > MAX_INFORMATIONAL:
-                self.problem = f"more than {MAX_INFORMATIONAL} answers with status 1xx"
+                raise ValueError(f"more than {MAX_INFORMATIONAL:,} answers with status 1xx")
+            return
+        self._left, is_chunked, self.keep_alive, self.problem = framing_of(head, self._is_head, is_plain)
+        if is_chunked and not self._has_whole_body():
+            self._body = ChunkedBody()
+        self.http_version = version
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+        self.is_head_complete = True
+
+    # --- the body -----------------------------------------------------------------------------------------------------
+
+    def _has_whole_body(self) -> bool:
+        """Whether all of it is there, in one chunk, as of a server that had it at once."""
+        data = self._input
+        found = _SIZE_LINE.match(data, self._at)
+        if found is None:
+            return False
+        end = found.end() + int(found[1], 16)
+        if data[end:] != _LAST_CHUNK:
+            return False
+        self.pieces.append(data[found.end() : end])
+        self._at = len(data)
+        self._left = 0
+        return True
+
+    def _read_body(self) -> None:
+        data, at = self._input, self._at
+        if self.problem is not None:
+            return
+        if self._body is not None:
+            if not self.is_complete:
+                at = self._body.feed(data, at, self.pieces, _STEPS_AT_ONCE)
+                self.is_complete = self._body.is_complete
+                self.keep_alive = self.keep_alive and self._body.is_plain
+        elif self._left is None:
+            if at < len(data):
+                self.pieces.append(data[at:])
+            at = len(data)
         else:
-            self.status = status
-            self.keep_alive = self._parser.should_keep_alive()
-            self.is_head_complete = True
-            self._without_body = 0
-            if version == "1.0" and any(name.lower() == b"transfer-encoding" for name, _ in self.headers):
-                self.keep_alive = False  # whoever mixes the two may not know where it ends (RFC 9112 section 6.1)
-            if self._is_head and status not in _NO_BODY:
-                self._end_after_head(version)
+            left = self._left
+            if left and at < len(data):
+                piece = data[at : at + left]
+                self.pieces.append(piece)
+                at += len(piece)
+                self._left = left = left - len(piece)
+            self.is_complete = not left
+        if self.is_complete and at < len(data):
+            if data[at:].strip(b"\r\n"):
+                self.has_leftovers = True
+            at = len(data)
+        self._at = at
 
-    def _end_after_head(self, version: str) -> None:
-        # llhttp can't be told that this was a HEAD, and waits for the body that the head speaks of. So it is given up;
-        # what should come all the same is counted below.
-        self.is_complete = True
-        if version == "1.1":
-            # It may say "close" only because it believes in a body that ends with the connection.
-            self.keep_alive = not any(
-                name.lower() == b"connection" and b"close" in value.lower() for name, value in self.headers
-            )
 
-    def on_chunk_header(self) -> None:
-        """A chunk begins."""
-        if self.is_complete:
-            self.has_leftovers = True
-
-    def on_body(self, piece: bytes) -> None:
-        """A part of the body."""
-        if self.is_complete:
-            self.has_leftovers = True
-        else:
-            self.pieces.append(piece)
-            self._without_body = 0
-
-    def on_message_complete(self) -> None:
-        """The end of a 1xx answer, or of the real one."""
-        if self.is_head_complete:
-            self.is_complete = True
-        else:
-            self.reason = b""
-            self.headers = []
+def _end_of_blank(data: bytes | bytearray, at: int) -> int:
+    while at < len(data) and data[at] in b"\r\n":
+        at += 1
+    return at

@@ -143,6 +143,11 @@ class Connection:
     async def _receive(self) -> None:
         if self.answer.problem is not None:
             raise RemoteProtocolError(self.answer.problem)
+        if self.answer.has_more:
+            # What can be sent in little time may take a lot of it to read: others have their turn.
+            await trio.lowlevel.checkpoint()
+            self.answer.go_on()
+            return
         try:
             data = await self._read()
         except _BROKEN as error:
@@ -152,7 +157,7 @@ class Connection:
         if data:
             self.answer.feed(data)
         elif self.answer.has_begun:
-            self.answer.feed_eof()
+            self.answer.feed_eof(is_certain=not self._stream.was_cut)
         else:
             raise Disconnected("the connection was closed before an answer came")
 

@@ -21,6 +21,9 @@ __all__ = ["PlainStream", "Stream", "TlsStream", "open_tls"]
 class Stream(Protocol):
     """One connection to a receiver, for one task at a time. What breaks it raises `OSError` or Trio's errors."""
 
+    was_cut: bool
+    """Whether it has ended in a way that anybody on the way could have brought about."""
+
     async def send(self, data: bytes) -> None:
         """Send all of it."""
         ...
@@ -52,6 +55,8 @@ class PlainStream:
     """
 
     __slots__ = ("_poll", "_socket")
+
+    was_cut = False  # a reset is an error, and nothing protects an end
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
@@ -103,7 +108,7 @@ class TlsStream:
     would be the beginning of the next one.
     """
 
-    __slots__ = ("_has_ended", "_incoming", "_outgoing", "_plain", "_problem", "_tls")
+    __slots__ = ("_has_ended", "_incoming", "_outgoing", "_plain", "_problem", "_tls", "was_cut")
 
     def __init__(self, plain: PlainStream, context: ssl.SSLContext, host: str) -> None:
         self._plain = plain
@@ -113,6 +118,7 @@ class TlsStream:
         name = host.partition("%")[0].removesuffix(".")
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
         self._has_ended = False
+        self.was_cut = False
         self._problem: ssl.SSLError | None = None
 
     async def shake_hands(self) -> None:
@@ -126,7 +132,7 @@ class TlsStream:
             rest = rest[await self._do(partial(self._tls.write, rest[:_ENCRYPTED_AT_ONCE])) :]
 
     async def receive(self) -> bytes:
-        """Wait for the next bytes; none at the end, with or without TLS's own closing message, as on all of the web."""
+        """Wait for the next bytes; none at the end. Without TLS's own closing message, `was_cut` is True."""
         data = self._decrypted()
         if data or self._has_ended:
             await trio.lowlevel.checkpoint()
@@ -157,7 +163,8 @@ class TlsStream:
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLEOFError:
-            self._has_ended = True
+            # So much of the web ends; what has a length is complete all the same (RFC 9112 section 9.8).
+            self._has_ended = self.was_cut = True
         except ssl.SSLError as error:
             # What came before is as good as it was.
             self._has_ended, self._problem = True, error

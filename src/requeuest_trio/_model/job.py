@@ -47,7 +47,7 @@ class Attempt:
     status: int | None
     """Of the answer, if one came."""
     error: str | None
-    """Why the attempt was no success."""
+    """Why the attempt was no success, or how the body of a success broke off."""
     excerpt: bytes = field(repr=False)
     """The first part of the answer's body."""
     retry_at: datetime | None
@@ -75,7 +75,7 @@ class Job:
     response: Response | None
     """Kept with a success. Its `extensions["truncated"]` says whether the body is whole."""
     error: str | None
-    """Of the last failed attempt."""
+    """Of the last failed attempt; with a success, why the response's body broke off, if it did."""
 
     @property
     def is_finished(self) -> bool:

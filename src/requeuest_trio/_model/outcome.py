@@ -69,15 +69,16 @@ def judge(
     """Decide what follows from an attempt: the status decides, not the body.
 
     With one exception: a safe request whose answer broke off is sent again, since that can do no harm and the
-    caller wants the body. Any other request is never repeated after an accepted status.
+    caller wants the body. Any other request is never repeated after an accepted status; its error then says that the
+    answer broke off.
     """
     answer = delivery.answer
     error = delivery.error
     if answer is not None:
         accepted = contains(request.accept, answer.status)
         if accepted and not (answer.cut_off and request.method in _SAFE_METHODS):
-            return Outcome(JobState.SUCCEEDED, delivery.reached, answer=answer)
-        error = f"the answer broke off: {answer.cut_off}" if accepted else f"status {answer.status} is not accepted"
+            return Outcome(JobState.SUCCEEDED, delivery.reached, answer=answer, error=_broken_off(answer))
+        error = _broken_off(answer) if accepted else f"status {answer.status} is not accepted"
         if not accepted and delivery.error:
             error = f"{error}: {delivery.error}"
         if not accepted and contains(policy.give_up_on, answer.status):
@@ -94,6 +95,10 @@ def failed_within(error: str, *, may_retry: bool) -> Outcome:
     if may_retry:
         return Outcome(JobState.AVAILABLE, Reached.SENT, retry_in=_OWN_ERROR_SECONDS, error=error)
     return Outcome(JobState.DEAD, Reached.SENT, error=f"{error}; no attempts are left")
+
+
+def _broken_off(answer: Answer) -> str | None:
+    return f"the answer broke off: {answer.cut_off}" if answer.cut_off else None
 
 
 def damaged(problem: str) -> Outcome:
