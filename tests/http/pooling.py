@@ -15,10 +15,17 @@ class NoNetwork:
         self.has_ended = False
         self.looked_at = 0
 
-    async def send(self, data: bytes) -> None:
+    @property
+    def unsent(self) -> memoryview:
+        raise AssertionError
+
+    def start_sending(self, data: bytes) -> bool:
         raise AssertionError(data)
 
-    async def receive(self) -> bytes:
+    async def finish_sending(self) -> None:
+        raise AssertionError
+
+    async def receive(self, *, while_sending: bool = False) -> bytes:
         raise AssertionError
 
     def has_news(self) -> bool:

@@ -85,6 +85,39 @@ async def test_once_more_on_a_fresh_connection(sender: Sender, reset: bool) -> N
     assert requests == [2, 1]
 
 
+TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+TIMED_OUT_1_0 = b"HTTP/1.0 408 Request Timeout\r\n\r\n"
+
+
+@pytest.mark.parametrize("end", [TIMED_OUT, TIMED_OUT_1_0])
+async def test_408_is_the_end_of_an_idle_connection(sender: Sender, end: bytes) -> None:
+    """RFC 9110 section 15.5.9: the server says what it would otherwise have done without a word."""
+    handle, requests = one_answer_then(end, None)
+    async with raw_server(handle) as server:
+        delivery = await twice(sender, server)
+    assert delivery.answer is not None
+    assert (delivery.answer.status, delivery.answer.body) == (200, b"ok")
+    assert requests == [2, 1]
+
+
+async def test_408_on_a_fresh_connection_is_an_answer(sender: Sender) -> None:
+    handle, requests = one_answer_then(TIMED_OUT, TIMED_OUT)
+    async with raw_server(handle) as server:
+        delivery = await twice(sender, server)
+        assert delivery.answer is not None
+        assert delivery.answer.status == 408
+        assert requests == [2, 1]
+
+
+async def test_408_without_an_end_is_an_answer(sender: Sender) -> None:
+    handle, requests = one_answer_then(TIMED_OUT.replace(b"close", b"keep-alive"), None)
+    async with raw_server(handle) as server:
+        delivery = await twice(sender, server)
+    assert delivery.answer is not None
+    assert delivery.answer.status == 408
+    assert requests == [2]
+
+
 @pytest.mark.parametrize("reset", [False, True])
 async def test_never_a_second_time(sender: Sender, reset: bool) -> None:
     handle, requests = one_answer_then(b"", b"", reset=reset)
@@ -167,6 +200,17 @@ async def test_not_for_a_body_that_is_a_stream() -> None:
             await client.post(server.url, content=Stream())
         assert (await client.post(server.url)).text == "ok"
     assert requests == [2, 1]
+
+
+async def test_408_to_a_body_that_is_a_stream_is_an_answer() -> None:
+    handle, requests = one_answer_then(TIMED_OUT, None)
+    async with (
+        raw_server(handle) as server,
+        httpx2.AsyncClient(transport=TrioTransport(), trust_env=False) as client,
+    ):
+        await client.post(server.url)
+        assert (await client.post(server.url, content=Stream())).status_code == 408
+    assert requests == [2]
 
 
 async def test_counts_for_the_same_deadline(sender: Sender) -> None:

@@ -53,18 +53,6 @@ async def test_own_idle_connection_makes_room_for_a_fresh_one() -> None:
     assert_consistent(pool)
 
 
-async def test_one_that_the_other_side_has_closed_is_not_used() -> None:
-    pool = pool_of()
-    one, two = await taken(pool, "a"), await taken(pool, "a")
-    give_back(pool, one)
-    give_back(pool, two)
-    stream_of(two).has_ended = True
-    assert await pool.take(origin("a")) is one
-    assert two.is_closed
-    assert pool.statistics().open == 1
-    assert_consistent(pool)
-
-
 def on_mock_clock(test: Callable[[trio.testing.MockClock], Awaitable[None]]) -> Callable[[], None]:
     """Nothing waits for the network here, so that time may pass at once."""
 

@@ -20,8 +20,10 @@ _TOO_LONG: Final = f"the answer has a head of more than {MAX_HEAD_BYTES:,} bytes
 _EMPTY_LINE: Final = re.compile(rb"\n\r?\n")
 _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 _LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
-_STEPS_AT_ONCE: Final = 500
-"""Heads or chunks that are read without a pause."""
+_NEAR: Final = 2_048
+_HEADS_AT_ONCE: Final = 50
+_CHUNKS_AT_ONCE: Final = 500
+"""So many are read without a pause."""
 
 
 class AnswerParser:
@@ -68,9 +70,14 @@ class AnswerParser:
         return self.is_complete and self.keep_alive and not self.has_leftovers
 
     @property
-    def chunks(self) -> int:
-        """How many chunks of the body have begun."""
-        return 0 if self._body is None else self._body.chunks
+    def effort(self) -> tuple[int, int]:
+        """How many chunks of the body have begun, and how many bytes stood between them."""
+        return (0, 0) if self._body is None else (self._body.chunks, self._body.framing)
+
+    @property
+    def has_given_up_waiting(self) -> bool:
+        """Whether it says that no request came, and ends the connection (RFC 9110 section 15.5.9)."""
+        return self.status == 408 and not self.keep_alive
 
     def feed(self, data: bytes) -> None:
         """Take what has come, once `has_more` is False."""
@@ -82,7 +89,7 @@ class AnswerParser:
     def go_on(self) -> None:
         """Read some more of what was fed. So much work at a time is done that others need not wait."""
         try:
-            heads = _STEPS_AT_ONCE
+            heads = _HEADS_AT_ONCE
             while heads and not self.is_head_complete and self._read_head():
                 heads -= 1
             if self.is_head_complete:
@@ -113,7 +120,8 @@ class AnswerParser:
         data, at = self._input, self._at
         if self._held is not None:
             return self._read_more_of_head(self._held, data)
-        end = data.find(b"\r\n\r\n", at)
+        # Where many stand together, each must not look through all of them.
+        end = data.find(b"\r\n\r\n", at, at + _NEAR if at else len(data))
         if end >= 0:
             try:
                 head = head_of_plain(data[at:end].split(b"\r\n"))
@@ -133,7 +141,14 @@ class AnswerParser:
             self._at = len(data)
             return False
         self._at = found.end()
-        self._take_head(head_of_odd(data[begin : found.start()].removesuffix(b"\r")), found.end() - at, False)
+        raw = data[begin : found.start()]
+        is_plain = begin == at and found[0] == b"\n\r\n" and raw.endswith(b"\r")
+        raw = raw.removesuffix(b"\r")
+        try:
+            head = head_of_plain(raw.split(b"\r\n")) if is_plain else head_of_odd(raw)
+        except ValueError:
+            is_plain, head = False, head_of_odd(raw)
+        self._take_head(head, found.end() - at, is_plain)
         return True
 
     def _read_more_of_head(self, held: bytearray, data: bytes) -> bool:
@@ -195,7 +210,7 @@ class AnswerParser:
             return
         if self._body is not None:
             if not self.is_complete:
-                at = self._body.feed(data, at, self.pieces, _STEPS_AT_ONCE)
+                at = self._body.feed(data, at, self.pieces, _CHUNKS_AT_ONCE)
                 self.is_complete = self._body.is_complete
                 self.keep_alive = self.keep_alive and self._body.is_plain
         elif self._left is None:

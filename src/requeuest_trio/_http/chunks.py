@@ -20,7 +20,7 @@ class ChunkedBody:
     A line may end in a bare LF, as in heads; then `is_plain` is False.
     """
 
-    __slots__ = ("_left", "_line", "_read", "_trailer", "chunks", "is_complete", "is_plain")
+    __slots__ = ("_left", "_line", "_read", "_trailer", "chunks", "framing", "is_complete", "is_plain")
 
     def __init__(self) -> None:
         self._left = 0
@@ -31,6 +31,8 @@ class ChunkedBody:
         """What the next line is."""
         self._trailer = 0
         self.chunks = 0
+        self.framing = 0
+        """Bytes that were no body."""
         self.is_plain = True
         self.is_complete = False
 
@@ -51,6 +53,7 @@ class ChunkedBody:
             end = data.find(b"\n", at, at + _MAX_LINE)
             line = data[at : end if end >= 0 else at + _MAX_LINE]
             at += len(line)
+            self.framing += len(line) + 1
             if self._line or end < 0:
                 self._line += line
                 if len(self._line) >= _MAX_LINE:

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Final
 
 import trio
 
 from requeuest_trio._http.answer import AnswerParser
+from requeuest_trio._http.bodies import Pieces
 from requeuest_trio._http.message import Message, Origin
 from requeuest_trio._http.streams import Stream
 from requeuest_trio._http.timeouts import NO_TIMEOUTS
 from requeuest_trio._model.ecosystem import ReadError, ReadTimeout, RemoteProtocolError, WriteError, WriteTimeout
+from requeuest_trio._model.groups import Kept
 
-__all__ = ["Connection", "Disconnected"]
+__all__ = ["Connection", "Disconnected", "NotSent"]
 
 _BROKEN: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 _SENT_TOGETHER: Final = 65_536
+_STUCK_SECONDS: Final = 1.0
 
 
 class Disconnected(RemoteProtocolError):
     """The connection ended before any byte of an answer came. On one that was used before, it was probably closed for
     being idle, while the request was under way."""
+
+
+class NotSent(Disconnected):
+    """Nothing of the request was sent, because the connection could not be trusted with it."""
 
 
 class Connection:
@@ -56,8 +65,8 @@ class Connection:
         """Whether another request can be sent over it."""
         return self.answer.is_reusable and not self.is_closed and not self._is_last
 
-    def is_alive(self) -> bool:
-        """Whether, being idle, it still looks usable: nothing may have come, neither data nor an end."""
+    def is_silent(self) -> bool:
+        """Whether nothing has come, neither data nor an end. Before a request is sent, that is all that is right."""
         return not self._stream.has_news()
 
     def close(self) -> None:
@@ -66,17 +75,23 @@ class Connection:
         self._stream.close()
 
     async def send(self, message: Message) -> None:
-        """Send a request.
+        """Send a request, unless an answer comes before it has gone: who answers early may read no more of it.
 
-        An answer that comes before the whole body has gone is an answer all the same (RFC 9112 section 9.5): so if
-        sending fails, reading tells what the matter is.
+        Whatever comes before the first byte has gone answers nothing (RFC 9112 section 9.2).
 
-        Raises `Disconnected`, `WriteError` or `WriteTimeout`, and what a body in pieces raises.
+        Raises `NotSent`, `Disconnected`, `WriteError` or `WriteTimeout`, and what a body in pieces raises.
         """
+        if not self.is_silent():
+            raise NotSent("the connection was closed, or said something, before it was asked anything")
         self._is_last = message.is_last
         self.answer.expect(is_head=message.method == "HEAD")
+        body = message.body
         try:
-            await self._send(message)
+            if isinstance(body, bytes) and len(body) <= _SENT_TOGETHER:
+                if not self._start(message.head + body):
+                    await self._send_watching(self._finish)
+            else:
+                await self._send_watching(partial(self._send, message.head, body))
         except WriteError as error:
             if self.is_closed:
                 raise
@@ -89,26 +104,60 @@ class Connection:
             # The other side may still wait for the rest of the request.
             self.answer.keep_alive = False
 
-    async def _send(self, message: Message) -> None:
-        body = message.body
-        if not isinstance(body, bytes):
-            await self._write(message.head)
-            async with aclosing(body):
-                async for piece in body:
-                    await self._write(piece)
-        elif len(body) <= _SENT_TOGETHER:
-            await self._write(message.head + body)
-        else:
-            await self._write(message.head)
+    async def _send_watching(self, send: Callable[[], Awaitable[None]]) -> None:
+        """Send, and stop if an answer comes, or the connection ends (RFC 9112 section 9.5)."""
+        errors, errors_of_watching, is_sent = Kept(), Kept(), False
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch, nursery.cancel_scope, errors_of_watching)
+            with errors:
+                await send()
+                is_sent = True
+            nursery.cancel_scope.cancel()
+        if errors or errors_of_watching:
+            raise (errors or errors_of_watching)[0]
+        if not is_sent:
+            self.answer.keep_alive = False
+
+    async def _watch(self, sending: trio.CancelScope, errors: Kept) -> None:
+        with errors:
+            while not self.answer.is_head_complete:
+                await self._receive(while_sending=True)
+            if self.answer.status < 300:
+                # It may well read on; the request is whole only if it does.
+                await self._until_stuck()
+        sending.cancel()
+
+    async def _until_stuck(self) -> None:
+        before = self._stream.unsent
+        while True:
+            await trio.sleep(_STUCK_SECONDS)
+            if self._stream.unsent is before and before:
+                return
+            before = self._stream.unsent
+
+    async def _send(self, head: bytes, body: bytes | Pieces) -> None:
+        await self._write(head)
+        if isinstance(body, bytes):
             await self._write(body)
+            return
+        async with aclosing(body):
+            async for piece in body:
+                await self._write(piece)
 
     async def _write(self, data: bytes) -> None:
+        if not self._start(data):
+            await self._finish()
+
+    def _start(self, data: bytes) -> bool:
         try:
-            if self.timeouts.write == math.inf:
-                await self._stream.send(data)
-                return
+            return self._stream.start_sending(data)
+        except _BROKEN as error:
+            raise WriteError(_text(error)) from error
+
+    async def _finish(self) -> None:
+        try:
             with trio.move_on_after(self.timeouts.write):
-                await self._stream.send(data)
+                await self._stream.finish_sending()
                 return
         except _BROKEN as error:
             raise WriteError(_text(error)) from error
@@ -140,7 +189,7 @@ class Connection:
         answer.pieces = []
         return piece
 
-    async def _receive(self) -> None:
+    async def _receive(self, *, while_sending: bool = False) -> None:
         if self.answer.problem is not None:
             raise RemoteProtocolError(self.answer.problem)
         if self.answer.has_more:
@@ -149,7 +198,7 @@ class Connection:
             self.answer.go_on()
             return
         try:
-            data = await self._read()
+            data = await (self._stream.receive(while_sending=True) if while_sending else self._read())
         except _BROKEN as error:
             if self.answer.has_begun or self.is_closed:
                 raise ReadError(_text(error)) from error

@@ -17,13 +17,20 @@ _NAME_LENGTH = len("content-encoding")
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 _GZIP_MAGIC = b"\x1f\x8b"
 _RAW_DEFLATE = -zlib.MAX_WBITS
+_MOST_MEMBERS = 1_000
 
 
 class Decoder(Protocol):
     """Takes a body's pieces, gives what they mean."""
 
+    has_enough: bool
+    """Whether there are more parts than it takes apart, so that the rest is to be left."""
+
     def decode(self, data: bytes, most: int) -> bytes:
-        """The next part of the body, at most so many bytes; the rest is lost. Raises `ValueError` for rubbish."""
+        """The next part of the body, at most so many bytes; the rest is lost. Raises `ValueError` for rubbish.
+
+        What it takes apart may mean nothing, and take its time: so `data` should be short.
+        """
 
     def finish(self) -> None:
         """Raises `ValueError` if the body is not complete."""
@@ -44,32 +51,54 @@ class _Inflater:
 
     def __init__(self) -> None:
         self._inflate: Any = None
+        self._held = b""
+        """The first byte of a member: it takes two to know one."""
+        self._is_over = False
+        self._members = 0
+        self.has_enough = False
 
     def decode(self, data: bytes, most: int) -> bytes:
-        decoded = b""
-        while data and len(decoded) < most:
-            if self._inflate is not None and self._inflate.eof and not data.startswith(_GZIP_MAGIC):
-                break  # padding, which gzip itself ignores too
-            try:
-                decoded += self._piece(data, most - len(decoded))
-            except zlib.error as error:
-                raise ValueError(f"the body is not what its Content-Encoding says: {error}") from error
+        decoded: list[bytes] = []
+        data = self._held + data
+        self._held = b""
+        while data and most > 0 and not self._is_over:
+            if self._inflate is None or self._inflate.eof:
+                if len(data) < len(_GZIP_MAGIC):
+                    self._held = data
+                    break
+                self._begin_member(data)
+                continue
+            piece = self._decompressed(data, most)
+            decoded.append(piece)
+            most -= len(piece)
             # A gzip body may have several members (RFC 1952 section 2.2).
             data = self._inflate.unused_data if self._inflate.eof else b""
-        return decoded
+        return b"".join(decoded)
 
     def finish(self) -> None:
+        if self._held and self._inflate is None:
+            raise ValueError("the compressed body ends early")
         if self._inflate is not None and not self._inflate.eof:
             raise ValueError("the compressed body ends early")
 
-    def _piece(self, data: bytes, most: int) -> bytes:
-        is_start = self._inflate is None
-        if is_start or self._inflate.eof:
-            self._inflate = zlib.decompressobj(_GZIP_OR_ZLIB)
+    def _begin_member(self, data: bytes) -> None:
+        is_first = self._inflate is None
+        if not is_first and not data.startswith(_GZIP_MAGIC):
+            self._is_over = True  # padding, which gzip itself ignores too
+            return
+        self._members += 1
+        if self._members > _MOST_MEMBERS:
+            self._is_over = self.has_enough = True
+            return
+        self._inflate = zlib.decompressobj(_GZIP_OR_ZLIB)
+        if is_first:
+            try:
+                zlib.decompressobj(_GZIP_OR_ZLIB).decompress(data[:2])
+            except zlib.error:
+                self._inflate = zlib.decompressobj(_RAW_DEFLATE)
+
+    def _decompressed(self, data: bytes, most: int) -> bytes:
         try:
             return bytes(self._inflate.decompress(data, most))
-        except zlib.error:
-            if not is_start:
-                raise
-            self._inflate = zlib.decompressobj(_RAW_DEFLATE)
-            return bytes(self._inflate.decompress(data, most))
+        except zlib.error as error:
+            raise ValueError(f"the body is not what its Content-Encoding says: {error}") from error

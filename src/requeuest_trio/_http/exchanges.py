@@ -8,6 +8,7 @@ from functools import lru_cache, partial
 from typing import Any, Final, Protocol
 
 import httpx2
+import trio
 
 from requeuest_trio._http.codings import advertised
 from requeuest_trio._http.connection import Connection
@@ -16,6 +17,7 @@ from requeuest_trio._http.progress import Progress
 from requeuest_trio._http.reading import read_body
 from requeuest_trio._http.redirects import Hop, goes_along
 from requeuest_trio._http.transport import TrioTransport
+from requeuest_trio._model.ecosystem import ReadError
 from requeuest_trio._model.errors import InvalidRequest
 from requeuest_trio._model.headers import RESERVED, Headers, find
 
@@ -28,6 +30,15 @@ _METHODS_WITH_BODY: Final = frozenset(
 )  # they say so even if it is empty (RFC 9110 section 8.6)
 
 
+Keep = Callable[[bytes], Awaitable[bool]]
+"""Takes a piece of a body, and returns whether more is wanted."""
+
+MAX_CHUNKS: Final = 65_536
+"""Of one body. Each takes a microsecond or more, however little is in it."""
+MAX_FRAMING: Final = 1_048_576
+"""Bytes between the chunks of one body: sizes, extensions, trailer."""
+
+
 class Incoming(Protocol):
     """An answer whose body is still to be read."""
 
@@ -36,8 +47,13 @@ class Incoming(Protocol):
     decoded: bytes | None
     """The body, if somebody has read and decoded it already."""
 
-    async def read(self, keep: Callable[[bytes], bool]) -> bool:
-        """Give `keep` the pieces of the body until it returns False or raises. Returns whether the body has ended."""
+    async def read(self, keep: Keep) -> bool:
+        """Give `keep` the pieces of the body until it returns False or raises, or the body has more chunks than it may
+        have. Returns whether the body has ended."""
+        ...
+
+    def stop(self) -> None:
+        """End `read`, soon. It returns False."""
         ...
 
     async def aclose(self) -> None:
@@ -75,14 +91,26 @@ class _Own:
     def __init__(self, transport: TrioTransport, connection: Connection) -> None:
         self._transport = transport
         self._connection = connection
+        self._is_stopped = False
         self.status = connection.answer.status
         self.headers = _text(connection.answer.headers)
 
-    async def read(self, keep: Callable[[bytes], bool]) -> bool:
-        while piece := await self._connection.receive_piece():
-            if not keep(piece):
+    async def read(self, keep: Keep) -> bool:
+        connection = self._connection
+        try:
+            while piece := await connection.receive_piece():
+                chunks, framing = connection.answer.effort
+                if chunks > MAX_CHUNKS or framing > MAX_FRAMING or not await keep(piece) or self._is_stopped:
+                    return False
+        except ReadError:
+            if self._is_stopped:
                 return False
+            raise
         return True
+
+    def stop(self) -> None:
+        self._is_stopped = True
+        self._connection.close()
 
     async def aclose(self) -> None:
         self._transport.release(self._connection)
@@ -126,13 +154,17 @@ def _with_codings(headers: Headers) -> Headers:
 class _Foreign:
     def __init__(self, response: Any) -> None:
         self._response = response
+        self._reading = trio.CancelScope()
         self.status = int(response.status_code)
         self.headers = _text(response.headers.raw)
         # A transport without a network, or a hook of the caller's client, may have done so.
         self.decoded = response.content if response.is_stream_consumed else None
 
-    async def read(self, keep: Callable[[bytes], bool]) -> bool:
-        return await read_body(self._response, keep)
+    async def read(self, keep: Keep) -> bool:
+        return await read_body(self._response, keep, self._reading, MAX_CHUNKS)
+
+    def stop(self) -> None:
+        self._reading.cancel()
 
     async def aclose(self) -> None:
         await self._response.aclose()

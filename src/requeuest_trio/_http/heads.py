@@ -92,6 +92,8 @@ def head_of_odd(data: bytes) -> Head:
     Raises `ValueError` for what can be understood in two ways (NUL, a lone CR, the spoiled name of a field that says
     where the body ends), and if the status line is none.
     """
+    if data.count(b"\n") > MAX_HEADERS:
+        raise ValueError(f"the answer has more than {MAX_HEADERS:,} lines in its head")
     if b"\0" in data:
         raise ValueError("the answer's head has a NUL (RFC 9110 section 5.5)")
     # White space before the first field is no continuation of anything (RFC 9112 section 2.2).

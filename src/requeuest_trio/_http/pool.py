@@ -202,11 +202,11 @@ class Connections:
             self.close_expired()
 
     def _find_idle(self, of_origin: _OfOrigin) -> Connection | None:
-        """The idle connection that was used last, if it still works."""
+        """The idle connection that was used last, if its time is not over. Whether it works is seen as it is used."""
         while of_origin.idle:
             connection = of_origin.idle.pop()
             del self._idle[connection]
-            if connection.expires_at > trio.current_time() and connection.is_alive():
+            if connection.expires_at > trio.current_time():
                 self._in_use.add(connection)
                 return connection
             connection.close()

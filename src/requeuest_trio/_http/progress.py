@@ -81,6 +81,10 @@ class Progress:
         self._is_truncated = len(piece) > room
         return not self._is_truncated
 
+    def cut(self) -> None:
+        """The rest of the body is left."""
+        self._is_truncated = True
+
     def starts_over(self) -> None:
         """Forget the answer that led elsewhere; what was sent stays sent."""
         self._status = None

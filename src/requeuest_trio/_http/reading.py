@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -11,10 +11,14 @@ import trio
 __all__ = ["read_body"]
 
 _MOST_BUFFERED_PIECES = 1_000
+_PIECES_AT_ONCE = 10
 
 
-async def read_body(response: Any, keep: Callable[[bytes], bool]) -> bool:
-    """Give `keep` the pieces of the body as they come, until it returns False or raises `ValueError`.
+async def read_body(
+    response: Any, keep: Callable[[bytes], Awaitable[bool]], leaving: trio.CancelScope, most_pieces: int
+) -> bool:
+    """Give `keep` the pieces of the body as they come, until it returns False or raises `ValueError`, or there were so
+    many of them, or somebody cancels `leaving`, which is entered here.
 
     Returns whether the body was read to its end.
 
@@ -23,7 +27,8 @@ async def read_body(response: Any, keep: Callable[[bytes], bool]) -> bool:
     """
     problem: ValueError | None = None
     pieces_left = _MOST_BUFFERED_PIECES
-    with trio.CancelScope() as leaving:  # noqa: ASYNC912 - it waits inside aiter_raw
+    number = 0
+    with leaving:  # noqa: ASYNC912 - it waits inside aiter_raw
         try:
             async with aclosing(response.aiter_raw()) as pieces:
                 async for piece in pieces:
@@ -33,8 +38,12 @@ async def read_body(response: Any, keep: Callable[[bytes], bool]) -> bool:
                         if not pieces_left:
                             break
                         continue
+                    number += 1
+                    if number % _PIECES_AT_ONCE == 0:
+                        # Many of them may come at once, and others have their turn.
+                        await trio.lowlevel.checkpoint()
                     try:
-                        wants_more = keep(piece)
+                        wants_more = number <= most_pieces and await keep(piece)
                     except ValueError as error:
                         problem, wants_more = error, False
                     if not wants_more:

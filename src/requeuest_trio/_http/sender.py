@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import trio
 
 from requeuest_trio._config import Config
-from requeuest_trio._http.decoding import decoder_for
+from requeuest_trio._http.decoding import Decoder, decoder_for
 from requeuest_trio._http.exchanges import Exchange, Incoming, exchange_through
+from requeuest_trio._http.holding import LARGE, HeldBodies
 from requeuest_trio._http.progress import Progress
 from requeuest_trio._http.redirects import Hop, next_hop
 from requeuest_trio._http.transport import TrioTransport
@@ -24,6 +25,9 @@ from requeuest_trio._model.outcome import Delivery
 from requeuest_trio._model.request import Request
 
 __all__ = ["Sender", "open_sender"]
+
+_DECODED_AT_ONCE: Final = 2_048
+_MOST_HELD: Final = 67_108_864
 
 
 @asynccontextmanager
@@ -53,6 +57,7 @@ class Sender:
     ) -> None:
         self._exchange_once = exchange
         self._body_limit = config.max_response_body
+        self._held = HeldBodies(max(_MOST_HELD, config.max_response_body))
         self._max_redirects = config.max_redirects
         self._sensitive = config.sensitive
         self._following = partial(next_hop, sensitive=config.sensitive, bodies_to=config.redirect_bodies_to)
@@ -106,13 +111,34 @@ class Sender:
             progress.is_decoded = find(answer.headers, "content-encoding") is not None
             return
         decoder = decoder_for(answer.headers)
-        if decoder is None:
-            await answer.read(lambda piece: progress.take(piece, self._body_limit))
-            return
-
-        def decode(piece: bytes) -> bool:
-            progress.is_decoded = True
-            return progress.take(decoder.decode(piece, progress.room(self._body_limit) + 1), self._body_limit)
-
-        if await answer.read(decode):
+        try:
+            if decoder is None:
+                is_whole = await answer.read(partial(self._keep, answer, progress))
+            else:
+                is_whole = await answer.read(partial(self._decode, answer, progress, decoder, [0]))
+        finally:
+            self._held.leave(answer)
+        if not is_whole:
+            progress.cut()
+        elif decoder is not None:
             decoder.finish()
+
+    async def _keep(self, answer: Incoming, progress: Progress, piece: bytes) -> bool:
+        wants_more = progress.take(piece, self._body_limit)
+        if len(progress.body) > LARGE:
+            self._held.hold(answer, len(progress.body))
+        return wants_more
+
+    async def _decode(
+        self, answer: Incoming, progress: Progress, decoder: Decoder, came: list[int], piece: bytes
+    ) -> bool:
+        """Undo a coding, a little at a time: what it comes to, and how long it takes, the length does not tell."""
+        progress.is_decoded = True
+        came[0] += len(piece)
+        for start in range(0, len(piece), _DECODED_AT_ONCE):
+            if start:
+                await trio.lowlevel.checkpoint()
+            part = decoder.decode(piece[start : start + _DECODED_AT_ONCE], progress.room(self._body_limit) + 1)
+            if not await self._keep(answer, progress, part) or decoder.has_enough:
+                return False
+        return came[0] <= 2 * self._body_limit + LARGE

@@ -24,12 +24,24 @@ class Stream(Protocol):
     was_cut: bool
     """Whether it has ended in a way that anybody on the way could have brought about."""
 
-    async def send(self, data: bytes) -> None:
-        """Send all of it."""
+    @property
+    def unsent(self) -> memoryview:
+        """What waits for room; another object whenever there was some."""
         ...
 
-    async def receive(self) -> bytes:
-        """Wait for the next bytes; none at the end. Always a checkpoint, so that a fast sender starves nobody."""
+    def start_sending(self, data: bytes) -> bool:
+        """Send what can be sent without waiting. False: `finish_sending` sends the rest."""
+        ...
+
+    async def finish_sending(self) -> None:
+        """Send the rest."""
+        ...
+
+    async def receive(self, *, while_sending: bool = False) -> bytes:
+        """Wait for the next bytes; none at the end. Always a checkpoint, so that a fast sender starves nobody.
+
+        `while_sending`: another task sends meanwhile.
+        """
         ...
 
     def has_news(self) -> bool:
@@ -42,7 +54,10 @@ class Stream(Protocol):
 
 
 _RECEIVED_AT_ONCE: Final = 65_536
+_ENCRYPTED_RECEIVED_AT_ONCE: Final = 16_384  # which may be hundreds of records, and as many calls
 _ENCRYPTED_AT_ONCE: Final = 262_144  # what is encrypted and not yet sent is kept twice
+
+_NOTHING: Final = memoryview(b"")
 
 _T = TypeVar("_T")
 
@@ -54,25 +69,33 @@ class PlainStream:
     needs no waiting, and the wait for the answer follows at once.
     """
 
-    __slots__ = ("_poll", "_socket")
+    __slots__ = ("_at_once", "_poll", "_socket", "unsent")
 
     was_cut = False  # a reset is an error, and nothing protects an end
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, at_once: int = _RECEIVED_AT_ONCE) -> None:
         self._socket = sock
+        self._at_once = at_once
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
+        self.unsent = _NOTHING
+        """What waits for room."""
 
-    async def send(self, data: bytes) -> None:
-        """Send all of it. A checkpoint only if it has to wait."""
+    def start_sending(self, data: bytes) -> bool:
+        """Send what can be sent without waiting. False: `finish_sending` sends the rest."""
         sent = self._try_to_send(data)
-        if sent < len(data):
-            rest = memoryview(data)[sent:]
-            while rest:
-                await trio.lowlevel.wait_writable(self._socket)
-                # After a standstill both has come true: there is room, and there is no time.
-                await trio.lowlevel.checkpoint_if_cancelled()
-                rest = rest[self._try_to_send(rest) :]
+        if sent == len(data):
+            return True
+        self.unsent = memoryview(data)[sent:]
+        return False
+
+    async def finish_sending(self) -> None:
+        """Send the rest."""
+        while self.unsent:
+            await trio.lowlevel.wait_writable(self._socket)
+            # After a standstill both has come true: there is room, and there is no time.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            self.unsent = self.unsent[self._try_to_send(self.unsent) :]
 
     def _try_to_send(self, data: bytes | memoryview) -> int:
         try:
@@ -80,14 +103,18 @@ class PlainStream:
         except BlockingIOError:
             return 0
 
-    async def receive(self) -> bytes:
+    async def receive(self, *, while_sending: bool = False) -> bytes:
         """Wait for the next bytes; none at the end."""
         while True:
             await trio.lowlevel.wait_readable(self._socket)
             try:
-                return self._socket.recv(_RECEIVED_AT_ONCE)
+                return self._socket.recv(self._at_once)
             except BlockingIOError:
                 continue
+
+    def receive_nowait(self) -> bytes:
+        """What can be read at once; `has_news` has told that there is something, and none of it is the end."""
+        return self._socket.recv(self._at_once)
 
     def has_news(self) -> bool:
         """Whether something can be read."""
@@ -108,7 +135,10 @@ class TlsStream:
     would be the beginning of the next one.
     """
 
-    __slots__ = ("_has_ended", "_incoming", "_outgoing", "_plain", "_problem", "_tls", "was_cut")
+    __slots__ = (
+        "_has_ended", "_has_sent", "_heard", "_incoming", "_is_listening", "_outgoing", "_plain", "_problem", "_rest",
+        "_tls", "was_cut",
+    )  # fmt: skip
 
     def __init__(self, plain: PlainStream, context: ssl.SSLContext, host: str) -> None:
         self._plain = plain
@@ -117,35 +147,67 @@ class TlsStream:
         # The dot of an absolute name is no part of it in TLS (RFC 6066 section 3), nor is the zone of an address.
         name = host.partition("%")[0].removesuffix(".")
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+        self._rest = _NOTHING
+        """What is not encrypted yet."""
+        self._has_sent = False
+        self._is_listening = False
+        self._heard = trio.lowlevel.ParkingLot()
         self._has_ended = False
         self.was_cut = False
         self._problem: ssl.SSLError | None = None
+
+    @property
+    def unsent(self) -> memoryview:
+        """What waits for room, encrypted."""
+        return self._plain.unsent
 
     async def shake_hands(self) -> None:
         """Agree on keys, and check the certificate."""
         await self._do(self._tls.do_handshake)
 
-    async def send(self, data: bytes) -> None:
-        """Send all of it."""
-        rest = memoryview(data)
-        while rest:
-            rest = rest[await self._do(partial(self._tls.write, rest[:_ENCRYPTED_AT_ONCE])) :]
+    def start_sending(self, data: bytes) -> bool:
+        """Send what can be sent without waiting. False: `finish_sending` sends the rest."""
+        self._has_sent = True
+        self._rest = memoryview(data)
+        try:
+            self._rest = self._rest[self._tls.write(self._rest[:_ENCRYPTED_AT_ONCE]) :]
+        except ssl.SSLWantReadError:
+            return False
+        return self._plain.start_sending(self._outgoing.read()) and not self._rest
 
-    async def receive(self) -> bytes:
+    async def finish_sending(self) -> None:
+        """Send the rest."""
+        await self._plain.finish_sending()
+        while self._rest:
+            self._rest = self._rest[await self._do(partial(self._tls.write, self._rest[:_ENCRYPTED_AT_ONCE])) :]
+
+    async def receive(self, *, while_sending: bool = False) -> bytes:
         """Wait for the next bytes; none at the end. Without TLS's own closing message, `was_cut` is True."""
-        data = self._decrypted()
-        if data or self._has_ended:
+        data = b""
+        if self._has_ended or self._incoming.pending:
             await trio.lowlevel.checkpoint()
+            data = self._decrypted()
         while not data and not self._has_ended:
-            await self._exchange()
+            if not while_sending:
+                await self._flush()
+            await self._listen()
             data = self._decrypted()
         if not data and self._problem is not None:
             raise self._problem
         return data
 
     def has_news(self) -> bool:
-        """Whether something can be read; what TLS sends for itself counts too."""
-        return self._has_ended or self._incoming.pending > 0 or self._plain.has_news()
+        """Whether something can be read. What TLS sends for itself, after the handshake most of all, does not count."""
+        while not self._has_ended and self._plain.has_news():
+            try:
+                data = self._plain.receive_nowait()
+            except OSError:
+                return True
+            self._take(data)
+            if self._decrypted():
+                return True
+        # The beginning of a record may be the beginning of an answer, but hardly before anything was asked.
+        return self._has_ended or (self._has_sent and self._incoming.pending > 0)
 
     def close(self) -> None:
         """Close it at once, without TLS's closing message: what was sent is framed by HTTP."""
@@ -175,23 +237,33 @@ class TlsStream:
             try:
                 result = step()
             except ssl.SSLWantReadError:
-                await self._exchange()
+                await self._flush()
+                await self._listen()
             else:
                 await self._flush()
                 return result
 
-    async def _exchange(self) -> None:
-        """Send what TLS has to say, and wait for what it wants to hear."""
-        await self._flush()
-        data = await self._plain.receive()
+    async def _listen(self) -> None:
+        """Wait for what TLS wants to hear."""
+        if self._is_listening:
+            await self._heard.park()  # another task does
+            return
+        self._is_listening = True
+        try:
+            self._take(await self._plain.receive())
+        finally:
+            self._is_listening = False
+            self._heard.unpark_all()
+
+    def _take(self, data: bytes) -> None:
         if data:
             self._incoming.write(data)
         else:
             self._incoming.write_eof()
 
     async def _flush(self) -> None:
-        if self._outgoing.pending:
-            await self._plain.send(self._outgoing.read())
+        if self._outgoing.pending and not self._plain.start_sending(self._outgoing.read()):
+            await self._plain.finish_sending()
 
 
 async def open_tls(sock: socket.socket, context: ssl.SSLContext, host: str) -> TlsStream:
@@ -199,7 +271,7 @@ async def open_tls(sock: socket.socket, context: ssl.SSLContext, host: str) -> T
 
     Cancelled, or if the handshake fails, the socket is closed.
     """
-    plain = PlainStream(sock)
+    plain = PlainStream(sock, _ENCRYPTED_RECEIVED_AT_ONCE)
     try:
         stream = TlsStream(plain, context, host)
         await stream.shake_hands()

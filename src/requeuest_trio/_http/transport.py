@@ -13,7 +13,7 @@ import httpx2
 import trio
 
 from requeuest_trio._http.connecting import Connector, OnStep
-from requeuest_trio._http.connection import Connection, Disconnected
+from requeuest_trio._http.connection import Connection, Disconnected, NotSent
 from requeuest_trio._http.message import Message, Origin, message_of
 from requeuest_trio._http.pool import Connections, ConnectionStatistics
 from requeuest_trio._http.shortages import OutOfResources
@@ -47,8 +47,9 @@ class TrioTransport(httpx2.AsyncBaseTransport):
 
     A request over a connection that had been used before, and that ends before any byte of an answer has come, is sent
     once more over a new one: most likely the server had closed the connection for being idle, at the same moment (RFC
-    9112 section 9.3.1). So a request that the server has carried out without a word may be carried out twice; for a
-    queue, which sends again whatever had no answer, that is nothing new. A body that is a stream is not sent again.
+    9112 section 9.3.1). So it is after 408 with `Connection: close` (RFC 9110 section 15.5.9). A request that the
+    server has carried out without a word may thus be carried out twice; for a queue, which sends again whatever had no
+    answer, that is nothing new. A body that is a stream is not sent again.
 
     Names are looked up in threads: at most 32 at once for one `share`, 16 for one domain (the last two labels), and 192
     in all, of which half are for shares that have none under way. So names that hang hold up those of other shares
@@ -125,14 +126,24 @@ class TrioTransport(httpx2.AsyncBaseTransport):
         Whoever calls gives the connection back with `release`, however far the body was read. Raises httpx2's errors.
         Cancelled: nothing is left behind.
         """
-        connection = await self._take(message, on_step, timeouts)
-        try:
-            return await self._exchange_over(connection, message, on_step)
-        except Disconnected:
-            if not connection.has_served or not isinstance(message.body, bytes):
-                raise
-        connection = await self._take(message, on_step, timeouts, fresh=True)
-        return await self._exchange_over(connection, message, on_step)
+        can_repeat = isinstance(message.body, bytes)
+        is_repeated = False
+        while True:
+            connection = await self._take(message, on_step, timeouts, fresh=is_repeated)
+            try:
+                await self._exchange_over(connection, message, on_step)
+            except NotSent:
+                if not connection.has_served:
+                    raise
+                continue
+            except Disconnected:
+                if not connection.has_served or not can_repeat:
+                    raise
+            else:
+                if not (connection.has_served and can_repeat and connection.answer.has_given_up_waiting):
+                    return connection
+                self.release(connection)
+            is_repeated = True
 
     def release(self, connection: Connection) -> None:
         """Keep the connection for the next request, or close it, if its answer was not read to the end."""
@@ -160,10 +171,12 @@ class TrioTransport(httpx2.AsyncBaseTransport):
         self._connections.opened(connection)
         return connection
 
-    async def _exchange_over(self, connection: Connection, message: Message, on_step: OnStep) -> Connection:
+    async def _exchange_over(self, connection: Connection, message: Message, on_step: OnStep) -> None:
         try:
             # Sending need not wait for anything, and what has no more time must not be sent.
             await trio.lowlevel.checkpoint_if_cancelled()
+            if not connection.is_silent():
+                raise NotSent("the connection was closed, or said something, before it was asked anything")
             await on_step(Reached.SENT)
             await connection.send(message)
             await connection.receive_head()
@@ -171,7 +184,6 @@ class TrioTransport(httpx2.AsyncBaseTransport):
             connection.close()
             self._connections.give_back(connection)
             raise
-        return connection
 
     # --- for httpx2 ---------------------------------------------------------------------------------------------------
 
