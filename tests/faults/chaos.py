@@ -237,8 +237,8 @@ async def play(seed: int, seconds: float, directory: Path) -> list[Violation]:
     """One performance. Tells what came of it, and returns what is wrong."""
     with throwaway_server({"max_connections": "200"}) as server:
         wall, apart = Wall(server.dsn()), 2 * seconds + 600.0
-        await wall.hang_up(apart)
         await migrate(server.dsn())
+        await wall.hang_up(apart)
         rig = None
         try:
             async with open_rig(server.dsn(), directory, seed) as rig:

@@ -41,9 +41,9 @@ STEPS = [60.0, -60.0, HOUR, -HOUR]
 @pytest.fixture
 async def wall(dsn: str) -> Wall:
     """The clock of a database in which the schema is up to date."""
+    await migrate(dsn)
     wall = Wall(dsn)
     await wall.hang_up()
-    await migrate(dsn)
     return wall
 
 

@@ -42,7 +42,9 @@ class FakeSender:
         self.ended: Counter[str] = Counter()
         self.in_flight: Counter[str] = Counter()
 
-    async def send(self, request: Request, progress: object, added: tuple[tuple[str, str], ...]) -> Delivery:
+    async def send(
+        self, request: Request, progress: object, added: tuple[tuple[str, str], ...], channel: str
+    ) -> Delivery:
         [(_, job)] = added
         self.in_flight[job] += 1
         assert self.in_flight[job] == 1, "two attempts of a job at once"
