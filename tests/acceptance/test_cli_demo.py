@@ -36,6 +36,7 @@ async def test_from_beginning_to_end() -> None:
     verdict, what_next = ended.out.splitlines()[-2:]
     assert verdict.startswith("All 200 requests were delivered once each")
     assert what_next.startswith("Next: requeuest send FILE.jsonl --dsn ")
+    assert "docs/" not in what_next, "who has installed it with pip has none"
     assert "200 delivered" in ended.err
     assert "\x1b" not in ended.out + ended.err
 

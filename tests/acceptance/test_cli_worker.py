@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
-import psycopg
 import pytest
 
 from requeuest_trio import DatabaseUnavailable, JobState, Request, open_requeuest
 from requeuest_trio.cli.dsn import is_lasting
+from requeuest_trio.embedded import open_embedded
 from requeuest_trio.testing import open_receiver
 from tests.acceptance.cli import invoke, open_gate, requeuest, running
-from tests.servers import TestServer
+from tests.servers import TestServer, temporary_home
 
 GREETING = "Ctrl-C or SIGTERM stops"
 
@@ -74,19 +75,25 @@ async def test_the_second_signal_ends_it_at_once(migrated_dsn: str) -> None:
     assert (job.state, job.attempts) == (JobState.AVAILABLE, 0)
 
 
-async def test_it_waits_for_its_database(server: TestServer, admin: psycopg.Connection, migrated_template: str) -> None:
-    async with running("worker", "--all", dsn=server.dsn("comes_later")) as worker:
-        await worker.wait_to_say("trying again in", times=2)
-        admin.execute(f"CREATE DATABASE comes_later TEMPLATE {migrated_template}")
-        try:
-            await worker.wait_to_say(GREETING)
-            worker.signal(signal.SIGTERM)
-            assert await worker.status() == 0
-        finally:
-            admin.execute("DROP DATABASE comes_later WITH (FORCE)")
+async def test_what_the_database_refuses_is_not_tried_for_ever(server: TestServer) -> None:
+    for dsn in (server.dsn("no_such_database"), f"{server.dsn()} user=no_such_user"):
+        ended = await requeuest("worker", "--all", dsn=dsn)
+        assert (ended.status, ended.out) == (2, "")
+        [line] = ended.err.splitlines()
+        assert "does not exist" in line
+        assert "this will hardly mend itself: correct --dsn" in line
+
+
+async def test_it_waits_for_its_database() -> None:
+    with temporary_home() as place:
+        home = f"host={place}/socket user=postgres dbname=postgres"
+        async with running("worker", "--all", "--migrate", dsn=home) as worker:
+            await worker.wait_to_say("trying again in", times=2)
+            async with open_embedded(place):
+                await worker.wait_to_say(GREETING)
+                worker.signal(signal.SIGTERM)
+                assert await worker.status() == 0
     assert "Traceback" not in worker.said
-    [hint] = [line for line in worker.said.splitlines() if "this will hardly mend itself" in line]
-    assert 'database "comes_later" does not exist' in hint
 
 
 @pytest.mark.parametrize(
@@ -103,8 +110,8 @@ def test_what_will_hardly_mend_itself(text: str, expected: bool) -> None:
     assert is_lasting(DatabaseUnavailable(f"PostgreSQL is not available: {text}")) is expected
 
 
-async def test_a_signal_while_it_waits(server: TestServer) -> None:
-    async with running("worker", "--all", dsn=server.dsn("never_comes")) as worker:
+async def test_a_signal_while_it_waits(tmp_path: Path) -> None:
+    async with running("worker", "--all", dsn=f"host={tmp_path} user=postgres") as worker:
         await worker.wait_to_say("trying again in")
         worker.signal(signal.SIGTERM)
         assert await worker.status() == 0

@@ -30,7 +30,10 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
 LIST = Path(__file__).with_name("mutants.toml")
-COPIED = ("src", "migrations", "tests", "docs", "benchmarks", "pyproject.toml", "README.md", "CHANGELOG.md", "Makefile")
+COPIED = (
+    "src", "migrations", "tests", "docs", "benchmarks", "requirements", "uv.lock",
+    "pyproject.toml", "README.md", "CHANGELOG.md", "SECURITY.md", "Makefile",
+)  # fmt: skip
 AT_ONCE = 2
 TEST_SECONDS = 60
 PATIENCE = 300

@@ -221,5 +221,5 @@ def _without_password(dsn: str) -> str:
         return "..."
     # libpq itself says which of its parameters are not for the screen.
     secret = {option.keyword.decode() for option in Conninfo.get_defaults() if option.dispchar == b"*"}
-    masks = dict.fromkeys(secret & parts.keys(), "***")
-    return make_conninfo(dsn, **masks) if masks else dsn
+    kept = {name: value for name, value in parts.items() if name not in secret}
+    return dsn if kept == parts else make_conninfo("", **kept)

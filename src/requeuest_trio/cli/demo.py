@@ -140,7 +140,7 @@ def _command() -> str:
 def _judge(mismatches: Sequence[str], number: int, out: Console, err: Console) -> int:
     if not mismatches:
         say(out, f"All {number} requests were delivered once each, and came exactly as the file has them.", "green")
-        say(out, f"Next: {_command()} send FILE.jsonl --dsn embedded: (see --help), or docs/tutorial.md")
+        say(out, f"Next: {_command()} send FILE.jsonl --dsn embedded: ({_command()} send --help has the rest)")
         return FINE
     for mismatch in mismatches[:_MOST_MISMATCHES]:
         say(err, mismatch, "red")

@@ -53,13 +53,14 @@ def every_job(client: Client, **wanted: Any) -> aclosing[AsyncGenerator[Job, Non
 
 
 def without_secrets(dsn: str) -> str:
-    """A DSN that can be opened, for a message."""
+    """A DSN for a command to paste. A password is left out: libpq then asks `PGPASSWORD` or the password file."""
     if embedded_path(dsn) is not None:
         return dsn
     if problem_of(dsn) is not None:
         return "***"
-    secrets = {name: "***" for name in _SECRETS if name in conninfo_to_dict(dsn)}
-    return make_conninfo(dsn, **secrets) if secrets else dsn
+    parts = conninfo_to_dict(dsn)
+    kept = {name: value for name, value in parts.items() if name not in _SECRETS}
+    return dsn if kept == parts else make_conninfo("", **kept)
 
 
 def is_lasting(error: DatabaseUnavailable) -> bool:

@@ -107,7 +107,9 @@ def _resuming(entries: Sequence[Entry], dsn: str, schema: str) -> str:
     """The command that delivers what is left."""
     names = " ".join(quote(name) for name in channels_of(entries))
     other_schema = "" if schema == "requeuest" else f" --schema {schema}"
-    return f"requeuest worker {names} --dsn {quote(without_secrets(dsn))}{other_schema}"
+    shown = without_secrets(dsn)
+    password = "" if shown == dsn else " (its password in PGPASSWORD, or in a password file)"
+    return f"requeuest worker {names} --dsn {quote(shown)}{other_schema}{password}"
 
 
 def _refuse(error: BadLines, name: str) -> None:

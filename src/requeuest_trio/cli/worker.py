@@ -25,7 +25,6 @@ __all__ = ["worker"]
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
 _HINT = "; this will hardly mend itself: correct --dsn, or create or permit what it names"
-"""Said once."""
 
 
 @click.command(short_help="Deliver what is in the queue, until it is stopped.")
@@ -59,15 +58,17 @@ def worker(
     The first signal lets the requests under way finish, and takes on no more; the second ends it at once. What is not
     finished then goes back to the queue, its attempt not counted. Any number of workers may share a channel.
 
-    If the database is not there at the start, it is waited for; later outages are survived. Standard error tells what
-    happens. Exit status: 0 after the first signal, 130 or 143 after the second.
+    If the database does not answer at the start, it is waited for; later outages are survived. If it refuses the user,
+    the password or the name of the database at the start, that is said, and the exit status is 2. Standard error tells
+    what happens. Exit status otherwise: 0 after the first signal, 130 or 143 after the second.
 
     \b
     Example:
       requeuest worker billing mail --dsn postgresql:///app
     """
     if bool(channels) == everything:
-        raise click.UsageError("name the channels to deliver, or say --all")
+        why = ": --all already means every channel" if everything else ""
+        raise click.UsageError(f"name the channels to deliver, or say --all{why}")
     queue = partial(
         open_requeuest,
         dsn,
@@ -89,7 +90,7 @@ async def _work(
     err = make_console(sys.stderr)
     async with stopping_on_signals(partial(say, err)) as stop:
         with logging_to(err, level):
-            pause, hint = _FIRST_PAUSE, _HINT
+            pause = _FIRST_PAUSE
             while stop.received is None:
                 try:
                     async with open_queue():
@@ -97,10 +98,9 @@ async def _work(
                         with stop.gracefully(farewell):
                             await trio.sleep_forever()
                 except DatabaseUnavailable as error:
-                    reason = one_line(str(error))
                     if is_lasting(error):
-                        reason, hint = reason + hint, ""
-                    pause = await _wait_for_database(reason, pause, err)
+                        raise DatabaseUnavailable(str(error) + _HINT) from error
+                    pause = await _wait_for_database(one_line(str(error)), pause, err)
     say(err, "stopped")
     return FINE if stop.signals == 1 else stop.exit_status
 
