@@ -23,9 +23,11 @@ from requeuest_trio import Attempt, InvalidRequest, Job, JobState, Reached, Requ
 from requeuest_trio._config import check_dsn
 from requeuest_trio._engine.listener import Hints, Listener
 from requeuest_trio._http.answer import AnswerParser
+from requeuest_trio._http.chunks import ChunkedBody
 from requeuest_trio._http.codings import advertised
 from requeuest_trio._http.decoding import decoder_for
 from requeuest_trio._http.describing import causes, described
+from requeuest_trio._http.heads import head_of_odd
 from requeuest_trio._http.message import target_of
 from requeuest_trio._http.progress import Progress
 from requeuest_trio._http.redirects import Hop, goes_along, next_hop
@@ -231,6 +233,14 @@ BOUNDED: Mapping[str, list[Call]] = {
         lambda text: described(ExceptionGroup(text[:100], [ValueError(text), OSError(7, text)])),
     ],
     "_http.describing.causes": [lambda text: list(causes(ValueError(text)))],
+    "_http.chunks.ChunkedBody.feed": [
+        lambda text: ChunkedBody().feed(raw(text), 0, [], 2_000_000),
+        lambda text: ChunkedBody().feed(b"1;" + raw(text), 0, [], 2_000_000),
+    ],
+    "_http.heads.head_of_odd": [
+        lambda text: head_of_odd(raw(text)),
+        lambda text: head_of_odd(HEAD + b"X-A: " + raw(text) + b"\r\n\r\n"),
+    ],
     "_http.codings.advertised": [advertised.__wrapped__],
     "_http.redirects.goes_along": [lambda text: goes_along("Accept", text, ()), lambda text: goes_along(text, "a", ())],
     "_http.message.target_of": [lambda text: target_of.__wrapped__("http://h/" + text[:MAX_URL_LENGTH])],
@@ -327,15 +337,12 @@ _KEEPS = "only keeps what it is given"
 EXEMPT: Mapping[str, str] = {
     "_engine.listener.Hints.__init__": _KEEPS,
     "_engine.listener.Listener.__init__": _KEEPS,
-    "_http.answer.AnswerParser.on_status": "is called by `feed`",
-    "_http.answer.AnswerParser.on_header": "is called by `feed`",
-    "_http.answer.AnswerParser.on_body": "is called by `feed`",
     "_http.bodies.chunk": _OURS,
     "_http.bodies.Pieces.__init__": _KEEPS,
     "_http.bodies.Sized.__init__": _KEEPS,
     "_http.connecting.Connector.connect": _IO,
-    "_http.exchanges.Incoming.read": _IO,
     "_http.exchanges.exchange_through": _OURS,
+    "_http.heads.head_of_plain": "is called by `AnswerParser.feed`",
     "_http.message.head_of": _OURS,
     "_http.progress.Progress.__init__": _KEEPS,
     "_http.progress.Progress.complete": _OURS,
@@ -345,10 +352,10 @@ EXEMPT: Mapping[str, str] = {
     "_http.sender.Sender.send": _IO,
     "_http.shortages.is_shortage": "looks at the types and numbers of errors",
     "_http.shortages.lacks_ports": "looks at the types and numbers of errors",
-    "_http.streams.Stream.send": _IO,
-    "_http.streams.PlainStream.send": _IO,
+    "_http.streams.Stream.start_sending": _IO,
+    "_http.streams.PlainStream.start_sending": _IO,
     "_http.streams.TlsStream.__init__": _KEEPS,
-    "_http.streams.TlsStream.send": _IO,
+    "_http.streams.TlsStream.start_sending": _IO,
     "_http.streams.open_tls": _IO,
     "_http.timeouts.Timeouts.of": _OURS,
     "_model.checks.seconds": "takes numbers, and refuses what is none by its type",

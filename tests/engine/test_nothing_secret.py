@@ -47,7 +47,7 @@ async def test_a_refused_row_is_in_no_error(eye: Eye) -> None:
     """PostgreSQL shows it whole in the details of the error."""
     insert = "INSERT INTO requeuest.job (channel, method, url, attempts) VALUES ('c', 'GET', %(url)s, -1)"
     async with await TrioConnection.connect(eye.dsn) as connection:
-        with pytest.raises(RequeuestError, match=r"PostgreSQL refuses: .*attempts") as caught, for_callers():
+        with pytest.raises(RequeuestError, match=r"PostgreSQL refuses: .*check constraint") as caught, for_callers():
             await connection.execute(insert, {"url": "https://h/?token=s3cret"})
     assert isinstance(caught.value.__cause__, errors.CheckViolation)
     assert caught.value.__cause__.sqlstate == "23514"
