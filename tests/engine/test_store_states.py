@@ -4,6 +4,7 @@ exactly its transitions; what no state allows, the table refuses, whoever writes
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -60,7 +61,7 @@ async def test_no_statement_makes_another(bench: Bench, conn: Conn) -> None:
 async def try_all(bench: Bench, conn: Conn, state: JobState, key: str | None) -> None:
     worker, job_id = await bench.worker(conn), new_id()
     claim = uuid4()
-    report = (await claimed_sample(bench, conn))._replace(id=job_id, claim=claim, ordering_key=key)
+    report = replace(await claimed_sample(bench, conn), id=job_id, claim=claim, ordering_key=key)
 
     async def put() -> None:
         await conn.execute("DELETE FROM requeuest.job; DELETE FROM requeuest.attempt")

@@ -101,6 +101,8 @@ UNION ALL
 SELECT current_user::text, 'FUNCTION', pg_proc.oid::regprocedure::text, 'EXECUTE'
 FROM pg_catalog.pg_proc JOIN pg_catalog.pg_namespace ON pg_namespace.oid OPERATOR(pg_catalog.=) pronamespace
 WHERE nspname OPERATOR(pg_catalog.=) %(schema)s::name AND %(delivers)s
+  -- That of a trigger takes no right of whoever sets it off.
+  AND prorettype OPERATOR(pg_catalog.<>) 'pg_catalog.trigger'::pg_catalog.regtype
   AND NOT pg_catalog.has_function_privilege(pg_proc.oid, 'EXECUTE')
 UNION ALL
 SELECT current_user::text, 'POLICY', '{schema}.' || name, ''
