@@ -1,0 +1,21 @@
+"""The hostile sockets: a process of its own that serves every hostile receiver, each at a port of its own."""
+
+from contextlib import AsyncExitStack
+from typing import Any
+
+from tests.faults.program import hear, say
+from tests.http.costly_cases import COSTLY
+from tests.http.hostile import raw_server
+from tests.http.hostile_cases import CASES
+
+
+async def main(_: dict[str, Any]) -> None:
+    handlers = {name: (case.scheme, case.handle) for name, case in CASES.items()}
+    handlers |= {name: ("http", handle) for name, handle in COSTLY.items()}
+    async with AsyncExitStack() as stack:
+        urls = {}
+        for name, (scheme, handle) in handlers.items():
+            server = await stack.enter_async_context(raw_server(handle))
+            urls[name] = server.url.replace("http", scheme)
+        say("serving", urls=urls)
+        await hear()
