@@ -286,8 +286,8 @@ class Client:
         """Wait until a job is delivered, and return the response: status, headers, and body up to the limit.
 
         From any process, also after a restart, and any number of times for as long as `Config.keep_succeeded` keeps it.
-        The body is decoded; `response.extensions["truncated"]` says whether it was longer than
-        `Config.max_response_body`, or broke off.
+        The body is decoded; `response.extensions["truncated"]` says whether it broke off, or was longer than is kept:
+        `Config.max_response_body` if a caller waited when the answer came, `Config.keep_response` otherwise.
 
         Raises:
             JobDead: the job was given up; the exception has the job.

@@ -34,7 +34,10 @@ class Config:
     max_request_body: int = 10 * _MIB
     """A larger body is refused by `spawn`."""
     max_response_body: int = _MIB
-    """An answer's body is kept up to here, and marked as truncated past it."""
+    """An answer's body is read up to here, and kept if a caller waits for it; it is marked as truncated past it."""
+    keep_response: int = 20_000
+    """An answer that no caller waits for is kept up to here, and marked as truncated past it; `result` gives
+    what was kept."""
     excerpt: int = 1_024
     """How much of an answer's body each attempt keeps."""
     max_redirects: int = 5
@@ -72,6 +75,7 @@ class Config:
             "attempt_timeout": (0.001, 86_400.0),
             "max_request_body": (0, 256 * _MIB),
             "max_response_body": (0, 64 * _MIB),
+            "keep_response": (0, 64 * _MIB),
             "excerpt": (0, _MIB),
             "max_redirects": (0, 20),
             "max_running": (1, 100_000),

@@ -498,15 +498,15 @@ async def test_a_delivered_request_is_not_sent_again_because_its_answer_is_refus
 async def test_an_answer_is_kept_whole_through_whatever_is_no_error_of_its_data(
     eye: Eye, receiver: Receiver, log: Log, sqlstate: str
 ) -> None:
-    await eye.connection.execute(b"create sequence tries")
-    fails = "new.state = 'succeeded' and nextval('tries') <= 2"
+    await eye.connection.execute(b"create sequence public.tries")
+    fails = "new.state = 'succeeded' and nextval('public.tries') <= 2"
     await eye.connection.execute(REFUSE.format(sqlstate=sqlstate, url="poison", condition=fails).encode())
     async with nothing_left(eye), open_requeuest(eye.dsn) as client:
         response = await client.spawn_returning("a", Request.get(receiver.url + "/poison"))
         assert (response.status_code, response.content) == (200, b"ok")
         assert not response.extensions["truncated"]
     assert len(receiver.arrivals) == 1
-    assert await eye.value("select last_value from tries") > 2
+    assert await eye.value("select last_value from public.tries") > 2
     assert not log.fields("outcome_refused")
 
 

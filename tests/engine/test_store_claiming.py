@@ -166,3 +166,23 @@ async def test_what_a_cut_claim_has_left_is_delivered_at_once(eye: Eye, receiver
             await client.spawn_many(channel, [request] * 8)
     async with open_requeuest(eye.dsn, ["a", "b"], poll_interval=600, lease=3.0, config=config):
         await eye.until_states(succeeded=16)
+
+
+@pytest.mark.parametrize("column", ["headers", "url", "body"])
+async def test_a_claim_s_limit_counts_the_whole_row(bench: Bench, conn: Conn, column: str) -> None:
+    worker = await bench.worker(conn)
+    value = {
+        "headers": "to_json(repeat('h', 400000))",
+        "url": "repeat('u', 400000)",
+        "body": "repeat('b', 400000)::bytea",
+    }
+    text = (
+        f"INSERT INTO requeuest.job (channel, method, url, {column})"
+        if column != "url"
+        else ("INSERT INTO requeuest.job (channel, method, url)")
+    )
+    urls = "" if column == "url" else "'http://x.test/', "
+    await conn.execute(f"{text} SELECT 'c', 'GET', {urls}{value[column]} FROM generate_series(1, 30)".encode())
+    jobs, was_cut = await bench.store.claim(conn, worker, uuid4(), {"c": 30})
+    assert was_cut
+    assert 5 < len(jobs) < 11

@@ -311,3 +311,28 @@ async def test_pruning_passes_over_what_another_transaction_has_locked(bench: Be
         with trio.fail_after(5):
             assert await bench.store.prune(conn, JobState.SUCCEEDED, timedelta(0)) == 1
     assert await bench.store.prune(conn, JobState.SUCCEEDED, timedelta(0)) == 1
+
+
+async def test_an_answer_that_nobody_waits_for_is_kept_in_part(bench: Bench, conn: Conn) -> None:
+    worker = await bench.worker(conn)
+    await bench.spawn(conn, new_job(), new_job(awaited=True), new_job(), new_job())
+    unawaited, awaited, short, since = await bench.claim(conn, worker)
+    await bench.store.await_job(conn, since.id)  # while it is running
+    reports = [delivered(job, body=b"x" * 50_000) for job in (unawaited, awaited, since)]
+    reports.append(delivered(short, body=b"x" * 20_000))
+    stale, *_ = await bench.store.record(conn, reports, now=0.0, excerpt=1_024, keep=20_000)
+    assert stale == set()
+    kept = await bench.rows(conn, "SELECT length(response_body), response_truncated FROM requeuest.job ORDER BY id")
+    assert kept == [(20_000, True), (50_000, False), (20_000, False), (50_000, False)]
+    assert await bench.rows(conn, "SELECT DISTINCT length(excerpt) FROM requeuest.attempt") == [(1_024,)]
+
+
+@pytest.mark.parametrize("keep", [0, 10])
+async def test_an_excerpt_may_be_longer_than_what_is_kept_of_an_answer(bench: Bench, conn: Conn, keep: int) -> None:
+    worker = await bench.worker(conn)
+    await bench.spawn(conn, new_job())
+    [job] = await bench.claim(conn, worker)
+    await bench.store.record(conn, [delivered(job, body=b"x" * 50)], now=0.0, excerpt=40, keep=keep)
+    assert await bench.rows(
+        conn, "SELECT length(response_body), response_truncated, length(excerpt) FROM requeuest.job, requeuest.attempt"
+    ) == [(keep, True, 40)]

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 import sys
+from functools import partial
 from uuid import uuid4
 
 import pytest
@@ -224,3 +226,43 @@ async def test_bodies_of_all_kinds(eye: Eye, receiver: Receiver) -> None:
     ]
     assert "content-encoding" not in results[2].headers
     assert sorted(response.content for response in again) == sorted(response.content for response in results)
+
+
+async def test_who_waits_gets_a_large_answer_whole_and_who_comes_later_what_was_kept(
+    eye: Eye, receiver: Receiver
+) -> None:
+    body = random.Random(1).randbytes(500_000)
+    receiver.decide = lambda _: Reply(200, body=body)
+    async with open_requeuest(eye.dsn) as client:
+        waited = await client.spawn_returning("a", Request.get(receiver.url))
+        assert (waited.content, waited.extensions["truncated"]) == (body, False)
+        later = await client.spawn("a", Request.get(receiver.url))
+        await eye.until_states(succeeded=2)
+        kept = await client.result(later)
+        assert (kept.content, kept.extensions["truncated"]) == (body[:20_000], True)
+
+
+async def test_who_begins_to_wait_during_an_attempt_gets_a_large_answer_whole(eye: Eye) -> None:
+    asked, may_answer, body = trio.Event(), trio.Event(), b"x" * 500_000
+
+    async def answer(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        asked.set()
+        await may_answer.wait()
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 500000\r\n\r\n" + body)
+
+    async with open_requeuest(eye.dsn) as client, trio.open_nursery() as nursery:
+        [listener] = await nursery.start(partial(trio.serve_tcp, answer, 0, host="127.0.0.1"))
+        host, port = listener.socket.getsockname()
+        job_id = await client.spawn("a", Request.get(f"http://{host}:{port}/"))
+        await asked.wait()
+        async with trio.open_nursery() as waiters:
+
+            @waiters.start_soon
+            async def _() -> None:
+                response = await client.result(job_id)
+                assert (response.content, response.extensions["truncated"]) == (body, False)
+
+            await until_waiting(eye, client)
+            may_answer.set()
+        nursery.cancel_scope.cancel()

@@ -74,7 +74,7 @@ class Recorder:
     def __init__(self, database: Database, store: Store, config: Config, on_recorded: OnRecorded) -> None:
         self._database = database
         self._store = store
-        self._excerpt = config.excerpt
+        self._excerpt, self._keep = config.excerpt, config.keep_response
         # Attempts go on while one batch is written and the next one gathers.
         self._limit = config.max_running + 2 * _MAX_ROWS
         self._on_recorded = on_recorded
@@ -231,7 +231,13 @@ class Recorder:
 
     async def _write_together(self, batch: Sequence[_Entry], reports: Sequence[Report]) -> None:
         ids, unblocked, busy = await self._database.run(
-            partial(self._store.record, reports=reports, now=trio.current_time(), excerpt=self._excerpt)
+            partial(
+                self._store.record,
+                reports=reports,
+                now=trio.current_time(),
+                excerpt=self._excerpt,
+                keep=self._keep,
+            )
         )
         # Confirmed only now, and without a checkpoint since: whatever cuts a write short leaves its batch where it was.
         for entry in batch:

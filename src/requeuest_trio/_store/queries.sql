@@ -502,7 +502,7 @@ FROM step WHERE due_at <= now() + %(horizon)s * interval '1 second' GROUP BY cha
 
 -- name: claim
 -- Take due jobs for the free places of each channel: highest priority first, then the longest due; from all channels
--- in turn, until their bodies come to `budget` bytes, but always one. Tells with each whether that has left some. Nothing
+-- in turn, until their rows come to `budget` bytes, but always one. Tells with each whether that has left some. Nothing
 -- is taken by a process that is not registered (any more).
 WITH RECURSIVE place AS MATERIALIZED (
     SELECT channel, places FROM unnest(%(channels)s::text[], %(places)s::integer[]) AS p (channel, places)
@@ -523,7 +523,15 @@ WITH RECURSIVE place AS MATERIALIZED (
         SELECT of_rank.id, of_rank.size
         FROM (SELECT rank FROM rank WHERE rank.channel = place.channel AND rank IS NOT NULL ORDER BY rank) AS ranks
         CROSS JOIN LATERAL (
-            SELECT id, octet_length(body) AS size FROM {schema}.job
+            -- Without reading what is stored apart. The first kilobyte of all but the body is free; what is compressed
+            -- may become a hundred times as large.
+            SELECT id, octet_length(body) + greatest(
+                       octet_length(method) + octet_length(url)
+                       + (pg_column_size(headers) + pg_column_size(accept) + coalesce(pg_column_size(retry), 0))
+                         * CASE WHEN coalesce(pg_column_compression(headers), pg_column_compression(accept),
+                                              pg_column_compression(retry)) IS NULL THEN 1 ELSE 100 END - 1024, 0)
+                       AS size
+            FROM {schema}.job
             WHERE job.channel = place.channel AND state = 'available' AND -priority = ranks.rank AND due_at <= now()
             ORDER BY due_at, id LIMIT place.places FOR UPDATE SKIP LOCKED) AS of_rank
         LIMIT place.places) AS first) AS numbered
@@ -536,24 +544,28 @@ SET state = 'running', worker = %(worker)s, claim = %(claim)s, claimed_at = now(
     attempts = least(attempts, 2147483646) + 1
 WHERE id = ANY (ARRAY(SELECT id FROM picked))
 RETURNING id, channel, ordering_key, attempts, method, url, headers::text, body, accept::text, timeout,
-          follow_redirects, retry::text, (SELECT count(*) FROM due) > (SELECT count(*) FROM picked);
+          follow_redirects, retry::text, awaited, (SELECT count(*) FROM due) > (SELECT count(*) FROM picked);
 
 
 -- name: record
 -- Write the outcomes of attempts. One counts only if its job is still running under the same claim; what else comes
--- is left out, and so can be repeated. Returns what was left out; tells waiting processes.
+-- is left out, and so can be repeated. Returns what was left out; tells waiting processes. An answer of which a part is
+-- `kept`, because nobody waited for it when the job was claimed, is not written if somebody waits by now: then the job
+-- is returned apart.
 WITH input AS MATERIALIZED (
     SELECT * FROM ROWS FROM (
         json_to_recordset(%(rows)s::json) AS (
             id uuid, claim uuid, state text, retry_in double precision, reached text, status integer, error text,
-            headers json, truncated boolean, ago double precision, duration double precision),
+            headers json, truncated boolean, kept integer, ago double precision, duration double precision),
         unnest(%(bodies)b::bytea[])
-    ) AS r (id, claim, state, retry_in, reached, status, error, headers, truncated, ago, duration, body)
+    ) AS r (id, claim, state, retry_in, reached, status, error, headers, truncated, kept, ago, duration, body)
 ), current AS MATERIALIZED (
     -- By their ids whatever the join: a plan that was made while there were few jobs, and is kept, would otherwise read
     -- all of them. Only what is running has a claim; to name the state would have PostgreSQL look through all that is.
-    SELECT job.id FROM {schema}.job JOIN input ON job.id = input.id AND job.claim = input.claim
+    SELECT job.id, job.awaited FROM {schema}.job JOIN input ON job.id = input.id AND job.claim = input.claim
     WHERE job.id = ANY (ARRAY(SELECT id FROM input)) ORDER BY job.id FOR UPDATE OF job
+), wanted AS (
+    SELECT id FROM current JOIN input USING (id) WHERE awaited AND kept IS NOT NULL
 ), recorded AS (
     UPDATE {schema}.job
     SET state = input.state::{schema}.job_state,
@@ -563,10 +575,11 @@ WITH input AS MATERIALIZED (
         worker = NULL, claim = NULL, claimed_at = NULL,
         status = input.status, error = input.error,
         response_headers = CASE WHEN input.state = 'succeeded' THEN input.headers END,
-        response_body = CASE WHEN input.state = 'succeeded' THEN input.body END,
+        response_body = CASE WHEN input.state <> 'succeeded' THEN NULL
+                             WHEN input.kept IS NULL THEN input.body ELSE substr(input.body, 1, input.kept) END,
         response_truncated = CASE WHEN input.state = 'succeeded' THEN input.truncated END
     FROM current JOIN input USING (id)
-    WHERE job.id = current.id AND job.claim = input.claim
+    WHERE job.id = current.id AND job.claim = input.claim AND NOT (current.awaited AND input.kept IS NOT NULL)
     RETURNING job.id, job.attempts, job.state, job.due_at, job.awaited, input.claim
 ), logged AS (
     INSERT INTO {schema}.attempt (job_id, number, started_at, duration, reached, status, error, excerpt, retry_at)
@@ -578,7 +591,8 @@ WITH input AS MATERIALIZED (
 ), awaited AS (
     SELECT string_agg(id::text, ',') AS ids FROM recorded WHERE awaited AND state <> 'available'
 )
-SELECT ARRAY(SELECT id FROM input EXCEPT SELECT id FROM recorded) AS stale,
+SELECT ARRAY(SELECT id FROM input EXCEPT SELECT id FROM recorded EXCEPT SELECT id FROM wanted) AS stale,
+       ARRAY(SELECT id FROM wanted) AS wanted,
        (SELECT {schema}.announce(%(topic)s, ids)::text FROM awaited) AS announced;
 
 

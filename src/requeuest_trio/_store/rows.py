@@ -87,6 +87,8 @@ class Claimed:
     timeout: float | None
     follow_redirects: bool
     retry: str | None
+    awaited: bool = False
+    """Whether somebody waited for the outcome when it was claimed; somebody may do so since."""
 
     def __repr__(self) -> str:
         """Without secrets: neither headers nor body."""
@@ -154,6 +156,7 @@ def _claimed_at_once(job: NewJob, claim: UUID) -> Claimed:
         timeout=job.attempt_timeout,
         follow_redirects=request.follow_redirects,
         retry=json.dumps(policy) if policy else None,
+        awaited=job.awaited,
     )
 
 
@@ -166,13 +169,22 @@ class Report(NamedTuple):
     duration: float
 
 
-def outcome_rows(reports: Sequence[Report], now: float, excerpt: int) -> tuple[str, list[bytes]]:
-    """The parameters `rows` (JSON) and `bodies` of the query `record`. A body is kept whole only with a success."""
+def outcome_rows(
+    reports: Sequence[Report], now: float, excerpt: int, keep: int | None = None
+) -> tuple[str, list[bytes]]:
+    """The parameters `rows` (JSON) and `bodies` of the query `record`.
+
+    A body is kept whole only with a success that is waited for. Of another that succeeds, the first `keep` bytes are
+    kept, if that is a number; of any other answer, only an excerpt.
+    """
     rows: list[dict[str, Any]] = []
     bodies: list[bytes] = []
     for report in reports:
         outcome, answer = report.outcome, report.outcome.answer
         delivered = outcome.state is JobState.SUCCEEDED
+        body = answer.body if answer else b""
+        kept = len(body) if keep is None or report.job.awaited else keep
+        is_cut = delivered and len(body) > kept
         rows.append(
             {
                 "id": str(report.job.id),
@@ -183,13 +195,14 @@ def outcome_rows(reports: Sequence[Report], now: float, excerpt: int) -> tuple[s
                 "status": answer and answer.status,
                 "error": outcome.error and _storable(outcome.error),
                 "headers": _response_headers(answer) if answer and delivered else None,
-                "truncated": answer.truncated if answer else None,
+                "truncated": answer.truncated or is_cut if answer else None,
                 "ago": max(0.0, now - report.started),
                 "duration": report.duration,
             }
         )
-        body = answer.body if answer else b""
-        bodies.append(body if delivered else body[:excerpt])
+        if is_cut:
+            rows[-1]["kept"] = kept
+        bodies.append(body[: max(kept, excerpt)] if delivered else body[:excerpt])
     return json.dumps(rows), bodies
 
 

@@ -107,9 +107,15 @@ class Store(Storing):
         return [Claimed(claim, *row[:-1]) for row in rows], any(row[-1] for row in rows[:1])
 
     async def record(
-        self, connection: TrioConnection, reports: Sequence[Report], *, now: float, excerpt: int
+        self,
+        connection: TrioConnection,
+        reports: Sequence[Report],
+        *,
+        now: float,
+        excerpt: int,
+        keep: int | None = None,
     ) -> Recorded:
-        """Write outcomes.
+        """Write outcomes. Of an answer that nobody waits for, `keep` bytes are kept, if that is a number.
 
         If an application's transaction holds an ordering key for long, its outcome does not wait for that, nor do the
         others in the batch: then only the key's next job waits, for `unblock_what_is_free` or `free_stranded`.
@@ -120,24 +126,28 @@ class Store(Storing):
             if report.job.ordering_key is not None and report.outcome.state in FINISHED
         }
         if not keys:
-            return Recorded(await self._record(connection, reports, now, excerpt), {}, set())
+            return Recorded(await self._record(connection, reports, now, excerpt, keep), {}, set())
         try:
             async with connection.transaction():
                 await self._execute(connection, "wait_for_keys_briefly")
                 await self._lock_keys(connection, keys)
-                stale = await self._record(connection, reports, now, excerpt)
+                stale = await self._record(connection, reports, now, excerpt, keep)
                 return Recorded(stale, await self._unblock(connection, keys), set())
         except errors.LockNotAvailable:
-            stale = await self._record(connection, reports, now, excerpt)
+            stale = await self._record(connection, reports, now, excerpt, keep)
             return Recorded(stale, *await self.unblock_what_is_free(connection, keys))
 
     async def _record(
-        self, connection: TrioConnection, reports: Sequence[Report], now: float, excerpt: int
+        self, connection: TrioConnection, reports: Sequence[Report], now: float, excerpt: int, keep: int | None
     ) -> set[UUID]:
-        rows, bodies = outcome_rows(reports, now, excerpt)
-        cursor = await self._execute(connection, "record", rows=rows, bodies=bodies, excerpt=excerpt, topic=self._done)
-        [(stale, _)] = await cursor.fetchall()
-        return set(stale)
+        rows, bodies = outcome_rows(reports, now, excerpt, keep)
+        parameters = {"rows": rows, "bodies": bodies, "excerpt": excerpt, "topic": self._done}
+        [(stale, wanted, _)] = await (await self._execute(connection, "record", **parameters)).fetchall()
+        if not wanted:
+            return set(stale)
+        # Somebody has begun to wait since they were claimed: these are written whole.
+        whole = [report for report in reports if report.job.id in wanted]
+        return {*stale, *await self._record(connection, whole, now, excerpt, None)}
 
     async def _unblock(self, connection: TrioConnection, keys: Keys, topic: str | None = None) -> dict[str, float]:
         cursor = await self._execute(connection, "unblock", **key_columns(keys), topic=topic)
