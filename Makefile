@@ -80,23 +80,24 @@ $(BIN)/python:
 		"$(PYTHON)" -m venv --clear .venv; \
 	fi
 
-# What is installed is what is locked, each file known by its hash. requirements/ is exported from uv.lock by `make lock`.
-$(RUN_INSTALLED) $(DEV_INSTALLED) $(BENCH_INSTALLED): .venv/.installed-%: pyproject.toml requirements/%.txt | $(BIN)/python
+# What is installed is what is locked, each file known by its hash: first what builds the project, so that nothing is fetched
+# to build it, then what it needs. requirements/ is exported from uv.lock by `make lock`. Only wheels: a source distribution
+# would fetch its own tools, whose hashes nobody knows.
+INSTALL = $(if $(UV),"$(UV)" pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
+LOCKED = --require-hashes --only-binary :all: --requirement requirements/build.txt --requirement
+
+$(RUN_INSTALLED) $(DEV_INSTALLED) $(BENCH_INSTALLED): .venv/.installed-%: pyproject.toml requirements/build.txt requirements/%.txt | $(BIN)/python
 	@echo "Installing requirements/$*.txt into .venv"
-ifneq ($(UV),)
-	@"$(UV)" pip install --quiet --python $(BIN)/python --require-hashes --requirement requirements/$*.txt
-	@"$(UV)" pip install --quiet --python $(BIN)/python --no-deps --editable .
-else
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/$*.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
-endif
+	@$(if $(UV),,$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null)
+	@$(INSTALL) $(LOCKED) requirements/$*.txt
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@ $(RUN_INSTALLED)
 
 # After a change of the dependencies in pyproject.toml. Needs uv.
-EXPORT = uv export --quiet --frozen --no-header --no-annotate --no-emit-project --extra embedded --extra cli
+EXPORT = uv export --quiet --frozen --no-header --no-annotate --no-emit-project
 lock:
 	uv lock
-	@$(EXPORT) --no-dev --output-file requirements/run.txt >/dev/null
-	@$(EXPORT) --group dev --output-file requirements/dev.txt >/dev/null
-	@$(EXPORT) --no-dev --group bench --output-file requirements/bench.txt >/dev/null
+	@$(EXPORT) --only-group build --output-file requirements/build.txt >/dev/null
+	@$(EXPORT) --extra embedded --extra cli --no-dev --output-file requirements/run.txt >/dev/null
+	@$(EXPORT) --extra embedded --extra cli --group dev --output-file requirements/dev.txt >/dev/null
+	@$(EXPORT) --extra embedded --extra cli --no-dev --group bench --output-file requirements/bench.txt >/dev/null
