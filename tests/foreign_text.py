@@ -17,6 +17,7 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
+import trio
 from rich.console import Console
 
 from requeuest_trio import Attempt, InvalidRequest, Job, JobState, Reached, Request, RetryPolicy
@@ -171,7 +172,10 @@ def heard(topic: str) -> Call:
     def hear(text: str) -> None:
         # More does not fit into a notification.
         with suppress(RecursionError, OverflowError):
-            listener._pass_on(topic, text[:8_000])
+            trio.run(pass_on, text[:8_000])
+
+    async def pass_on(text: str) -> None:
+        listener._pass_on(topic, text)
 
     return hear
 

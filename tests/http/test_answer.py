@@ -3,6 +3,7 @@
 What follows it, or can be read in two ways, costs the connection; what is no HTTP/1.1 is a problem, never an exception.
 """
 
+import time
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import NamedTuple
@@ -351,6 +352,22 @@ def test_limit_of_what_is_no_body(begins: bytes, goes_on: bytes) -> None:
         assert fed < MAX_HEAD_BYTES + 2_000
         parser.feed(goes_on * (1_000 // len(goes_on)))
         fed += 1_000
+
+
+def test_white_space_takes_no_time() -> None:
+    """Each line of it once, not once more from each of its places."""
+    assert seconds_for([OK + b"X-A: b" + b" " * 60_000 + b"c\r\n d\r\n\r\n"]) < 0.1
+
+
+def test_empty_lines_take_no_time() -> None:
+    assert seconds_for([b"\r\n" * 50_000, *[b"\r\n"] * 1_000]) < 0.3
+
+
+def seconds_for(pieces: Iterable[bytes]) -> float:
+    """Of this thread alone."""
+    began = time.thread_time()
+    read(pieces)
+    return time.thread_time() - began
 
 
 def test_body_has_no_limit_here() -> None:

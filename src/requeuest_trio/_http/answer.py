@@ -18,6 +18,7 @@ as long as they work."""
 
 _TOO_LONG: Final = f"the answer has a head of more than {MAX_HEAD_BYTES:,} bytes"
 _EMPTY_LINE: Final = re.compile(rb"\n\r?\n")
+_LINE_ENDS: Final = frozenset({b"\r", b"\n"})
 _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 _LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
 _NEAR: Final = 2_048
@@ -34,7 +35,7 @@ class AnswerParser:
     """
 
     __slots__ = (
-        "_at", "_body", "_head_bytes", "_held", "_informational", "_input", "_is_head", "_left",
+        "_at", "_body", "_has_blank", "_head_bytes", "_held", "_informational", "_input", "_is_head", "_left",
         "has_begun", "has_leftovers", "has_more", "headers", "http_version", "is_complete", "is_head_complete",
         "keep_alive", "pieces", "problem", "reason", "status",
     )  # fmt: skip
@@ -47,6 +48,8 @@ class AnswerParser:
         self._is_head = is_head
         self._input = b""
         self._at = self._head_bytes = self._informational = self.status = 0
+        self._has_blank = False
+        """Whether an empty line came before it."""
         self._held: bytearray | None = None
         """The beginning of a head whose end has not come."""
         self._left: int | None = None
@@ -132,17 +135,18 @@ class AnswerParser:
                 self._take_head(head, end + 4 - at, True)
                 return True
         # An empty line may be left of the answer before (RFC 9112 section 2.2).
-        begin = _end_of_blank(data, at)
-        if not b"HTTP/".startswith(data[begin : begin + 5]):
+        if data[at : at + 1] in _LINE_ENDS:
+            return self._leave_out_blank(data, at)
+        if not b"HTTP/".startswith(data[at : at + 5]):
             raise ValueError("the answer does not begin with HTTP/")
-        found = _EMPTY_LINE.search(data, begin)
+        found = _EMPTY_LINE.search(data, at)
         if found is None:
             self._held = bytearray(data[at:])
             self._at = len(data)
             return False
         self._at = found.end()
-        raw = data[begin : found.start()]
-        is_plain = begin == at and found[0] == b"\n\r\n" and raw.endswith(b"\r")
+        raw = data[at : found.start()]
+        is_plain = found[0] == b"\n\r\n" and raw.endswith(b"\r")
         raw = raw.removesuffix(b"\r")
         try:
             head = head_of_plain(raw.split(b"\r\n")) if is_plain else head_of_odd(raw)
@@ -155,10 +159,9 @@ class AnswerParser:
         """Go on with one that comes in pieces."""
         searched = max(len(held) - 2, 0)
         held += data
-        begin = _end_of_blank(held, 0)
-        if not b"HTTP/".startswith(bytes(held[begin : begin + 5])):
+        if not b"HTTP/".startswith(bytes(held[:5])):
             raise ValueError("the answer does not begin with HTTP/")
-        if _EMPTY_LINE.search(held, max(searched, begin)):
+        if _EMPTY_LINE.search(held, searched):
             self._held = None
             self._input, self._at = bytes(held), 0
             return self._read_head()
@@ -166,6 +169,15 @@ class AnswerParser:
             raise ValueError(_TOO_LONG)
         self._at = len(data)
         return False
+
+    def _leave_out_blank(self, data: bytes, at: int) -> bool:
+        rest = len(data[at:].lstrip(b"\r\n"))
+        self._head_bytes += len(data) - at - rest
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise ValueError(_TOO_LONG)
+        self._at = len(data) - rest
+        self._has_blank = True
+        return rest > 0
 
     def _take_head(self, head: Head, size: int, is_plain: bool) -> None:
         self._head_bytes += size
@@ -179,6 +191,7 @@ class AnswerParser:
             if self._informational > MAX_INFORMATIONAL:
                 raise ValueError(f"more than {MAX_INFORMATIONAL:,} answers with status 1xx")
             return
+        is_plain = is_plain and not self._has_blank
         self._left, is_chunked, self.keep_alive, self.problem = framing_of(head, self._is_head, is_plain)
         if is_chunked and not self._has_whole_body():
             self._body = ChunkedBody()
@@ -230,9 +243,3 @@ class AnswerParser:
                 self.has_leftovers = True
             at = len(data)
         self._at = at
-
-
-def _end_of_blank(data: bytes | bytearray, at: int) -> int:
-    while at < len(data) and data[at] in b"\r\n":
-        at += 1
-    return at

@@ -21,7 +21,8 @@ _TOKEN: Final = (
 _STATUS_LINE: Final = re.compile(rb"(HTTP/[12]\.[0-9]) +([1-9][0-9]{2})(?:[ \t]([^\x00\r\n]*))?")
 _FORBIDDEN: Final = re.compile(rb"[\x00\r\n]")
 _LINE_END: Final = re.compile(rb"\r?\n")
-_FOLD: Final = re.compile(rb"[ \t]*\r?\n[ \t]+")
+# Not with the white space before the line end, which would be tried from each place of a long run of it.
+_FOLD: Final = re.compile(rb"\r?\n[ \t]+")
 _NAMES_OF_FRAMING: Final = re.compile(rb"content.?length|transfer.?encoding", re.IGNORECASE)
 _NAMES: Final = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 _LENGTHS_OF_NAMES: Final = frozenset(map(len, _NAMES))
@@ -98,7 +99,8 @@ def head_of_odd(data: bytes) -> Head:
         raise ValueError("the answer's head has a NUL (RFC 9110 section 5.5)")
     # White space before the first field is no continuation of anything (RFC 9112 section 2.2).
     first, *rest = _LINE_END.split(data, maxsplit=1)
-    lines = _LINE_END.split(_FOLD.sub(b" ", b"\n" + rest[0])) if rest else []
+    unfolded = b" ".join([part.rstrip(b" \t") for part in _FOLD.split(b"\n" + rest[0])]) if rest else b""
+    lines = _LINE_END.split(unfolded)
     if any(b"\r" in line for line in (first, *lines)):
         raise ValueError("the answer's head has a CR that ends no line (RFC 9112 section 2.2)")
     version, status, reason = _status_lines[first.rstrip(b" \t")]
