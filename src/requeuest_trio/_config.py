@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from requeuest_trio._model.checks import MAX_SECONDS
 from requeuest_trio._model.dsn import HiddenText, problem_of
 from requeuest_trio._model.errors import InvalidRequest, shown
+from requeuest_trio._model.frames import without_locals_when_made
 from requeuest_trio._model.origin import origin_of
 from requeuest_trio._model.urls import checked_url
 
@@ -16,6 +17,7 @@ __all__ = ["Config", "check_dsn"]
 _MIB = 1_048_576
 
 
+@without_locals_when_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Limits and intervals of one `open_requeuest`. Frozen; checked when it is made. Times are seconds, sizes bytes.

@@ -184,16 +184,18 @@ async def test_a_job_that_somebody_removes_is_not_delivered(migrated_dsn: str, t
             await sending.wait_to_say("removed from the queue by somebody else")
 
 
-async def test_an_error_of_postgresql_itself_is_one_line(migrated_dsn: str) -> None:
-    """Here: somebody has taken away what the command may do, so that storing fails inside the transaction."""
+@pytest.mark.parametrize(("sqlstate", "said"), [("23514", "refuses"), ("P0001", "is not available")])
+async def test_an_error_of_postgresql_itself_is_one_line(migrated_dsn: str, sqlstate: str, said: str) -> None:
+    """Here: a trigger raises inside the transaction that stores. Only a data error is a refusal."""
     with psycopg.connect(migrated_dsn, autocommit=True) as connection:
         connection.execute(
-            "CREATE FUNCTION requeuest.no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not today'; END $$;"
+            "CREATE FUNCTION requeuest.no() RETURNS trigger LANGUAGE plpgsql AS $$"
+            f" BEGIN RAISE 'not today' USING ERRCODE = '{sqlstate}'; END $$;"
             "CREATE TRIGGER no BEFORE INSERT ON requeuest.job EXECUTE FUNCTION requeuest.no()"
         )
     ended = await requeuest("send", "-", dsn=migrated_dsn, stdin='{"method": "GET", "url": "http://localhost/"}')
     assert (ended.status, ended.out) == (2, "")
-    assert ended.err == "requeuest: PostgreSQL refuses: not today\n"
+    assert ended.err == f"requeuest: PostgreSQL {said}: not today\n"
     assert "Traceback" not in ended.err
 
 

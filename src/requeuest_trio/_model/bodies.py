@@ -62,12 +62,12 @@ def _field(argument: str, item: object) -> list[str]:
     values = value if isinstance(value, list | tuple) else [value]
     try:
         return [f"{quote_plus(name)}={quote_plus(_text(argument, name, one))}" for one in values]
+    except InvalidRequest:
+        raise
     except ValueError as error:
         # A lone surrogate, or an int of more digits than Python writes.
-        raise (
-            error
-            if isinstance(error, InvalidRequest)
-            else InvalidRequest(argument, "must be text that UTF-8 can write, or numbers of at most 4,300 digits")
+        raise InvalidRequest(
+            argument, "must be text that UTF-8 can write, or numbers of at most 4,300 digits"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from requeuest_trio._model.bodies import Fields, checked_body, content_body, for
 from requeuest_trio._model.ecosystem import URL
 from requeuest_trio._model.errors import InvalidRequest, shown
 from requeuest_trio._model.escaping import cut, escaped
+from requeuest_trio._model.frames import without_locals
 from requeuest_trio._model.headers import (
     RESERVED,
     Headers,
@@ -46,6 +48,7 @@ class RequestOptions(TypedDict, total=False):
 
 _OPTIONS = frozenset(RequestOptions.__annotations__)
 _LONGEST_SHOWN = 2_000
+_LIKE_A_METHOD = re.compile("[A-Za-z]{1,20}")
 _BODIES = frozenset({"json", "form", "content"})
 
 
@@ -103,6 +106,7 @@ class Request:
     timeout: float | None
     follow_redirects: bool
 
+    @without_locals
     def __init__(
         self,
         method: str,
@@ -138,41 +142,49 @@ class Request:
         )
 
     @classmethod
+    @without_locals
     def get(cls, url: str, **options: Unpack[RequestOptions]) -> Self:
         """Make a GET request; see the class for the options."""
         return cls._build("GET", url, **options)
 
     @classmethod
+    @without_locals
     def head(cls, url: str, **options: Unpack[RequestOptions]) -> Self:
         """Make a HEAD request; see the class for the options."""
         return cls._build("HEAD", url, **options)
 
     @classmethod
+    @without_locals
     def options(cls, url: str, **options: Unpack[RequestOptions]) -> Self:
         """Make an OPTIONS request; see the class for the options."""
         return cls._build("OPTIONS", url, **options)
 
     @classmethod
+    @without_locals
     def delete(cls, url: str, **options: Unpack[RequestOptions]) -> Self:
         """Make a DELETE request; see the class for the options."""
         return cls._build("DELETE", url, **options)
 
     @classmethod
+    @without_locals
     def post(cls, url: str, **options: Unpack[RequestOptions]) -> Self:
         """Make a POST request; see the class for the options."""
         return cls._build("POST", url, **options)
 
     @classmethod
+    @without_locals
     def put(cls, url: str, **options: Unpack[RequestOptions]) -> Self:
         """Make a PUT request; see the class for the options."""
         return cls._build("PUT", url, **options)
 
     @classmethod
+    @without_locals
     def patch(cls, url: str, **options: Unpack[RequestOptions]) -> Self:
         """Make a PATCH request; see the class for the options."""
         return cls._build("PATCH", url, **options)
 
     @classmethod
+    @without_locals
     def from_httpx(cls, request: _EcosystemRequest) -> Self:
         """Take over an `httpx.Request` or `httpx2.Request` whose body is in memory.
 
@@ -194,7 +206,7 @@ class Request:
         made = cls(request.method, str(request.url), headers=headers, body=body, timeout=_kept_extensions(request))
         host = request.headers.get("host")
         if host and not _is_host_of(host, made.url):
-            raise InvalidRequest("request", f"its Host header, {shown(host)}, is not the host of its URL")
+            raise InvalidRequest("request", "its Host header is not the host of its URL")
         return made
 
     @classmethod
@@ -245,7 +257,9 @@ def _checked_method(method: object) -> str:
         return method
     if isinstance(method, str) and method.isascii() and method.upper() in METHODS:
         return method.upper()
-    raise InvalidRequest("method", f"must be one of {', '.join(sorted(METHODS))}, not {shown(method)}")
+    # Whatever else may be another argument in the wrong place.
+    found = method if isinstance(method, str) and _LIKE_A_METHOD.fullmatch(method) else type(method).__name__
+    raise InvalidRequest("method", f"must be one of {', '.join(sorted(METHODS))}, not {found}")
 
 
 def _kept_extensions(request: _EcosystemRequest) -> float | None:

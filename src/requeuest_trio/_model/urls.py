@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from requeuest_trio._model.ecosystem import URL, InvalidURL
 from requeuest_trio._model.errors import InvalidRequest, shown
-from requeuest_trio._model.masking import masked_url
 
 __all__ = ["MAX_URL_LENGTH", "Address", "checked_url", "normal_form", "url_text"]
 
@@ -57,18 +56,26 @@ def checked_url(value: object) -> Address:
         raise InvalidRequest("url", "must not have spaces, control characters or lone surrogates")
     if "\\" in text.partition("?")[0].partition("#")[0]:
         raise InvalidRequest("url", "must not have a backslash: to some clients it is a slash; write %5C")
+    parsed, credentials = _parsed(text)
+    _check_parts(parsed)
+    _check_length(str(parsed))
+    return Address(str(parsed), credentials)
+
+
+def _parsed(text: str) -> tuple[URL, tuple[str, str] | None]:
+    problem = ""
     try:
         parsed = URL(text)
         credentials = (parsed.username, parsed.password) if parsed.userinfo else None
         if credentials or "#" in text:
             parsed = parsed.copy_with(userinfo=b"", fragment=None)
-    except (InvalidURL, ValueError) as error:
-        # The text of a broken URL is not quoted: nobody can tell where its password ends.
-        problem = "" if "@" in text else f": {str(error)[:200]}"
-        raise InvalidRequest("url", f"is no URL{problem}") from (None if "@" in text else error)
-    _check_parts(parsed)
-    _check_length(str(parsed))
-    return Address(str(parsed), credentials)
+        return parsed, credentials
+    except InvalidURL as error:
+        problem = f": {str(error).partition(':')[0][:100]}"
+    except ValueError:
+        pass
+    # Outside of the handlers, so that it has no context: that quotes what nobody can tell from a password.
+    raise InvalidRequest("url", f"is no URL{problem}")
 
 
 def url_text(value: object) -> str:
@@ -87,7 +94,8 @@ def _check_length(text: str) -> None:
 def _check_parts(url: URL) -> None:
     host = url.raw_host.decode("ascii")
     if url.scheme not in {"http", "https"} or not host:
-        raise InvalidRequest("url", f"must be absolute and http or https, not {shown(masked_url(str(url)))}")
+        found = f"not {shown(url.scheme)}" if url.scheme not in {"", "http", "https"} else "and have a host"
+        raise InvalidRequest("url", f"must be absolute and http or https, {found}")
     if url.port is not None and not 0 < url.port <= 65_535:
         raise InvalidRequest("url", f"the port must lie between 1 and 65535, not {url.port}")
     if ":" not in host:
