@@ -7,13 +7,14 @@
 # and for those who change something: make check, make docs, make lock, make clean. All make .venv themselves, with uv if it is
 # there and pip if not, and install again when pyproject.toml has changed.
 
-.PHONY: run test bench chaos mutants check docs clean lock
+.PHONY: run test fast bench chaos mutants check docs clean lock
 .DEFAULT_GOAL := run
 
-BIN := .venv/bin
-RUN_INSTALLED := .venv/.installed-run
-DEV_INSTALLED := .venv/.installed-dev
-BENCH_INSTALLED := .venv/.installed-bench
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN_INSTALLED := $(VENV)/.installed-run
+DEV_INSTALLED := $(VENV)/.installed-dev
+BENCH_INSTALLED := $(VENV)/.installed-bench
 
 # The first interpreter that is new enough. Another one: make PYTHON=/path/to/python
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -41,6 +42,10 @@ endif
 	@echo "And behind a transaction pooler ($(POOLER)):"
 	@REQUEUEST_TEST_POOLER=$(POOLER) $(BIN)/pytest -n 3 --dist loadgroup $(BEHIND_POOLER)
 
+# What needs no database, for another Python: make fast PYTHON=python3.13 VENV=.venv-3.13
+fast: $(DEV_INSTALLED)
+	@$(BIN)/pytest -q -n 2 tests/unit
+
 bench: $(BENCH_INSTALLED)
 	@$(BIN)/python -m benchmarks $(BENCH)
 
@@ -65,11 +70,11 @@ docs: $(DEV_INSTALLED)
 	@$(BIN)/pytest $(or $(wildcard tests/docs tests/*/test_docs.py),$(error there are no docs tests))
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist build
+	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist build
 
 $(BIN)/python:
 	@if [ -n "$(UV)" ]; then \
-		"$(UV)" venv --quiet --clear --python "$(or $(PYTHON),>=3.11)" .venv; \
+		"$(UV)" venv --quiet --clear --python "$(or $(PYTHON),>=3.11)" $(VENV); \
 	elif [ -z "$(PYTHON)" ]; then \
 		echo "requeuest-trio needs Python 3.11 or newer, and there is none: install it, or run make PYTHON=/path/to/python" >&2; \
 		exit 1; \
@@ -77,7 +82,7 @@ $(BIN)/python:
 		echo "$(PYTHON) lacks venv or ensurepip: install them (on Debian and Ubuntu: apt install python3-venv), or uv" >&2; \
 		exit 1; \
 	else \
-		"$(PYTHON)" -m venv --clear .venv; \
+		"$(PYTHON)" -m venv --clear $(VENV); \
 	fi
 
 # What is installed is what is locked, each file known by its hash: first what builds the project, so that nothing is fetched
@@ -86,8 +91,8 @@ $(BIN)/python:
 INSTALL = $(if $(UV),"$(UV)" pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 LOCKED = --require-hashes --only-binary :all: --requirement requirements/build.txt --requirement
 
-$(RUN_INSTALLED) $(DEV_INSTALLED) $(BENCH_INSTALLED): .venv/.installed-%: pyproject.toml requirements/build.txt requirements/%.txt | $(BIN)/python
-	@echo "Installing requirements/$*.txt into .venv"
+$(RUN_INSTALLED) $(DEV_INSTALLED) $(BENCH_INSTALLED): $(VENV)/.installed-%: pyproject.toml requirements/build.txt requirements/%.txt | $(BIN)/python
+	@echo "Installing requirements/$*.txt into $(VENV)"
 	@$(if $(UV),,$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null)
 	@$(INSTALL) $(LOCKED) requirements/$*.txt
 	@$(INSTALL) --no-deps --no-build-isolation --editable .
