@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 import httpx2
+import psycopg
 import pytest
 import trio
 import trio.testing
@@ -49,6 +50,30 @@ def test_everything_works(migrated_dsn: str, clock: Callable[[], trio.testing.Mo
     trio.run(use, migrated_dsn, clock=clock())
     assert not log.fields("lease_lost")
     assert not log.fields("heartbeat_failed")
+
+
+SLOW = """
+CREATE FUNCTION public.sleep() RETURNS trigger LANGUAGE plpgsql
+AS $$ BEGIN PERFORM pg_catalog.pg_sleep(0.3); RETURN NEW; END $$;
+CREATE TRIGGER sleep BEFORE INSERT ON requeuest.job FOR EACH ROW EXECUTE FUNCTION public.sleep();
+"""
+
+
+@pytest.mark.parametrize("clock", CLOCKS.values(), ids=CLOCKS)
+def test_a_slow_answer_is_waited_for(migrated_dsn: str, clock: Callable[[], trio.testing.MockClock], log: Log) -> None:
+    """For less than the limits by real time, and for far more by the clock that runs a hundred times faster."""
+    with psycopg.connect(migrated_dsn, autocommit=True) as connection:
+        connection.execute(SLOW.encode())
+
+    async def main() -> None:
+        async with open_requeuest(migrated_dsn, ["c"], http=httpx2.MockTransport(answer)) as client:
+            for _ in range(3):
+                job_id = await client.spawn("c", Request.get("http://x.test/slow"))
+                assert (await client.wait(job_id)).attempts == 1
+
+    trio.run(main, clock=clock())
+    assert not log.fields("lease_lost")
+    assert not log.fields("database_lost")
 
 
 async def test_with_the_fixture_of_pytest_trio(migrated_dsn: str, autojump_clock: trio.testing.MockClock) -> None:
