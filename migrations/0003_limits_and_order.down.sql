@@ -5,8 +5,6 @@ SET LOCAL search_path TO pg_catalog, pg_temp;
 
 DROP TRIGGER put_in_order ON {schema}.job;
 DROP FUNCTION {schema}.put_in_order();
-ALTER TABLE {schema}.job ALTER COLUMN position DROP DEFAULT;
-
 ALTER TABLE {schema}.worker DROP CONSTRAINT worker_limits;
 ALTER TABLE {schema}.job
     DROP CONSTRAINT job_states, DROP CONSTRAINT job_limits,
@@ -27,7 +25,8 @@ ALTER TABLE {schema}.job
     ADD CONSTRAINT ordered_has_a_position
         CHECK ((ordering_key IS NULL) = (position IS NULL)) NOT VALID,
     ADD CONSTRAINT blocked_is_ordered
-        CHECK (state <> 'blocked' OR ordering_key IS NOT NULL) NOT VALID;
+        CHECK (state <> 'blocked' OR ordering_key IS NOT NULL) NOT VALID,
+    DROP COLUMN placed;
 
 ALTER TABLE {schema}.job
     ALTER COLUMN channel TYPE text COLLATE "default", ALTER COLUMN ordering_key TYPE text COLLATE "default";

@@ -10,6 +10,14 @@ SET LOCAL search_path TO pg_catalog, pg_temp;
 ALTER TABLE {schema}.job ALTER COLUMN channel TYPE text COLLATE "C", ALTER COLUMN ordering_key TYPE text COLLATE "C";
 ALTER TABLE {schema}.channel ALTER COLUMN name TYPE text COLLATE "C";
 
+-- What is inserted is put in order by the database, unless it says that it is: the library says so, and pays only for
+-- the condition. Whatever another program writes into the other columns, NULL in all of them included, it does not say it
+-- by accident. It is true of what is stored already, and so is copied with it.
+ALTER TABLE {schema}.job ADD COLUMN placed boolean NOT NULL DEFAULT true;
+ALTER TABLE {schema}.job ALTER COLUMN placed SET DEFAULT false;
+COMMENT ON COLUMN {schema}.job.placed IS
+    'Left out by other programs: whoever inserts true vouches for state, ordering_key and position.';
+
 -- PostgreSQL parses every constraint anew for each statement, in proportion to its length: so there are two, and short.
 -- `requeuest migrate` validates them in a step of its own, without a lock that keeps anybody waiting.
 ALTER TABLE {schema}.job
@@ -24,7 +32,7 @@ ALTER TABLE {schema}.job
         AND (state >= 'succeeded') = (finished_at IS NOT NULL)
         AND num_nonnulls(response_headers, response_body, response_truncated) = 3 * (state = 'succeeded')::integer
         AND (state <> 'succeeded' OR status IS NOT NULL)
-        AND (ordering_key IS NULL) = (position IS NULL)
+        AND placed AND (ordering_key IS NULL) = (position IS NULL)
         AND (state <> 'blocked' OR ordering_key IS NOT NULL)) NOT VALID,
     -- 256 MiB of body, and of an answer's body; 512 KiB of all else in a request, together with the error; 2 MiB of an
     -- answer's headers. A dead job may be larger: what was stored before there were limits has to be able to die.
@@ -36,16 +44,13 @@ ALTER TABLE {schema}.job
         AND channel <> '') NOT VALID;
 ALTER TABLE {schema}.worker ADD CONSTRAINT worker_limits CHECK (char_length(host) <= 1000) NOT VALID;
 
--- What is inserted without a position is put in order by the database. The library always gives one, or says that
--- there is none; its own jobs pay only for the condition.
-ALTER TABLE {schema}.job ALTER COLUMN position SET DEFAULT 0;
-
 -- The same as the library does when it stores a job with an ordering key, or one of an ordered channel. With the rights
 -- of its owner, because who may insert need not be able to read.
 CREATE FUNCTION {schema}.put_in_order() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path TO pg_catalog, pg_temp
 AS $$
 BEGIN
+    NEW.placed := true;
     IF EXISTS (SELECT FROM {schema}.channel WHERE name = NEW.channel AND ordered) THEN
         NEW.ordering_key := '';
     END IF;
@@ -76,4 +81,4 @@ END $$;
 REVOKE ALL ON FUNCTION {schema}.put_in_order() FROM PUBLIC;
 
 CREATE TRIGGER put_in_order BEFORE INSERT ON {schema}.job
-    FOR EACH ROW WHEN (NEW.position = 0) EXECUTE FUNCTION {schema}.put_in_order();
+    FOR EACH ROW WHEN (NEW.placed IS NOT TRUE) EXECUTE FUNCTION {schema}.put_in_order();

@@ -117,9 +117,9 @@ async def test_clearing_ends_though_producers_go_on(eye: Eye) -> None:
 
 
 async def test_a_key_with_more_jobs_than_a_page(bench: Bench, conn: Conn) -> None:
-    await conn.execute("""INSERT INTO requeuest.job (channel, method, url, state, ordering_key, position)
+    await conn.execute("""INSERT INTO requeuest.job (channel, method, url, state, ordering_key, position, placed)
         SELECT 'c', 'GET', 'http://x.test/', CASE i WHEN 0 THEN 'available' ELSE 'blocked' END::requeuest.job_state,
-               'k', i
+               'k', i, true
         FROM generate_series(0, 20999) AS i""")
     now = await bench.store.clock(conn)
     removed = [await bench.store.clear_ordered(conn, None, now) for _ in range(4)]

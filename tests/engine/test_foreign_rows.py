@@ -7,11 +7,14 @@ order; a row that is larger than the library can bear; a role that may insert, a
 
 from __future__ import annotations
 
+from functools import partial
+
 import psycopg
 import pytest
+import trio
 from psycopg import errors
 
-from requeuest_trio import Channel, Request, open_requeuest
+from requeuest_trio import Channel, Request, TrioConnection, open_requeuest
 from requeuest_trio.testing import Receiver
 from tests.engine.bench import Bench, new_job
 from tests.engine.roles import another_role
@@ -79,11 +82,122 @@ async def test_a_snapshot_from_before_the_lock_is_refused(eye: Eye, isolation: s
             await connection.execute(KEYED.encode(), ["c", "http://x.test/", b""])
 
 
-async def test_a_position_of_one_s_own_can_not_make_a_second_head(eye: Eye) -> None:
-    text = KEYED.replace("(channel,", "(position, channel,").replace("(%s,", "(1, %s,")
-    await eye.connection.execute(text.encode(), ["c", "http://x.test/", b""])
-    with pytest.raises(errors.UniqueViolation):
-        await eye.connection.execute(text.encode(), ["c", "http://x.test/", b""])
+OWN_PLACES = {
+    "position": "0",
+    "a position of the past": "-9223372036854775808",
+    "no position": "NULL",
+    "a position that others may have": "1",
+}
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+@pytest.mark.parametrize("position", OWN_PLACES.values(), ids=list(OWN_PLACES))
+@pytest.mark.parametrize("placed", [None, "false", "NULL", "DEFAULT"])
+async def test_whatever_another_program_says_of_its_place_it_goes_behind(
+    eye: Eye, bench: Bench, conn: Conn, position: str, placed: str | None, key: str | None
+) -> None:
+    """Also one that writes every column, and NULL where it has nothing to say."""
+    async with open_requeuest(eye.dsn, [Channel("ledger", ordered=True)]):
+        pass
+    own = "" if key is None else key
+    await bench.spawn(conn, new_job("ledger", own))
+    extra, value = ("", "") if placed is None else (", placed", f", {placed}")
+    text = (
+        f"INSERT INTO requeuest.job (channel, method, url, ordering_key, position{extra}) "
+        f"VALUES ('ledger', 'GET', 'http://x.test/', %s, {position}{value})"
+    )
+    for _ in range(2):
+        await eye.connection.execute(text.encode(), [key])
+    await bench.spawn(conn, new_job("ledger", own))
+    assert await eye.rows(
+        "SELECT ordering_key, state::text, rank() OVER (ORDER BY position) FROM requeuest.job ORDER BY created_at, id"
+    ) == [("", "available", 1), *(("", "blocked", place) for place in (2, 3, 4))]
+
+
+@pytest.mark.parametrize("position", OWN_PLACES.values(), ids=list(OWN_PLACES))
+async def test_a_job_without_a_key_has_no_place(eye: Eye, position: str) -> None:
+    values = f"'c', 'GET', 'http://x.test/', {position}"
+    await eye.connection.execute(
+        f"INSERT INTO requeuest.job (channel, method, url, position) VALUES ({values})".encode()
+    )
+    assert await eye.rows("SELECT ordering_key, position, state::text FROM requeuest.job") == [
+        (None, None, "available")
+    ]
+
+
+async def test_what_no_trigger_has_placed_is_refused(eye: Eye) -> None:
+    """As in a session that replays another database's changes."""
+    await eye.connection.execute("SET session_replication_role TO replica")
+    with pytest.raises(errors.CheckViolation, match="job_states"):
+        await eye.connection.execute(INSERT.encode(), ["c", "http://x.test/", b""])
+
+
+MANY = {
+    "COPY": "COPY requeuest.job (channel, ordering_key, method, url, body) FROM STDIN",
+    "SELECT": (
+        "INSERT INTO requeuest.job (channel, ordering_key, method, url, body) "
+        "SELECT 'c', 'k', 'POST', %(url)s, i::text::bytea FROM generate_series(1, 5) AS i"
+    ),
+    "ON CONFLICT": (
+        "INSERT INTO requeuest.job (id, channel, ordering_key, method, url, body) "
+        "SELECT ('00000000-0000-0000-0000-00000000000' || i)::uuid, 'c', 'k', 'POST', %(url)s, i::text::bytea "
+        "FROM generate_series(1, 5) AS i, generate_series(1, 2) AS twice ORDER BY i ON CONFLICT (id) DO NOTHING"
+    ),
+}
+
+
+@pytest.mark.parametrize("form", MANY)
+async def test_many_rows_in_one_transaction_with_the_library_s_own(eye: Eye, receiver: Receiver, form: str) -> None:
+    async with open_requeuest(eye.dsn, ()) as client:
+
+        async def spawn(body: bytes, connection: TrioConnection) -> None:
+            request = Request.post(receiver.url, content=body)
+            await client.spawn("c", request, ordering_key="k", connection=connection)
+
+        async with client.transaction() as connection:
+            await spawn(b"0", connection)
+            if form == "COPY":
+                async with connection.cursor().copy(MANY[form].encode()) as copy:
+                    for number in range(1, 6):
+                        await copy.write_row(("c", "k", "POST", receiver.url, f"{number}".encode()))
+            else:
+                await connection.execute(MANY[form].encode(), {"url": receiver.url})
+            await spawn(b"6", connection)
+    async with open_requeuest(eye.dsn, ["c"], concurrency=8):
+        await eye.until_states(succeeded=7)
+    assert [int(request.body) for request in receiver.arrivals] == list(range(7))
+
+
+async def test_the_order_is_that_of_the_commits_whoever_stores(eye: Eye, receiver: Receiver) -> None:
+    """Each writes down, in the transaction itself, which number its commit has: both under the key's lock."""
+    await eye.connection.execute("CREATE TABLE public.committed (number bigserial, body text)")
+    note = b"INSERT INTO public.committed (body) VALUES (%s)"
+
+    async with open_requeuest(eye.dsn, ()) as client, trio.open_nursery() as nursery:
+
+        async def spawns(name: str) -> None:
+            for number in range(20):
+                body = f"{name}{number}".encode()
+                async with client.transaction() as connection:
+                    request = Request.post(receiver.url, content=body)
+                    await client.spawn("c", request, ordering_key="k", connection=connection)
+                    await connection.execute(note, [body.decode()])
+
+        async def inserts(name: str) -> None:
+            async with await connect(eye.dsn) as connection:
+                for number in range(20):
+                    body = f"{name}{number}".encode()
+                    async with connection.transaction():
+                        await connection.execute(KEYED.encode(), ["c", receiver.url, body])
+                        await connection.execute(note, [body.decode()])
+
+        for writer in (partial(spawns, "a"), partial(inserts, "b"), partial(spawns, "c"), partial(inserts, "d")):
+            nursery.start_soon(writer)
+    in_order = [body for (body,) in await eye.rows("SELECT body FROM public.committed ORDER BY number")]
+    placed = await eye.rows("SELECT convert_from(body, 'UTF8') FROM requeuest.job ORDER BY position")
+    assert len(placed) == 80
+    assert [body for (body,) in placed] == in_order
+    assert await eye.states() == {"available": 1, "blocked": 79}
 
 
 async def test_the_library_s_own_jobs_are_in_order_already(bench: Bench, conn: Conn) -> None:

@@ -40,8 +40,8 @@ async def test_each_event_is_as_the_table_says(eye: Eye, receiver: Receiver, log
         dead = await client.spawn("a", Request.get(receiver.url + "/dead"), retry=ONCE)
         await client.wait(dead)
         await eye.connection.execute(
-            "insert into requeuest.job (channel, method, url, state, ordering_key, position) "
-            "values ('a', 'GET', %s, 'blocked', 'k', 1)",
+            "insert into requeuest.job (channel, method, url, state, ordering_key, position, placed) "
+            "values ('a', 'GET', %s, 'blocked', 'k', 1, true)",
             [receiver.url],
         )
         for event in ("opened", "claimed", "attempt", "job_dead", "unstranded"):

@@ -14,7 +14,9 @@ from tests.engine.bench import Bench
 from tests.postgres.harness import Conn, value
 
 MANY = 100_000
-FILL = "INSERT INTO requeuest.job (channel, method, url, state, due_at, priority, ordering_key, position) SELECT "
+FILL = """
+INSERT INTO requeuest.job (placed, channel, method, url, state, due_at, priority, ordering_key, position) SELECT true,
+"""
 BACKLOGS = {
     "due": "'c', 'GET', 'http://x.test/', 'available', now() - i * interval '1 ms', i % 2, NULL, NULL",
     "delayed": "'c', 'GET', 'http://x.test/', 'available', now() + interval '1 d', i % 2, NULL, NULL",

@@ -127,10 +127,10 @@ async def insert(conn: Conn, **columns: Any) -> None:
     } | columns
     row |= {name: row[name] if row["claimed"] else None for name in ("worker", "claim")}
     await conn.execute(
-        """INSERT INTO requeuest.job (id, channel, state, priority, ordering_key, position, method, url, attempts,
-                                      worker, claim, claimed_at, status, finished_at, response_headers, response_body,
-                                      response_truncated)
-           VALUES (%(id)s, %(channel)s, %(state)s, %(priority)s, %(key)s, %(position)s, 'GET', 'http://x.test/',
+        """INSERT INTO requeuest.job (id, channel, state, priority, ordering_key, position, placed, method, url,
+                                      attempts, worker, claim, claimed_at, status, finished_at, response_headers,
+                                      response_body, response_truncated)
+           VALUES (%(id)s, %(channel)s, %(state)s, %(priority)s, %(key)s, %(position)s, true, 'GET', 'http://x.test/',
                    %(attempts)s, %(worker)s, %(claim)s, CASE WHEN %(claimed)s THEN now() END, %(status)s,
                    CASE WHEN %(finished)s THEN now() - interval '1 h' END, CASE WHEN %(response)s THEN '[]'::json END,
                    CASE WHEN %(response)s THEN ''::bytea END, CASE WHEN %(response)s THEN false END)""",

@@ -290,11 +290,11 @@ ON CONFLICT (name) DO UPDATE SET ordered = excluded.ordered WHERE channel.ordere
 -- Store one job that has neither an ordering key nor a time of its own, unless its id exists, or its channel is ordered.
 -- Announces what it is told to. `spawn` can do the same; but most spawns are alone, and this takes a sixth less time,
 -- also because it returns nothing but how many it has stored.
-INSERT INTO {schema}.job (id, channel, priority, due_at, position, method, url, headers, body, accept, timeout,
+INSERT INTO {schema}.job (id, channel, priority, due_at, placed, method, url, headers, body, accept, timeout,
                           follow_redirects, retry, awaited)
 SELECT %(id)s::pg_catalog.uuid, %(channel)s::pg_catalog.text, %(priority)s::smallint,
        pg_catalog.now() OPERATOR(pg_catalog.+) (%(delay)s::double precision OPERATOR(pg_catalog.*) interval '1 second'),
-       NULL, %(method)s::pg_catalog.text, %(url)s::pg_catalog.text, %(headers)s::pg_catalog.json,
+       true, %(method)s::pg_catalog.text, %(url)s::pg_catalog.text, %(headers)s::pg_catalog.json,
        %(body)s::pg_catalog.bytea, %(accept)s::pg_catalog.int4multirange, %(timeout)s::double precision,
        %(follow_redirects)s::boolean, %(retry)s::pg_catalog.jsonb, %(awaited)s::boolean
 FROM (SELECT {schema}.announce(%(topic)s::pg_catalog.text, %(announced)s::pg_catalog.text)) AS announced
@@ -306,14 +306,17 @@ ON CONFLICT (id) DO NOTHING;
 -- name: spawn_claimed
 -- Store one such job as claimed, by a process that can send it at once: nobody else need know of it. Nothing is stored
 -- for a process that is not registered (any more).
-INSERT INTO {schema}.job (id, channel, priority, due_at, position, method, url, headers, body, accept, timeout,
+INSERT INTO {schema}.job (id, channel, priority, due_at, placed, method, url, headers, body, accept, timeout,
                           follow_redirects, retry, awaited, state, attempts, worker, claim, claimed_at)
-SELECT %(id)s::uuid, %(channel)s::text, %(priority)s::smallint, now(), NULL, %(method)s::text, %(url)s::text,
-       %(headers)s::json, %(body)s::bytea, %(accept)s::int4multirange, %(timeout)s::double precision,
-       %(follow_redirects)s::boolean, %(retry)s::jsonb, %(awaited)s::boolean, 'running', 1, worker.id, %(claim)s::uuid,
-       now()
+SELECT %(id)s::pg_catalog.uuid, %(channel)s::pg_catalog.text, %(priority)s::smallint, pg_catalog.now(), true,
+       %(method)s::pg_catalog.text, %(url)s::pg_catalog.text, %(headers)s::pg_catalog.json, %(body)s::pg_catalog.bytea,
+       %(accept)s::pg_catalog.int4multirange, %(timeout)s::double precision, %(follow_redirects)s::boolean,
+       %(retry)s::pg_catalog.jsonb, %(awaited)s::boolean, 'running', 1, worker.id, %(claim)s::pg_catalog.uuid,
+       pg_catalog.now()
 FROM {schema}.worker
-WHERE worker.id = %(worker)s::uuid AND NOT EXISTS (SELECT FROM {schema}.channel WHERE name = %(channel)s AND ordered)
+WHERE worker.id OPERATOR(pg_catalog.=) %(worker)s::pg_catalog.uuid
+  AND NOT EXISTS (SELECT FROM {schema}.channel
+                  WHERE name OPERATOR(pg_catalog.=) %(channel)s::pg_catalog.text AND ordered)
 ON CONFLICT (id) DO NOTHING;
 
 
@@ -327,11 +330,11 @@ WITH ordered AS MATERIALIZED (
     SELECT name FROM {schema}.channel
     WHERE ordered AND name OPERATOR(pg_catalog.=) ANY (%(channels)s::pg_catalog.text[])
 ), stored AS (
-    INSERT INTO {schema}.job (id, channel, priority, due_at, position, method, url, headers, body, accept, timeout,
+    INSERT INTO {schema}.job (id, channel, priority, due_at, placed, method, url, headers, body, accept, timeout,
                               follow_redirects, retry, awaited)
     SELECT id, channel, priority,
            coalesce(at, pg_catalog.now() OPERATOR(pg_catalog.+) (delay OPERATOR(pg_catalog.*) interval '1 second')),
-           NULL, method, url, headers, body, accept, timeout, follow_redirects, retry, awaited
+           true, method, url, headers, body, accept, timeout, follow_redirects, retry, awaited
     FROM (SELECT pg_catalog.unnest(%(id)s::pg_catalog.uuid[]) AS id,
                  pg_catalog.unnest(%(channel)s::pg_catalog.text[]) AS channel,
                  pg_catalog.unnest(%(priority)s::smallint[]) AS priority,
@@ -400,8 +403,9 @@ FROM CAST(current_setting('lock_timeout') AS interval) AS lock_timeout;
 -- name: try_keys
 -- Take those locks of ordering keys that nobody else has now, and return their keys.
 SELECT channel, ordering_key
-FROM unnest(%(channels)s::text[], %(keys)s::text[]) AS keys (channel, ordering_key)
-WHERE pg_try_advisory_xact_lock({schema}.key_lock(channel, ordering_key));
+FROM ROWS FROM (pg_catalog.unnest(%(channels)s::pg_catalog.text[]),
+                pg_catalog.unnest(%(keys)s::pg_catalog.text[])) AS keys (channel, ordering_key)
+WHERE pg_catalog.pg_try_advisory_xact_lock({schema}.key_lock(channel, ordering_key));
 
 
 -- name: spawn_ordered
@@ -435,12 +439,12 @@ WITH placed AS MATERIALIZED (
               WHERE same.id OPERATOR(pg_catalog.=) ANY (%(id)s::pg_catalog.uuid[])))
     ORDER BY place
 ), stored AS (
-    INSERT INTO {schema}.job (id, channel, state, priority, due_at, ordering_key, position, method, url, headers, body,
-                              accept, timeout, follow_redirects, retry, awaited)
+    INSERT INTO {schema}.job (id, channel, state, priority, due_at, ordering_key, position, placed, method, url, headers,
+                              body, accept, timeout, follow_redirects, retry, awaited)
     SELECT id, channel,
            CASE WHEN is_blocked THEN 'blocked'::{schema}.job_state ELSE 'available'::{schema}.job_state END, priority,
            coalesce(at, pg_catalog.now() OPERATOR(pg_catalog.+) (delay OPERATOR(pg_catalog.*) interval '1 second')),
-           ordering_key, pg_catalog.nextval('{schema}.job_position'::pg_catalog.regclass),
+           ordering_key, pg_catalog.nextval('{schema}.job_position'::pg_catalog.regclass), true,
            method, url, headers, body, accept, timeout, follow_redirects, retry, awaited
     FROM placed ORDER BY place
     ON CONFLICT (id) DO NOTHING
