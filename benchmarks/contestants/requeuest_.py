@@ -46,7 +46,7 @@ def _request(message: Message) -> Request:
 
 CONTESTANT = Contestant(
     backend="trio",
-    packages=("requeuest-trio", "trio", "psycopg", "psycopg-binary", "httpx2", "httptools"),
+    packages=("requeuest-trio", "trio", "psycopg", "psycopg-binary", "httpx2"),
     settings={
         "transport": "the default of open_requeuest",
         "Config": "max_running = concurrency, everything else by default",

@@ -9,6 +9,7 @@ class NoNetwork:
     """A stream of which only its end matters."""
 
     was_cut = False
+    took = 0.0
 
     def __init__(self) -> None:
         self.is_closed = False

@@ -18,12 +18,13 @@ import trustme
 
 from requeuest_trio import Config, TrioTransport
 from requeuest_trio._http.sender import open_sender
+from requeuest_trio._http.turns import Turns
 from requeuest_trio._model.outcome import Delivery
 from tests.http.flooding import FLOODS
 from tests.http.hostile import send
 
-AT_ONCE = 32
-LONGEST = 0.1
+AT_ONCE = 8
+LONGEST = 0.025
 """Seconds of computing between two turns of another task."""
 PATIENT = 120.0
 
@@ -102,3 +103,20 @@ async def test_records_of_a_byte(authority: trustme.CA, tmp_path: Path) -> None:
         ):
             for _ in range(AT_ONCE):
                 nursery.start_soon(lambda: send(sender, f"https://localhost:{port}/", timeout=PATIENT))
+
+
+async def test_costly_answers_share_a_part_of_the_processor() -> None:
+    """However many there are, and however long they go on."""
+    waits: list[float] = []
+
+    async def read_costly() -> None:
+        turns = Turns()
+        for _ in range(20):
+            await turns.after(0.002)
+            waits.append(trio.current_time())
+
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(read_costly)
+    assert max(waits) - began >= 10 * 20 * 0.002 * 4

@@ -23,7 +23,7 @@ _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 _LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
 _NEAR: Final = 2_048
 _HEADS_AT_ONCE: Final = 50
-_CHUNKS_AT_ONCE: Final = 500
+_LINES_AT_ONCE: Final = 400
 """So many are read without a pause."""
 
 
@@ -223,7 +223,7 @@ class AnswerParser:
             return
         if self._body is not None:
             if not self.is_complete:
-                at = self._body.feed(data, at, self.pieces, _CHUNKS_AT_ONCE)
+                at = self._body.feed(data, at, self.pieces, _LINES_AT_ONCE)
                 self.is_complete = self._body.is_complete
                 self.keep_alive = self.keep_alive and self._body.is_plain
         elif self._left is None:

@@ -37,13 +37,12 @@ class ChunkedBody:
         self.is_complete = False
 
     def feed(self, data: bytes, at: int, pieces: list[bytes], most: int) -> int:
-        """Take data from a position on, at most so many chunks, and return the position that was reached.
+        """Take data from a position on, at most so many lines, and return the position that was reached.
 
         Raises `ValueError` for what is no chunked coding. What came before it is in `pieces`.
         """
-        most += self.chunks
         size = len(data)
-        while at < size and self.chunks < most and not self.is_complete:
+        while at < size and most and not self.is_complete:
             if self._left:
                 piece = data[at : at + self._left]
                 pieces.append(piece)
@@ -63,6 +62,7 @@ class ChunkedBody:
                 line = bytes(self._line)
                 self._line.clear()
             at += 1
+            most -= 1
             if line[-1:] == b"\r":
                 line = line[:-1]
             else:

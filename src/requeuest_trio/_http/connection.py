@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
@@ -15,6 +16,7 @@ from requeuest_trio._http.bodies import Pieces
 from requeuest_trio._http.message import Message, Origin
 from requeuest_trio._http.streams import Stream
 from requeuest_trio._http.timeouts import NO_TIMEOUTS
+from requeuest_trio._http.turns import Turns
 from requeuest_trio._model.ecosystem import ReadError, ReadTimeout, RemoteProtocolError, WriteError, WriteTimeout
 from requeuest_trio._model.groups import Kept
 
@@ -39,7 +41,7 @@ class Connection:
     gives it back if `is_reusable`."""
 
     __slots__ = (
-        "_is_last", "_stream", "answer", "expires_at", "has_served", "is_closed", "origin",
+        "_is_last", "_stream", "_turns", "answer", "expires_at", "has_served", "is_closed", "origin",
         "timeouts",
     )  # fmt: skip
 
@@ -47,6 +49,8 @@ class Connection:
         self.origin = origin
         self._stream = stream
         self.answer = AnswerParser()
+        self._turns: Turns | None = None
+        """Those of an answer that takes more than one step."""
         self.has_served = False
         """Whether an answer was read over it already."""
         self._is_last = False
@@ -85,6 +89,7 @@ class Connection:
             raise NotSent("the connection was closed, or said something, before it was asked anything")
         self._is_last = message.is_last
         self.answer.expect(is_head=message.method == "HEAD")
+        self._turns = None
         body = message.body
         try:
             if isinstance(body, bytes) and len(body) <= _SENT_TOGETHER:
@@ -193,9 +198,8 @@ class Connection:
         if self.answer.problem is not None:
             raise RemoteProtocolError(self.answer.problem)
         if self.answer.has_more:
-            # What can be sent in little time may take a lot of it to read: others have their turn.
             await trio.lowlevel.checkpoint()
-            self.answer.go_on()
+            await self._step(self.answer.go_on)
             return
         try:
             data = await (self._stream.receive(while_sending=True) if while_sending else self._read())
@@ -203,12 +207,23 @@ class Connection:
             if self.answer.has_begun or self.is_closed:
                 raise ReadError(_text(error)) from error
             raise Disconnected(f"the connection broke before an answer came: {_text(error)}") from error
-        if data:
+        if data and not self.answer.has_begun:
             self.answer.feed(data)
+        elif data:
+            await self._step(partial(self.answer.feed, data), self._stream.took)
         elif self.answer.has_begun:
             self.answer.feed_eof(is_certain=not self._stream.was_cut)
         else:
             raise Disconnected("the connection was closed before an answer came")
+
+    async def _step(self, read: Callable[[], None], took: float = 0.0) -> None:
+        """Read more of an answer than its beginning: what is little to send may be a lot to read."""
+        began = time.thread_time()
+        read()
+        took += time.thread_time() - began
+        if self._turns is None:
+            self._turns = Turns()
+        await self._turns.after(took)
 
 
 def _text(error: BaseException) -> str:

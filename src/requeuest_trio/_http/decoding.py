@@ -18,6 +18,8 @@ _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 _GZIP_MAGIC = b"\x1f\x8b"
 _RAW_DEFLATE = -zlib.MAX_WBITS
 _MOST_MEMBERS = 1_000
+_LONGEST_LIST = 1_000
+"""Characters of `Content-Encoding`; of a longer one, nothing is undone."""
 
 
 class Decoder(Protocol):
@@ -39,7 +41,7 @@ class Decoder(Protocol):
 def decoder_for(headers: Headers) -> Decoder | None:
     """What undoes the body's `Content-Encoding`. None if it has none, or one that only the caller can undo."""
     values = [value for name, value in headers if len(name) == _NAME_LENGTH and name.lower() == "content-encoding"]
-    if not values:
+    if not values or sum(map(len, values)) > _LONGEST_LIST:
         return None
     codings = [coding.strip().lower() for value in values for coding in value.split(",")]
     codings = [coding for coding in codings if coding not in {"", "identity"}]

@@ -6,6 +6,7 @@ connecting, TLS, an endless series of 1xx answers and a body that drips. Whateve
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -20,6 +21,7 @@ from requeuest_trio._http.holding import LARGE, HeldBodies
 from requeuest_trio._http.progress import Progress
 from requeuest_trio._http.redirects import Hop, next_hop
 from requeuest_trio._http.transport import TrioTransport
+from requeuest_trio._http.turns import Turns
 from requeuest_trio._model.headers import Headers, find
 from requeuest_trio._model.outcome import Delivery
 from requeuest_trio._model.request import Request
@@ -115,7 +117,7 @@ class Sender:
             if decoder is None:
                 is_whole = await answer.read(partial(self._keep, answer, progress))
             else:
-                is_whole = await answer.read(partial(self._decode, answer, progress, decoder, [0]))
+                is_whole = await answer.read(partial(self._decode, answer, progress, decoder, Turns(), [0]))
         finally:
             self._held.leave(answer)
         if not is_whole:
@@ -130,7 +132,7 @@ class Sender:
         return wants_more
 
     async def _decode(
-        self, answer: Incoming, progress: Progress, decoder: Decoder, came: list[int], piece: bytes
+        self, answer: Incoming, progress: Progress, decoder: Decoder, turns: Turns, came: list[int], piece: bytes
     ) -> bool:
         """Undo a coding, a little at a time: what it comes to, and how long it takes, the length does not tell."""
         progress.is_decoded = True
@@ -138,7 +140,9 @@ class Sender:
         for start in range(0, len(piece), _DECODED_AT_ONCE):
             if start:
                 await trio.lowlevel.checkpoint()
+            began = time.thread_time()
             part = decoder.decode(piece[start : start + _DECODED_AT_ONCE], progress.room(self._body_limit) + 1)
+            await turns.after(time.thread_time() - began)
             if not await self._keep(answer, progress, part) or decoder.has_enough:
                 return False
         return came[0] <= 2 * self._body_limit + LARGE

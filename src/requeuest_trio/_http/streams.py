@@ -8,6 +8,7 @@ from __future__ import annotations
 import select
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -23,6 +24,8 @@ class Stream(Protocol):
 
     was_cut: bool
     """Whether it has ended in a way that anybody on the way could have brought about."""
+    took: float
+    """Seconds of the processor's time that decrypting took, of what was received last."""
 
     @property
     def unsent(self) -> memoryview:
@@ -71,6 +74,7 @@ class PlainStream:
 
     __slots__ = ("_at_once", "_poll", "_socket", "unsent")
 
+    took = 0.0
     was_cut = False  # a reset is an error, and nothing protects an end
 
     def __init__(self, sock: socket.socket, at_once: int = _RECEIVED_AT_ONCE) -> None:
@@ -137,7 +141,7 @@ class TlsStream:
 
     __slots__ = (
         "_has_ended", "_has_sent", "_heard", "_incoming", "_is_listening", "_outgoing", "_plain", "_problem", "_rest",
-        "_tls", "was_cut",
+        "_tls", "took", "was_cut",
     )  # fmt: skip
 
     def __init__(self, plain: PlainStream, context: ssl.SSLContext, host: str) -> None:
@@ -154,6 +158,7 @@ class TlsStream:
         self._heard = trio.lowlevel.ParkingLot()
         self._has_ended = False
         self.was_cut = False
+        self.took = 0.0
         self._problem: ssl.SSLError | None = None
 
     @property
@@ -218,6 +223,7 @@ class TlsStream:
         pieces: list[bytes] = []
         if self._has_ended:
             return b""
+        began = time.thread_time()
         try:
             while piece := self._tls.read(_RECEIVED_AT_ONCE):
                 pieces.append(piece)
@@ -230,6 +236,7 @@ class TlsStream:
         except ssl.SSLError as error:
             # What came before is as good as it was.
             self._has_ended, self._problem = True, error
+        self.took = time.thread_time() - began
         return b"".join(pieces)
 
     async def _do(self, step: Callable[[], _T]) -> _T:
