@@ -15,6 +15,8 @@ from requeuest_trio._model.urls import checked_url
 __all__ = ["Config", "check_dsn"]
 
 _MIB = 1_048_576
+_FOR_EVER = ("keep_succeeded", "keep_dead")
+"""What is None where there is no limit."""
 
 
 @without_locals_when_made
@@ -101,7 +103,7 @@ class Config:
         object.__setattr__(self, "redirect_bodies_to", _origins("redirect_bodies_to", self.redirect_bodies_to))
         for name, default in ((each.name, each.default) for each in fields(self) if each.name in limits):
             value = getattr(self, name)
-            if value is None and name.startswith("keep_"):
+            if value is None and name in _FOR_EVER:
                 continue
             least, most = limits[name]
             wanted = int if isinstance(default, int) else int | float

@@ -227,7 +227,7 @@ async def test_attempts_wait_for_room(eye: Eye, receiver: Receiver, monkeypatch:
     monkeypatch.setattr(recorder, "_MAX_ROWS", 5)
     writing, places, room = Writing(monkeypatch), 4, 4 + 2 * 5
     config = Config(max_running=places)
-    async with nothing_left(eye), open_requeuest(eye.dsn, concurrency=places, config=config) as client:
+    async with nothing_left(eye), open_requeuest(eye.dsn, ["a"], concurrency=places, config=config) as client:
         await client.spawn_many("a", [Request.get(receiver.url)] * 60)
         await until_done(lambda: (load := client._load) and load()[1] >= room + places)
         await trio.testing.wait_all_tasks_blocked(0.05)

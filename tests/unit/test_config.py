@@ -8,7 +8,15 @@ import pytest
 
 from requeuest_trio import Config, InvalidRequest
 
-INTEGERS = {"max_request_body", "max_response_body", "excerpt", "max_redirects", "max_running", "pool_size"}
+INTEGERS = {
+    "max_request_body",
+    "max_response_body",
+    "keep_response",
+    "excerpt",
+    "max_redirects",
+    "max_running",
+    "pool_size",
+}
 OPTIONAL = {"keep_succeeded", "keep_dead"}
 NUMBERS = INTEGERS | OPTIONAL | {"attempt_timeout", "connect_timeout", "statement_timeout"}
 

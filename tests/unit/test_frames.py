@@ -135,3 +135,21 @@ def test_an_error_of_somebody_else_keeps_its_frames() -> None:
         while frame is not None:
             assert SECRET not in frame.tb_frame.f_locals.values()
             frame = frame.tb_next
+
+
+def test_what_the_caller_was_handling_keeps_its_locals() -> None:
+    def fails() -> None:
+        clue = "a clue"
+        raise KeyError(clue.upper())
+
+    def refuses_meanwhile() -> None:
+        try:
+            fails()
+        except KeyError:
+            with pytest.raises(InvalidRequest):
+                Request.get("no URL")
+            raise
+
+    with pytest.raises(KeyError) as handled:
+        refuses_meanwhile()
+    assert handled.traceback[-1].locals == {"clue": "a clue"}

@@ -32,7 +32,7 @@ def functions_of(module: Any) -> Iterator[tuple[str, Any]]:
                 yield name, inspect.unwrap(thing)
             continue
         for part, member in vars(thing).items():
-            function = getattr(member, "__func__", member)
+            function = inspect.unwrap(getattr(member, "__func__", member))
             is_written = isinstance(function, FunctionType) and function.__code__.co_filename == module.__file__
             if is_written and (not part.startswith("_") or part == "__init__"):
                 yield f"{name}.{part}", function
