@@ -317,7 +317,8 @@ class Client:
     ) -> AsyncIterator[Job]:
         """Iterate over jobs, all or those that fit, in the order of their ids (which is, roughly, that of spawning).
 
-        They are read a page at a time, so a job shows as it stood when its page was read.
+        They are read a page at a time, of 16 MiB at most unless one job is larger, so a job shows as it stood when its
+        page was read.
         """
         self._require_open()
         if channel is not None:
@@ -339,13 +340,13 @@ class Client:
         while True:
             self._require_open()
             page = await self._database.ask(partial(read, after=after))
+            if not page:
+                return
             for job in page:
                 yield job
                 self._owner.require()
                 # Whoever loops over a page without waiting for anything still lets others run, and can be cancelled.
                 await trio.lowlevel.checkpoint()
-            if len(page) < _PAGE:
-                return
             after = page[-1].id
 
     async def attempts(self, job_id: UUID) -> list[Attempt]:

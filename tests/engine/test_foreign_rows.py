@@ -8,6 +8,7 @@ order; a row that is larger than the library can bear; a role that may insert, a
 from __future__ import annotations
 
 from functools import partial
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -283,3 +284,58 @@ async def test_the_largest_that_the_library_stores_is_within_the_limits(eye: Eye
     async with open_requeuest(eye.dsn, ()) as client:
         await client.spawn("c" * 200, request, ordering_key="k" * 200, priority=-100)
         assert await eye.states() == {"available": 1}
+
+
+HUGE = {
+    "headers": "(SELECT json_agg(gen_random_uuid()) FROM generate_series(1, 200000))",
+    "body": "convert_to(repeat('b', 268436480), 'UTF8')",
+    "accept": TOO_LARGE["accept"],
+}
+"""As a queue from before there were limits could have it: some 100 times what may be, or just above it."""
+
+
+@pytest.mark.parametrize("column", HUGE)
+async def test_a_job_that_is_too_large_is_given_up_unread_and_others_are_delivered(
+    eye: Eye, receiver: Receiver, column: str
+) -> None:
+    await eye.connection.execute("ALTER TABLE requeuest.job DROP CONSTRAINT job_limits")
+    await eye.connection.execute(
+        f"INSERT INTO requeuest.job (id, channel, method, url, {column}, priority) "
+        f"SELECT '{UUID(int=1)}', 'a', 'POST', 'http://x.test/', {HUGE[column]}, -100".encode()
+    )
+    async with open_requeuest(eye.dsn, ["a", "b"], concurrency=1) as client:
+        await client.spawn_many("a", [Request.post(receiver.url)] * 3)
+        await client.spawn_many("b", [Request.post(receiver.url)] * 3)
+        await eye.until_states(dead=1, succeeded=6)
+        job = await client.job(UUID(int=1))
+        assert job is not None
+        assert job.error == "the stored job is damaged: it is larger than a job may be"
+        assert len(job.request.body) + len(job.request.headers) < MIB
+        assert len([job async for job in client.jobs()]) == 7
+        assert await client.attempts(UUID(int=1)) == []
+
+
+async def test_pages_of_large_jobs_are_cut(eye: Eye, bench: Bench, conn: Conn) -> None:
+    request = Request.post("http://x.test/", content=bytes(5 * MIB))
+    await bench.spawn(conn, *(new_job(request=request) for _ in range(7)), new_job())
+    selection = {"channel": None, "state": None, "ordering_key": None, "limit": 200}
+    pages, after = list[int](), None
+    while jobs := await bench.store.jobs(conn, after=after, **selection):
+        pages.append(len(jobs))
+        after = jobs[-1].id
+    assert pages == [3, 3, 2]
+    async with open_requeuest(eye.dsn, ()) as client:
+        assert len([job async for job in client.jobs()]) == 8
+
+
+async def test_attempts_of_others_are_read_in_part(eye: Eye, bench: Bench, conn: Conn) -> None:
+    [job_id] = await bench.spawn(conn, new_job())
+    await eye.connection.execute(
+        "INSERT INTO requeuest.attempt (job_id, number, started_at, duration, reached, error, excerpt) "
+        "SELECT %s, i, now(), 0, 'sent', repeat('e', 1000000), convert_to(repeat('x', 25000000), 'UTF8') "
+        "FROM generate_series(1, 5) AS i",
+        [job_id],
+    )
+    attempts = await bench.store.attempts(conn, job_id)
+    assert [len(attempt.error or "") for attempt in attempts] == [10_000] * 5
+    assert [len(attempt.excerpt) for attempt in attempts] == [MIB, MIB, 0, 0, 0]

@@ -169,7 +169,7 @@ async def test_what_a_cut_claim_has_left_is_delivered_at_once(eye: Eye, receiver
 
 
 @pytest.mark.parametrize("column", ["headers", "url", "body"])
-async def test_a_claim_s_limit_counts_the_whole_row(bench: Bench, conn: Conn, column: str) -> None:
+async def test_a_claim_is_cut_and_counts_the_whole_row(bench: Bench, conn: Conn, column: str) -> None:
     worker = await bench.worker(conn)
     value = {
         "headers": "to_json(repeat('h', 400000))",
@@ -186,3 +186,15 @@ async def test_a_claim_s_limit_counts_the_whole_row(bench: Bench, conn: Conn, co
     jobs, was_cut = await bench.store.claim(conn, worker, uuid4(), {"c": 30})
     assert was_cut
     assert 5 < len(jobs) < 11
+
+
+async def test_in_the_place_of_a_job_that_is_given_up_there_may_be_another(bench: Bench, conn: Conn) -> None:
+    worker = await bench.worker(conn)
+    await conn.execute(b"ALTER TABLE requeuest.job DROP CONSTRAINT job_limits")
+    await conn.execute(
+        b"INSERT INTO requeuest.job (channel, method, url, priority) "
+        b"SELECT 'c', 'GET', string_agg(gen_random_uuid()::text, ''), 9 FROM generate_series(1, 20000)"
+    )
+    await bench.spawn(conn, new_job())
+    claims = [await bench.store.claim(conn, worker, uuid4(), {"c": 1}) for _ in range(2)]
+    assert [(len(jobs), was_cut) for jobs, was_cut in claims] == [(0, True), (1, False)]

@@ -507,7 +507,8 @@ FROM step WHERE due_at <= now() + %(horizon)s * interval '1 second' GROUP BY cha
 -- name: claim
 -- Take due jobs for the free places of each channel: highest priority first, then the longest due; from all channels
 -- in turn, until their rows come to `budget` bytes, but always one. Tells with each whether that has left some. Nothing
--- is taken by a process that is not registered (any more).
+-- is taken by a process that is not registered (any more). A job that is larger than a job may be, as an old queue can
+-- have it, is not read, but given up: whoever read it would fail of its size, again and again.
 WITH RECURSIVE place AS MATERIALIZED (
     SELECT channel, places FROM unnest(%(channels)s::text[], %(places)s::integer[]) AS p (channel, places)
     WHERE EXISTS (SELECT FROM {schema}.worker WHERE id = %(worker)s)
@@ -522,33 +523,46 @@ WITH RECURSIVE place AS MATERIALIZED (
                      ORDER BY -priority LIMIT 1)
     FROM rank WHERE rank.rank IS NOT NULL
 ), due AS MATERIALIZED (
-    SELECT numbered.id, numbered.size, numbered.turn, place.channel
-    FROM place CROSS JOIN LATERAL (SELECT id, size, row_number() OVER () AS turn FROM (
-        SELECT of_rank.id, of_rank.size
+    SELECT numbered.id, numbered.is_broken, numbered.turn, place.channel,
+           CASE WHEN is_broken THEN 0 ELSE body + greatest(rest * factor - 1024, 0) END AS size
+    FROM place CROSS JOIN LATERAL (SELECT *, row_number() OVER () AS turn FROM (
+        SELECT of_rank.id, body, rest, factor, body > 268435456 OR rest > 524288 AS is_broken
         FROM (SELECT rank FROM rank WHERE rank.channel = place.channel AND rank IS NOT NULL ORDER BY rank) AS ranks
         CROSS JOIN LATERAL (
             -- Without reading what is stored apart. The first kilobyte of all but the body is free; what is compressed
             -- may become a hundred times as large.
-            SELECT id, octet_length(body) + greatest(
-                       octet_length(method) + octet_length(url)
-                       + (pg_column_size(headers) + pg_column_size(accept) + coalesce(pg_column_size(retry), 0))
-                         * CASE WHEN coalesce(pg_column_compression(headers), pg_column_compression(accept),
-                                              pg_column_compression(retry)) IS NULL THEN 1 ELSE 100 END - 1024, 0)
-                       AS size
+            SELECT id, octet_length(body) AS body,
+                   octet_length(method)::bigint + octet_length(url)
+                   + pg_column_size(headers) + pg_column_size(accept) + coalesce(pg_column_size(retry), 0) AS rest,
+                   CASE WHEN coalesce(pg_column_compression(headers), pg_column_compression(accept),
+                                      pg_column_compression(retry)) IS NULL THEN 1 ELSE 100 END AS factor
             FROM {schema}.job
             WHERE job.channel = place.channel AND state = 'available' AND -priority = ranks.rank AND due_at <= now()
             ORDER BY due_at, id LIMIT place.places FOR UPDATE SKIP LOCKED) AS of_rank
         LIMIT place.places) AS first) AS numbered
 ), picked AS MATERIALIZED (
-    SELECT id FROM (SELECT id, size, sum(size) OVER (ORDER BY turn, channel) AS total FROM due) AS summed
+    SELECT id, is_broken
+    FROM (SELECT id, is_broken, size, sum(size) OVER (ORDER BY turn, channel) AS total FROM due) AS summed
     WHERE total <= %(budget)s OR total = size
+), broken AS MATERIALIZED (
+    SELECT array_agg(id) AS ids FROM picked WHERE is_broken
 )
 UPDATE {schema}.job
-SET state = 'running', worker = %(worker)s, claim = %(claim)s, claimed_at = now(),
+SET state = CASE WHEN id = ANY ((SELECT ids FROM broken)::uuid[]) THEN 'dead'::{schema}.job_state
+                 ELSE 'running'::{schema}.job_state END,
+    worker = CASE WHEN id = ANY ((SELECT ids FROM broken)::uuid[]) THEN NULL ELSE %(worker)s::uuid END,
+    claim = CASE WHEN id = ANY ((SELECT ids FROM broken)::uuid[]) THEN NULL ELSE %(claim)s::uuid END,
+    claimed_at = CASE WHEN id = ANY ((SELECT ids FROM broken)::uuid[]) THEN NULL ELSE now() END,
+    finished_at = CASE WHEN id = ANY ((SELECT ids FROM broken)::uuid[]) THEN now() END,
+    error = CASE WHEN id = ANY ((SELECT ids FROM broken)::uuid[])
+                 THEN 'the stored job is damaged: it is larger than a job may be' ELSE error END,
     attempts = least(attempts, 2147483646) + 1
 WHERE id = ANY (ARRAY(SELECT id FROM picked))
-RETURNING id, channel, ordering_key, attempts, method, url, headers::text, body, accept::text, timeout,
-          follow_redirects, retry::text, awaited, (SELECT count(*) FROM due) > (SELECT count(*) FROM picked);
+RETURNING id, channel, ordering_key, attempts, CASE WHEN state = 'running' THEN method END,
+          CASE WHEN state = 'running' THEN url END, CASE WHEN state = 'running' THEN headers::text END,
+          CASE WHEN state = 'running' THEN body END, CASE WHEN state = 'running' THEN accept::text END, timeout,
+          follow_redirects, CASE WHEN state = 'running' THEN retry::text END, awaited,
+          (SELECT count(*) FROM due) > (SELECT count(*) FROM picked), state = 'dead';
 
 
 -- name: record
@@ -901,32 +915,55 @@ SELECT id FROM {schema}.job WHERE id = ANY (%(ids)s::uuid[]) AND finished_at IS 
 
 
 -- name: job
--- One job, whole.
+-- One job, but for what is larger than it may be, as an old queue can have it.
 SELECT id, channel, state::text, priority, ordering_key, attempts,
-       {schema}.readable(due_at), {schema}.readable(created_at), {schema}.readable(finished_at), status, error,
-       method, url, headers::text, body, accept::text, timeout, follow_redirects,
-       response_headers::text, response_body, response_truncated
+       {schema}.readable(due_at), {schema}.readable(created_at), {schema}.readable(finished_at), status,
+       left(error, 10000), method, left(url, 524288),
+       CASE WHEN pg_column_size(headers) <= 524288 THEN headers::text ELSE '[]' END,
+       CASE WHEN octet_length(body) <= 268435456 THEN body ELSE '' END,
+       CASE WHEN pg_column_size(accept) <= 524288 THEN accept::text ELSE '{}' END, timeout, follow_redirects,
+       CASE WHEN pg_column_size(response_headers) <= 2097152 THEN response_headers::text END,
+       CASE WHEN octet_length(response_body) <= 268435456 THEN response_body END, response_truncated
 FROM {schema}.job WHERE id = %(id)s;
 
 
 -- name: jobs
--- Jobs in the order of their ids, a page at a time.
+-- Jobs in the order of their ids, a page at a time: until their rows come to 16 MiB, but always one. What is
+-- larger than it may be is left out, as in `job`.
+WITH page AS MATERIALIZED (
+    SELECT id, least(octet_length(body), 268435456) + least(coalesce(octet_length(response_body), 0), 268435456)
+               + least(octet_length(url)::bigint, 524288) + least(pg_column_size(headers), 524288)
+               + least(pg_column_size(accept), 524288) + least(coalesce(pg_column_size(response_headers), 0), 2097152)
+               AS size
+    FROM {schema}.job
+    WHERE (%(after)s::uuid IS NULL OR id > %(after)s)
+      AND (%(channel)s::text IS NULL OR channel = %(channel)s)
+      AND (%(state)s::text IS NULL OR state = %(state)s::{schema}.job_state)
+      AND (%(ordering_key)s::text IS NULL OR ordering_key = %(ordering_key)s)
+    ORDER BY id LIMIT %(limit)s
+), chosen AS MATERIALIZED (
+    SELECT id FROM (SELECT id, size, sum(size) OVER (ORDER BY id) AS total FROM page) AS summed
+    WHERE total <= 16777216 OR total = size
+)
 SELECT id, channel, state::text, priority, ordering_key, attempts,
-       {schema}.readable(due_at), {schema}.readable(created_at), {schema}.readable(finished_at), status, error,
-       method, url, headers::text, body, accept::text, timeout, follow_redirects,
-       response_headers::text, response_body, response_truncated
-FROM {schema}.job
-WHERE (%(after)s::uuid IS NULL OR id > %(after)s)
-  AND (%(channel)s::text IS NULL OR channel = %(channel)s)
-  AND (%(state)s::text IS NULL OR state = %(state)s::{schema}.job_state)
-  AND (%(ordering_key)s::text IS NULL OR ordering_key = %(ordering_key)s)
-ORDER BY id LIMIT %(limit)s;
+       {schema}.readable(due_at), {schema}.readable(created_at), {schema}.readable(finished_at), status,
+       left(error, 10000), method, left(url, 524288),
+       CASE WHEN pg_column_size(headers) <= 524288 THEN headers::text ELSE '[]' END,
+       CASE WHEN octet_length(body) <= 268435456 THEN body ELSE '' END,
+       CASE WHEN pg_column_size(accept) <= 524288 THEN accept::text ELSE '{}' END, timeout, follow_redirects,
+       CASE WHEN pg_column_size(response_headers) <= 2097152 THEN response_headers::text END,
+       CASE WHEN octet_length(response_body) <= 268435456 THEN response_body END, response_truncated
+FROM {schema}.job WHERE id = ANY (ARRAY(SELECT id FROM chosen)) ORDER BY id;
 
 
 -- name: attempts
--- Every attempt of a job that has ended.
-SELECT number, {schema}.readable(started_at), duration, reached, status, error, excerpt, {schema}.readable(retry_at)
-FROM {schema}.attempt WHERE job_id = %(id)s ORDER BY number;
+-- Every attempt of a job that has ended, up to 10,000. Other programs may have written more into one than the library
+-- does; of all together, 64 MiB of excerpts are read.
+SELECT number, {schema}.readable(started_at), duration, reached, status, left(error, 10000),
+       CASE WHEN sum(octet_length(excerpt)) OVER (ORDER BY number) <= 67108864
+            THEN substr(excerpt, 1, 1048576) ELSE '' END,
+       {schema}.readable(retry_at)
+FROM {schema}.attempt WHERE job_id = %(id)s ORDER BY number LIMIT 10000;
 
 
 -- name: read_whole_tables

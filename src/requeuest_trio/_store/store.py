@@ -6,6 +6,7 @@ Every method takes the connection to use, so that the caller decides about conne
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import socket
@@ -17,6 +18,7 @@ from uuid import UUID
 from psycopg import errors
 
 from requeuest_trio._model.channel import Channel
+from requeuest_trio._model.events import Event, emit
 from requeuest_trio._model.job import Attempt, Job
 from requeuest_trio._model.states import FINISHED, JobState
 from requeuest_trio._postgres import TrioConnection
@@ -31,7 +33,9 @@ FIRST_KEY: Key = ("", "")
 """Where a walk over all ordering keys begins: before the first of them."""
 
 _LOST = "the process that made this attempt was lost before it could record the outcome"
+_OVERSIZED = "the stored job is damaged: it is larger than a job may be"
 
+_logger = logging.getLogger("requeuest_trio.attempt")
 
 # A claim's answer has to be had within a third of a lease, over a slow network too.
 _MAX_CLAIM_BYTES = 4 * 1_048_576
@@ -99,12 +103,19 @@ class Store(Storing):
     ) -> tuple[list[Claimed], bool]:
         """Take due jobs for the free places of channels, under one new claim.
 
-        Returns also whether some were left for the next claim, because the bodies of all would have been too large.
+        Returns also whether some were left for the next claim, because all together would have been too large.
         """
         columns = {"channels": list(places), "places": list(places.values()), "budget": _MAX_CLAIM_BYTES}
         cursor = await self._execute(connection, "claim", worker=worker, claim=claim, **columns)
         rows = await cursor.fetchall()
-        return [Claimed(claim, *row[:-1]) for row in rows], any(row[-1] for row in rows[:1])
+        jobs = [Claimed(claim, *row[:-2]) for row in rows if not row[-1]]
+        if len(jobs) < len(rows):
+            for job_id, channel, _, attempts, *_, is_broken in rows:
+                if is_broken:
+                    what = {"job": job_id, "channel": channel, "attempts": attempts, "status": None}
+                    emit(_logger, Event.JOB_DEAD, **what, error=_OVERSIZED)
+        # In the place of one that was given up, there may be another.
+        return jobs, len(jobs) < len(rows) or any(row[-2] for row in rows[:1])
 
     async def record(
         self,
@@ -303,7 +314,7 @@ class Store(Storing):
         return None if row is None else job_from_row(row)
 
     async def jobs(self, connection: TrioConnection, **selection: Any) -> list[Job]:
-        """A page of jobs: `after`, `channel`, `state`, `ordering_key` and `limit`."""
+        """A page of jobs: `after`, `channel`, `state`, `ordering_key` and `limit`. Large jobs make it shorter."""
         cursor = await self._execute(connection, "jobs", **selection)
         return [job_from_row(row) for row in await cursor.fetchall()]
 
