@@ -5,17 +5,22 @@ Nothing is downloaded. The sdist is built from this checkout and the wheel from 
 installed. The environment into which the wheel goes borrows its dependencies from the one that runs the tests.
 """
 
+import email
 import subprocess
 import sys
 import sysconfig
 import tarfile
 import venv
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 from requeuest_trio._store.migrate import migrations
 
@@ -91,6 +96,7 @@ def test_the_sdist_has_everything(built: Built) -> None:
         "README.md",
         "Makefile",
         "pyproject.toml",
+        "hatch_build.py",
         "src/requeuest_trio/py.typed",
     }
     assert wanted <= names
@@ -108,6 +114,41 @@ def test_the_wheel_has_everything(built: Built) -> None:
     }
     assert wanted <= names
     assert {name.partition("/")[0] for name in names} == {"requeuest_trio", info}
+
+
+def tokens_of(text: str) -> list[Token]:
+    """Everything in a Markdown text, as package indexes read it."""
+    return flat(MarkdownIt("gfm-like", {"linkify": False}).parse(text))
+
+
+def flat(tokens: Sequence[Token]) -> list[Token]:
+    return [one for token in tokens for one in (token, *flat(token.children or ()))]
+
+
+def code_in(tokens: Sequence[Token]) -> list[str]:
+    return [token.content for token in tokens if token.type == "fence"]
+
+
+def test_no_link_of_the_description_is_relative(built: Built) -> None:
+    """A package index shows it at an address of its own, where none of the project's files is."""
+    with zipfile.ZipFile(built.wheel) as wheel:
+        (path,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+        metadata = email.message_from_bytes(wheel.read(path))
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    description = metadata.get_payload(decode=True)
+    assert isinstance(description, bytes)
+    shown = tokens_of(description.decode())
+    targets = [str(token.attrs[name]) for token in shown for name in ("href", "src") if name in token.attrs]
+    assert targets
+    assert [target for target in targets if not urlsplit(target).scheme] == []
+    assert not [token for token in shown if token.type.startswith("html")]  # which could have links as well
+
+    readme = tokens_of((ROOT / "README.md").read_text())
+    assert code_in(shown) == code_in(readme)
+    text = description.decode()
+    for token in readme:
+        target = str(token.attrs.get("href", "https://"))
+        assert urlsplit(target).scheme or f"(`{target}`)" in text
 
 
 def test_each_migration_has_a_way_back() -> None:
