@@ -49,10 +49,11 @@ from requeuest_trio._model.retry import retry_after_seconds
 from requeuest_trio._model.statuses import statuses
 from requeuest_trio._model.urls import MAX_URL_LENGTH, checked_url, normal_form, url_text
 from requeuest_trio._store.rows import Claimed, Report, attempt_from_row, job_from_row, outcome_rows
-from requeuest_trio.cli.display import body_text, one_line, print_table, say, say_text
+from requeuest_trio.cli.display import body_text, one_line, say, say_text
 from requeuest_trio.cli.display import cut as cut_for_display
 from requeuest_trio.cli.documents import attempt_document, job_document, show_document
 from requeuest_trio.cli.dsn import without_secrets
+from requeuest_trio.cli.table import Column, print_table
 
 SHAPES: Mapping[str, str] = {
     "parameters": "?key", "equal signs": "=", "percent signs": "%", "escapes": "%25", "named": "&token=a",
@@ -327,11 +328,11 @@ BOUNDED: Mapping[str, list[Call]] = {
     "cli.display.one_line": [one_line],
     "cli.display.cut": [lambda text: cut_for_display(text, 80)],
     "cli.display.body_text": [lambda text: body_text(raw(text))],
-    "cli.display.print_table": [lambda text: print_table(console(), ["a", "b"], [[text, 1]], shortened="a")],
     "cli.documents.job_document": [lambda text: job_document(job(text))],
     "cli.documents.show_document": [lambda text: show_document(job(text), [attempt(text)])],
     "cli.documents.attempt_document": [lambda text: attempt_document(attempt(text))],
     "cli.dsn.without_secrets": [lambda text: without_secrets("postgresql://h/" + text)],
+    "cli.table.print_table": [lambda text: print_table(console(), [Column("a", least=9), Column("b")], [[text, 1]])],
 }  # fmt: skip
 
 _IO = "reads and writes sockets; what comes is read by what stands in the table"

@@ -3,19 +3,25 @@
 import io
 import json
 import os
+import pty
 import re
 import subprocess
+import termios
 from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.cells import cell_len
+from rich.console import Console
 
 from requeuest_trio import Request, RetryPolicy, open_requeuest
-from requeuest_trio.cli import jobs, summary
-from requeuest_trio.cli.display import make_console, print_table
+from requeuest_trio.cli import jobs, show, summary
+from requeuest_trio.cli.display import make_console, one_line
+from requeuest_trio.cli.table import Column, print_table
 from requeuest_trio.testing import Reply, open_receiver
 from tests.acceptance.cli import COMMAND, environment, invoke, requeuest
 from tests.servers import temporary_home
@@ -97,51 +103,127 @@ async def test_output_that_nobody_reads_to_the_end(arguments: tuple[str, ...], m
     assert await listing.wait() == 141
 
 
-def on_a_terminal(
-    monkeypatch: pytest.MonkeyPatch, columns: Sequence[str], row: Sequence[object], *, below: Sequence[str] = ()
-) -> list[str]:
-    """The lines of a table on a terminal of 80 columns."""
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("TERM", "xterm")
+def on_a_terminal(width: int, columns: Sequence[Column], rows: Sequence[Sequence[object]]) -> list[str]:
+    """The lines of a table on a terminal of so many columns."""
     out = io.StringIO()
-    out.isatty = lambda: True  # type: ignore[method-assign]
-    print_table(make_console(out), columns, [row], shortened="channel", below=below)
+    print_table(Console(file=out, force_terminal=True, width=width, markup=False, highlight=False), columns, rows)
     return re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).splitlines()
 
 
-def test_a_table_on_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    job_id, url = str(uuid4()), "https://api.example.com/" + "x" * 60
-    row = (job_id, "a-channel-with-a-long-name", "succeeded", 12, 503, "2026-01-01 00:00:00Z", f"POST {url}", "why")
-    heading, first, second = on_a_terminal(monkeypatch, jobs._COLUMNS, row, below=jobs._BELOW)
-    assert heading.split() == ["id", "channel", "state", "attempts", "status"]
-    assert [job_id, "succeeded", "12", "503"] == [word for word in first.split() if "…" not in word]
-    assert second.startswith("  2026-01-01 00:00:00Z  POST https://api.example.com/xxx")
-    assert second.endswith("…  why")
-    assert max(map(len, (heading, first, second))) <= 80
+def in_a_pipe(columns: Sequence[Column], rows: Sequence[Sequence[object]]) -> list[str]:
+    out = io.StringIO()
+    print_table(make_console(out), columns, rows)
+    return out.getvalue().splitlines()
 
 
-def test_the_summary_on_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+A_JOB = (
+    "0199c3d2-7b1e-7a4c-9d55-3f0e6b8a1c42", "a-channel-with-a-long-name", "succeeded", 12, 503, "2026-01-01 00:00:00Z",
+    "POST https://api.example.com/" + "x" * 60, "connect: " + "refused " * 9 + "!",
+)  # fmt: skip
+AN_ATTEMPT = (3, "2026-01-01 00:00:00Z", "12 s", "response", 503, "2026-01-01 00:00:00Z", "e" * 90, "a" * 80)
+
+
+def test_a_list_on_terminals() -> None:
+    heading, line, note = on_a_terminal(80, jobs._COLUMNS, [A_JOB])
+    assert heading.split() == ["id", "channel", "state", "attempts", "status", "request"]
+    assert line.split() == ["3f0e6b8a1c42", "a-channel-with…", "succeeded", "12", "503", "POST", "https://api.ex…"]
+    assert note == "left out for want of room: due or finished, last error"
+    heading, line, *rest = on_a_terminal(120, jobs._COLUMNS, [A_JOB])
+    assert " ".join(heading.split()) == "id channel state attempts status due or finished request last error"
+    assert (line.split()[0], rest) == ("3f0e6b8a1c42", [])
+    _, line = on_a_terminal(400, jobs._COLUMNS, [A_JOB])
+    assert line == "  ".join(map(str, A_JOB)).replace("  12", "        12").replace("  503", "     503")
+
+
+def test_the_attempts_on_terminals() -> None:
+    heading, line, note = on_a_terminal(80, show._COLUMNS, [AN_ATTEMPT])
+    assert heading.split() == ["attempt", "took", "reached", "status", "error", "answer"]
+    assert note == "left out for want of room: started, next"
+    assert len(line) == 80
+    heading, *_ = on_a_terminal(120, show._COLUMNS, [AN_ATTEMPT])
+    assert heading.split() == ["attempt", "started", "took", "reached", "status", "next", "error", "answer"]
+
+
+def test_the_summary_on_a_terminal_of_80_columns() -> None:
     row = ("漢字" * 20, 100_000, 100_000, 0, 200_000, "9.99 s", "9.99 s", "1,234 s")
-    lines = on_a_terminal(monkeypatch, summary._COLUMNS, row)
-    assert lines[0].split() == " ".join(summary._COLUMNS).split()
+    lines = on_a_terminal(80, summary._COLUMNS, [row])
+    assert lines[0].split() == " ".join(column.heading for column in summary._COLUMNS).split()
     assert lines[1].split()[-10:] == ["100000", "100000", "0", "200000", "9.99", "s", "9.99", "s", "1,234", "s"]
     assert max(map(cell_len, lines)) <= 80
 
 
-async def test_the_beginning_of_an_id(migrated_dsn: str) -> None:
+@pytest.mark.parametrize("columns", [jobs._COLUMNS, show._COLUMNS, summary._COLUMNS])
+@given(data=st.data(), width=st.integers(30, 300))
+def test_a_row_is_one_line_at_every_width(columns: Sequence[Column], data: st.DataObject, width: int) -> None:
+    """On a terminal it fits, and what may not be cut is whole or left out with its heading; in a pipe all is whole."""
+    texts = st.text(st.characters(codec="utf-8") | st.sampled_from("漢\n ab"), max_size=60)
+    short = [column.heading[:3] for column in columns]
+    rows = [
+        [data.draw(texts) if column.least else text for column, text in zip(columns, short, strict=True)]
+        for _ in range(data.draw(st.integers(1, 3)))
+    ]
+    heading, *lines = on_a_terminal(width, columns, rows)
+    assert len(lines) - any("left out for want of room" in line for line in lines) == len(rows)
+    assert max(map(cell_len, (heading, *lines[: len(rows)]))) <= width
+    for column, text in zip(columns, short, strict=True):
+        if column.least is None and column.heading in heading:
+            assert all(text in line for line in lines[: len(rows)])
+    whole = in_a_pipe(columns, rows)
+    assert len(whole) == 1 + len(rows)
+    for row, line in zip(rows, whole[1:], strict=True):
+        assert all(one_line(str(value)) in line for value in row)
+
+
+async def listed_on_a_terminal(width: int, dsn: str) -> list[str]:
+    """What `requeuest jobs` shows on a real one."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, width))
+    try:
+        variables = environment(dsn) | {"TERM": "xterm"}
+        for name in ("COLUMNS", "LINES", "NO_COLOR"):
+            variables.pop(name, None)
+        listing = await trio.run_process([*COMMAND, "jobs"], stdin=theirs, stdout=theirs, env=variables)
+        assert listing.returncode == 0
+        shown = os.read(ours, 1 << 16).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    return re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
+
+
+@pytest.mark.parametrize("width", [80, 120, 300])
+async def test_an_id_as_it_is_listed_is_enough(width: int, migrated_dsn: str) -> None:
+    async with open_requeuest(migrated_dsn, ()) as client:
+        requests = [Request.get(f"http://localhost/{'x' * 90}{i}") for i in range(3)]
+        job_ids = await client.spawn_many("a-channel-of-some-length", requests)
+    lines = await listed_on_a_terminal(width, migrated_dsn)
+    assert max(map(len, lines)) <= width
+    found = set()
+    for line in lines[1:4]:
+        ended = await requeuest("show", line.split()[0], "--json", dsn=migrated_dsn)
+        assert (ended.status, ended.err) == (0, "")
+        found.add(UUID(json.loads(ended.out)["id"]))
+    assert found == set(job_ids)
+
+
+async def test_a_part_of_an_id(migrated_dsn: str) -> None:
     job_ids = [UUID(f"0189abcd-0000-7000-8000-00000000000{i}") for i in range(7)]
     alone = UUID("0189abce-1111-7000-8000-000000000000")
     async with open_requeuest(migrated_dsn, ()) as client:
         await client.spawn_many("mail", [Request.get("http://localhost/")] * 8, job_id=[*job_ids, alone])
-    found = await requeuest("show", "0189ABCE-1", dsn=migrated_dsn)
-    assert (found.status, found.err) == (0, "")
-    assert f"job:          {alone}\n" in found.out
+    for part in ("0189ABCE-1", "0189abce", f" {str(alone)[:20]} ", "1111-7000-8000-000000000000"):
+        found = await requeuest("show", part, dsn=migrated_dsn)
+        assert (found.status, found.err) == (0, "")
+        assert f"job:          {alone}\n" in found.out
+    assert f"job:          {job_ids[6]}\n" in (await requeuest("show", "6", dsn=migrated_dsn)).out
     several = await requeuest("show", "0189abcd", dsn=migrated_dsn)
     listed = ", ".join(map(str, job_ids[:5]))
     assert (several.status, several.out) == (2, "")
-    assert several.err == f"requeuest: several jobs have ids that begin with 0189abcd: {listed} and more\n"
-    none = await requeuest("show", "018900", dsn=migrated_dsn)
-    assert (none.status, none.err) == (2, "requeuest: no job has an id that begins with 018900\n")
+    assert several.err == f"requeuest: several jobs have ids that begin or end with 0189abcd: {listed} and more\n"
+    either = await requeuest("show", "00", dsn=migrated_dsn)
+    assert either.err == f"requeuest: several jobs have ids that begin or end with 00: {job_ids[0]}, {alone}\n"
+    none = await requeuest("show", "0189ff", dsn=migrated_dsn)
+    assert (none.status, none.err) == (2, "requeuest: no job has an id that begins or ends with 0189ff\n")
 
 
 @pytest.mark.parametrize("command", [("jobs",), ("show", "0189abcd")])
@@ -231,9 +313,7 @@ async def test_no_such_job(migrated_dsn: str) -> None:
 
 
 def test_an_id_that_is_none() -> None:
-    ended = invoke("show", "7", "--dsn", "postgresql:///x")
-    assert (ended.status, ended.out) == (2, "")
-    assert "'7' is too short: give at least the first 6 digits" in ended.err
-    for text in ("nothing", "0" * 33):
+    for text in ("nothing", "0" * 33, "", "-"):
         ended = invoke("show", text, "--dsn", "postgresql:///x")
-        assert f"'{text}' is neither an id nor the beginning of one" in ended.err
+        assert (ended.status, ended.out) == (2, "")
+        assert f"{text!r} is neither an id nor the beginning or ending of one" in ended.err

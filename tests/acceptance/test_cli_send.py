@@ -71,7 +71,7 @@ async def test_a_bad_line_is_named_and_nothing_is_stored(migrated_dsn: str, tmp_
     assert (ended.status, ended.out) == (2, "")
     assert ended.err.splitlines() == [
         f"requeuest: {file}, line 4: url: is missing",
-        f"requeuest: {file}, line 5: url: must be absolute and http or https, not 'nowhere'",
+        f"requeuest: {file}, line 5: url: must be absolute and http or https, and have a host",
         "requeuest: nothing was stored or sent",
     ]
     assert (await queue_of(migrated_dsn)).channels == {}

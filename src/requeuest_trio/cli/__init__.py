@@ -7,7 +7,7 @@
 - `dsn` opens a queue only to look at it, and shows a DSN without its secrets;
 - `running` runs a command under Trio and turns errors into a line and an exit status; `signals` stops it;
 - `delivery` stores requests and follows them; `tally` counts; `progress` shows the count while it grows;
-- `summary` has the table at the end; `display` and `documents` turn values into text and into JSON.
+- `summary` is what is said at the end; `table`, `display` and `documents` turn values into text and into JSON.
 
 `demo` adds a `faulty_receiver`, and the `comparison` of what it saw with what the file says.
 """

@@ -23,13 +23,14 @@ from rich.console import Console
 from requeuest_trio import Request, RetryPolicy, open_requeuest
 from requeuest_trio.cli.comparison import find_mismatches, target_of
 from requeuest_trio.cli.delivery import channels_of, follow, store
-from requeuest_trio.cli.display import logging_to, make_console, print_table, say
+from requeuest_trio.cli.display import logging_to, make_console, say
 from requeuest_trio.cli.faulty_receiver import Fault, FaultyReceiver, open_faulty_receiver
 from requeuest_trio.cli.progress import showing_progress
 from requeuest_trio.cli.request_file import Entry, read_requests
 from requeuest_trio.cli.running import FAILED, FINE, run
 from requeuest_trio.cli.signals import stopping_on_signals
 from requeuest_trio.cli.summary import print_failures, print_summary
+from requeuest_trio.cli.table import Column, print_table
 from requeuest_trio.cli.tally import Stored, Tally
 
 __all__ = ["demo", "example_requests"]
@@ -40,6 +41,7 @@ _RETRY = RetryPolicy(max_attempts=20, initial=0.2, max_backoff=2.0)
 _ATTEMPT_SECONDS = 2.0
 _LONGEST_SECONDS = 120.0
 _MOST_MISMATCHES = 20
+_ANSWERS = (Column("the receiver's answer", least=10), Column("times", at_right=True))
 
 
 @click.command(short_help="See it work: 200 requests to a receiver that fails.")
@@ -128,7 +130,7 @@ def _moved(request: Request, url: str) -> Request:
 def _print_faults(console: Console, faulty: FaultyReceiver) -> None:
     rows = [(fault.value, faulty.faults[fault]) for fault in Fault]
     accepted = len(faulty.seen) - faulty.faults.total()
-    print_table(console, ("the receiver's answer", "times"), [*rows, ("accepted", accepted)], right=("times",))
+    print_table(console, _ANSWERS, [*rows, ("accepted", accepted)])
 
 
 def _command() -> str:

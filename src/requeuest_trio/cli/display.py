@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TextIO
 
-from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
@@ -21,13 +20,11 @@ __all__ = [
     "make_console",
     "moment",
     "one_line",
-    "print_table",
     "say",
     "say_text",
     "seconds",
 ]
 
-_GAP = "  "
 _CUT = "\N{HORIZONTAL ELLIPSIS}"
 
 
@@ -91,62 +88,6 @@ def body_text(body: bytes) -> str | None:
     except UnicodeDecodeError:
         return None
     return text if all(char.isprintable() or char in "\r\n\t" for char in text) else None
-
-
-def print_table(
-    console: Console,
-    columns: Sequence[str],
-    rows: Sequence[Sequence[object]],
-    *,
-    right: Sequence[str] = (),
-    shortened: str | None = None,
-    below: Sequence[str] = (),
-) -> None:
-    """Print rows under a heading. Off a terminal each row is one line, however long; on a terminal it has to fit.
-
-    Args:
-        console: where to.
-        columns: the headings.
-        rows: a value for each column.
-        right: the columns to align at the right.
-        shortened: the column whose values are cut if it does not fit. All others are shown whole.
-        below: the columns that then go on a line of their own under each row, cut to fit.
-    """
-    table = [list(columns), *([one_line(str(value)) for value in row] for row in rows)]
-    widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
-    excess = _width(widths) - console.width if console.is_terminal else 0
-    under = [columns.index(name) for name in below] if excess > 0 else []
-    beside = [number for number in range(len(columns)) if number not in under]
-    if excess > 0 and shortened is not None:
-        excess = _width([widths[number] for number in beside]) - console.width
-        place = columns.index(shortened)
-        widths[place] = min(widths[place], max(widths[place] - excess, len(shortened)))
-    for number, row in enumerate(table):
-        padded = (_fitted(row[place], widths[place], at_right=columns[place] in right) for place in beside)
-        say(console, _GAP.join(padded).rstrip(), "" if number else "bold")
-        if number and (rest := [row[place] for place in under if row[place]]):
-            say(console, _GAP + _GAP.join(_shared(rest, console.width - len(_GAP) * len(rest))))
-
-
-def _shared(texts: Sequence[str], room: int) -> list[str]:
-    """The texts in so many cells: what a short one leaves goes to the longer ones, and these are cut."""
-    fitted = list(texts)
-    by_length = sorted(range(len(texts)), key=lambda place: cell_len(texts[place]))
-    for done, place in enumerate(by_length):
-        fitted[place] = _fitted(texts[place], min(cell_len(texts[place]), room // (len(texts) - done)))
-        room -= cell_len(fitted[place])
-    return fitted
-
-
-def _width(widths: Sequence[int]) -> int:
-    return sum(widths) + len(_GAP) * (len(widths) - 1)
-
-
-def _fitted(text: str, width: int, *, at_right: bool = False) -> str:
-    """The text in so many cells of the terminal, of which some characters take two."""
-    if (length := cell_len(text)) > width:
-        return set_cell_size(text, width - 1) + _CUT
-    return " " * (width - length) + text if at_right else text + " " * (width - length)
 
 
 @contextmanager

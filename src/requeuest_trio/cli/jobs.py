@@ -14,15 +14,24 @@ import click
 from requeuest_trio import Job, JobState
 from requeuest_trio._model.masking import masked_url
 from requeuest_trio.cli import options
-from requeuest_trio.cli.display import make_console, moment, print_table, say
+from requeuest_trio.cli.display import make_console, moment, say
 from requeuest_trio.cli.documents import job_document
 from requeuest_trio.cli.dsn import every_job, open_existing
 from requeuest_trio.cli.running import FINE, run
+from requeuest_trio.cli.table import Column, print_table
 
 __all__ = ["jobs"]
 
-_COLUMNS = ("id", "channel", "state", "attempts", "status", "due or finished", "request", "last error")
-_BELOW = ("due or finished", "request", "last error")
+_COLUMNS = (
+    Column("id", least=12, by_ending=True),
+    Column("channel", least=10),
+    Column("state"),
+    Column("attempts", at_right=True, leaves=3),
+    Column("status", at_right=True, leaves=4),
+    Column("due or finished", leaves=1),
+    Column("request", least=20, leaves=5),
+    Column("last error", least=20, leaves=2),
+)
 _PAGE = 500
 
 
@@ -45,6 +54,9 @@ def jobs(
     dsn: str, schema: str, channel: str | None, state: str | None, limit: int, newest: bool, as_json: bool
 ) -> None:
     """List jobs, the oldest first. Nothing is created or changed.
+
+    On a terminal that is too narrow, values are cut and columns left out; of an id the last digits remain, which are
+    enough for `requeuest show`. In a file or a pipe everything is whole.
 
     With --json, each line is a JSON object with id, channel, state, method, url, priority, ordering_key, attempts,
     status, error, created_at, due_at and finished_at. What looks secret in URLs is masked.
@@ -106,6 +118,6 @@ class _Table:
     def print(self, rows: Collection[tuple[object, ...]]) -> None:
         console = make_console(sys.stdout)
         if rows:
-            print_table(console, _COLUMNS, [*rows], right=("attempts", "status"), shortened="channel", below=_BELOW)
+            print_table(console, _COLUMNS, [*rows])
         else:
             say(console, "no jobs")

@@ -22,7 +22,6 @@ from requeuest_trio.cli.display import (
     make_console,
     moment,
     one_line,
-    print_table,
     say,
     say_text,
     seconds,
@@ -30,24 +29,31 @@ from requeuest_trio.cli.display import (
 from requeuest_trio.cli.documents import show_document
 from requeuest_trio.cli.dsn import every_job, open_existing
 from requeuest_trio.cli.running import FINE, run
+from requeuest_trio.cli.table import Column, print_table
 
 __all__ = ["show"]
 
 _BODY_SHOWN = 2_000
 _EXCERPT_SHOWN = 80
 _DIGITS = 32
-_FEWEST_DIGITS = 6
 _MOST_LISTED = 5
-_COLUMNS = ("attempt", "started", "took", "reached", "status", "next", "error", "answer")
+_COLUMNS = (
+    Column("attempt", at_right=True),
+    Column("started", leaves=2),
+    Column("took", at_right=True, leaves=3),
+    Column("reached", leaves=5),
+    Column("status", at_right=True, leaves=6),
+    Column("next", leaves=1),
+    Column("error", least=20),
+    Column("answer", least=15, leaves=4),
+)
 
 
 def _checked(context: click.Context, parameter: click.Parameter, text: str) -> str:
-    """The hexadecimal digits of an id, or of the beginning of one."""
-    digits = text.lower().replace("-", "")
-    if len(digits) > _DIGITS or set(digits) - set(hexdigits):
-        raise click.BadParameter(f"{text!r} is neither an id nor the beginning of one")
-    if len(digits) < _FEWEST_DIGITS:
-        raise click.BadParameter(f"{text!r} is too short: give at least the first {_FEWEST_DIGITS} digits of an id")
+    """The hexadecimal digits of an id, or of its beginning or ending."""
+    digits = text.strip().lower().replace("-", "")
+    if not 0 < len(digits) <= _DIGITS or set(digits) - set(hexdigits):
+        raise click.BadParameter(f"{text!r} is neither an id nor the beginning or ending of one")
     return digits
 
 
@@ -59,8 +65,8 @@ def _checked(context: click.Context, parameter: click.Parameter, text: str) -> s
 def show(job_id: str, dsn: str, schema: str, as_json: bool) -> None:
     """Show one job: its request, every attempt to deliver it, and the answer. Nothing is created or changed.
 
-    ID may be the beginning of an id, 6 digits at least, if no other job's id begins so. To find it, the queue is read
-    from the oldest job on.
+    ID may be the beginning or the ending of an id, if no other job's id begins or ends so: what `requeuest jobs` prints
+    is enough. To find it, the whole queue is read.
 
     What looks secret in headers and in the URL is masked; bodies are shown as they are. With --json it is one object:
     id, channel, state, priority, ordering_key, attempts_made, status, error, created_at, due_at, finished_at, request,
@@ -96,16 +102,16 @@ async def _find(client: Client, digits: str) -> Job:
     found: list[Job] = []
     async with every_job(client) as every:
         async for job in every:
-            if job.id.hex.startswith(digits):
+            if job.id.hex.startswith(digits) or job.id.hex.endswith(digits):
                 found.append(job)
-            if job.id.hex[: len(digits)] > digits or len(found) > _MOST_LISTED:
+            if len(found) > _MOST_LISTED:
                 break
     if not found:
-        raise RequeuestError(f"no job has an id that begins with {digits}")
+        raise RequeuestError(f"no job has an id that begins or ends with {digits}")
     if len(found) > 1:
         more = " and more" if len(found) > _MOST_LISTED else ""
         raise RequeuestError(
-            f"several jobs have ids that begin with {digits}: "
+            f"several jobs have ids that begin or end with {digits}: "
             f"{', '.join(str(one.id) for one in found[:_MOST_LISTED])}{more}"
         )
     return found[0]
@@ -159,7 +165,7 @@ def _print_attempts(console: Console, attempts: Sequence[Attempt]) -> None:
         )
         for attempt in attempts
     ]
-    print_table(console, _COLUMNS, rows, right=("attempt", "took", "status"), below=("error", "answer"))
+    print_table(console, _COLUMNS, rows)
 
 
 def _print_response(console: Console, job: Job) -> None:

@@ -9,12 +9,22 @@ from typing import Any
 from rich.console import Console
 
 from requeuest_trio._model.masking import masked_url
-from requeuest_trio.cli.display import one_line, print_table, say, seconds
+from requeuest_trio.cli.display import one_line, say, seconds
+from requeuest_trio.cli.table import Column, print_table
 from requeuest_trio.cli.tally import Outcome, Tally
 
 __all__ = ["as_document", "percentile", "print_failures", "print_summary"]
 
-_COLUMNS = ("channel", "requests", "delivered", "given up", "attempts", "p50", "p95", "max")
+_COLUMNS = (
+    Column("channel", least=7),
+    Column("requests", at_right=True),
+    Column("delivered", at_right=True),
+    Column("given up", at_right=True),
+    Column("attempts", at_right=True, leaves=3),
+    Column("p50", at_right=True, leaves=1),
+    Column("p95", at_right=True, leaves=2),
+    Column("max", at_right=True, leaves=4),
+)
 _MOST_FAILURES = 20
 
 
@@ -30,7 +40,7 @@ def print_summary(console: Console, tally: Tally) -> None:
     rows = [_row(name, *_of(name, tally)) for name in names]
     if len(names) > 1:
         rows.append(_row("all", *_of(None, tally)))
-    print_table(console, _COLUMNS, rows, right=_COLUMNS[1:], shortened="channel")
+    print_table(console, _COLUMNS, rows)
     say(console, "p50, p95, max: the time from being stored to being delivered, with all waiting and retries.")
 
 
