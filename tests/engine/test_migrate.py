@@ -139,7 +139,7 @@ async def test_the_lock_is_respected_and_a_step_cut_short_is_undone(dsn: str, fi
         assert query(dsn, "SELECT max(version) FROM requeuest.migration") == [(3,)]
 
         async with trio.open_nursery() as nursery, holder.transaction():
-            await holder.execute(Queries("requeuest")["lock_migrations"], {"schema": "requeuest"})
+            await holder.execute(Queries("requeuest")["lock_journal"])
             nursery.start_soon(migrate, dsn)
 
             async def waiting() -> bool:

@@ -110,7 +110,7 @@ async def test_news_of_one_is_not_heard_in_the_other(queues: str, receiver: Rece
 
 async def test_migrations_of_one_do_not_touch_the_other(queues: str, receiver: Receiver) -> None:
     async with await connect(queues) as holder, holder.transaction():
-        await holder.execute(Queries("one")["lock_migrations"], {"schema": "one"})
+        await holder.execute(Queries("one")["lock_journal"])
         with trio.fail_after(10):
             await migrate(queues, schema="two", target=0)
             await migrate(queues, schema="two")

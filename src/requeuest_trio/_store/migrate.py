@@ -1,8 +1,8 @@
 """Bringing the tables up to date, and checking that they are.
 
-Migrations are numbered SQL files. Each runs in a transaction of its own that holds an advisory lock, checks what was
-applied before, and writes down version and checksum; so two processes migrating at once take turns step by step, and a
-process that dies leaves whole steps.
+Migrations are numbered SQL files. Each runs in a transaction of its own that locks the journal, or makes it, checks
+what was applied before, and writes down version and checksum; so two processes migrating at once take turns step by
+step, and a process that dies leaves whole steps.
 
 A step that needs a lock waits for it only briefly, because whoever comes after it waits too; then it is undone, and
 tried again after a pause. Before it reads or changes anything, it looks whose the schema and the tables are: what
@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -43,7 +44,19 @@ _LOCK_SECONDS = 1.0
 _PAUSE_SECONDS = 2.0
 """For how long it then lets others go on."""
 _LIMITS = {**NO_LIMITS, "lock_timeout": f"{_LOCK_SECONDS:g}s"}
-_TABLES = ("migration", "job", "attempt", "worker", "channel")
+_TABLES = ("migration", "job", "attempt", "worker", "channel", "key_secret")
+_CHANGED_MEANWHILE = (
+    errors.UndefinedTable,
+    errors.InvalidSchemaName,
+    errors.DuplicateTable,
+    errors.DuplicateSchema,
+    errors.UniqueViolation,
+)
+"""What PostgreSQL says to one of two who make the journal, or take it away, at the same time."""
+
+
+class _AnotherWasFirst(Exception):
+    """Another process has changed the tables between two looks at them, and has committed that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +126,9 @@ async def _patiently(
             await connection.rollback()
             waited = round(trio.current_time() - began, 1)
             emit(_logger, Event.MIGRATION_WAITS, waited=waited, retry_in=_PAUSE_SECONDS, error=error)
+        except _AnotherWasFirst:
+            await connection.rollback()
+            continue
         await trio.sleep(_PAUSE_SECONDS)
 
 
@@ -143,7 +159,9 @@ async def _execute(connection: TrioConnection, statement: bytes) -> None:
 async def check_schema(connection: TrioConnection, dsn: Dsn, schema: str) -> None:
     """Raise `SchemaMismatch`, with the command to run, unless the tables are those of this version of the library."""
     steps = migrations()
-    version = _verified(steps, await _journal(connection, Queries(schema), schema), schema)
+    queries = Queries(schema)
+    has_journal = await _has_journal(connection, queries, schema)
+    version = _verified(steps, await _entries(connection, queries) if has_journal else [], schema)
     if version < steps[-1].version:
         state = f"at version {version}, this library needs {steps[-1].version}" if version else "missing"
         shown = _without_password(dsn) if isinstance(dsn, str) else connection.info.dsn
@@ -158,16 +176,22 @@ async def _step(
     connection: TrioConnection, queries: Queries, schema: str, steps: list[Migration], goal: int
 ) -> str | None:
     """Apply or take back one migration, and return its name; None if there is nothing to do."""
-    # The lock first: what is read after it, nobody changes before this transaction has ended.
-    await connection.execute(queries["lock_migrations"], {"schema": schema})
     await _require_own(connection, queries, schema)
-    version = _verified(steps, await _journal(connection, queries, schema), schema)
+    has_journal = await _has_journal(connection, queries, schema)
+    if has_journal:
+        # What is read after it, nobody changes before this transaction has ended.
+        with _noticing_others():
+            await connection.execute(queries["lock_journal"])
+    version = _verified(steps, await _entries(connection, queries) if has_journal else [], schema)
     if version == goal:
         return None
+    with _noticing_others():
+        if not has_journal:
+            await connection.execute(queries["make_journal"])
+        await connection.execute(queries["lock_tables"])
     # From here on nobody can add a trigger either; so once more.
-    await connection.execute(queries["lock_tables"])
     await _require_own(connection, queries, schema)
-    await connection.execute(queries["open_journal"])
+    await connection.execute(queries["enter_schema"])
     if version < goal:
         step = steps[version]
         await connection.execute(queries.filled_in(step.up))
@@ -182,6 +206,14 @@ async def _step(
     return f"{step.name}.down"
 
 
+@contextmanager
+def _noticing_others() -> Iterator[None]:
+    try:
+        yield
+    except _CHANGED_MEANWHILE as error:
+        raise _AnotherWasFirst from error
+
+
 async def _require_own(connection: TrioConnection, queries: Queries, schema: str) -> None:
     """Raise unless the schema and what is in it are this role's own, or of a role that it is a member of."""
     cursor = await connection.execute(queries["strangers"], {"schema": schema, "tables": list(_TABLES)})
@@ -192,10 +224,12 @@ async def _require_own(connection: TrioConnection, queries: Queries, schema: str
         )
 
 
-async def _journal(connection: TrioConnection, queries: Queries, schema: str) -> list[tuple[int, str]]:
+async def _has_journal(connection: TrioConnection, queries: Queries, schema: str) -> bool:
     cursor = await connection.execute(queries["has_journal"], {"schema": schema})
-    if await cursor.fetchone() is None:
-        return []
+    return await cursor.fetchone() is not None
+
+
+async def _entries(connection: TrioConnection, queries: Queries) -> list[tuple[int, str]]:
     cursor = await connection.execute(queries["journal"])
     return await cursor.fetchall()
 

@@ -111,9 +111,9 @@ WHERE pg_catalog.row_security_active(relation.oid)
 ORDER BY kind, object, privilege;
 
 
--- name: lock_migrations
--- Let only one process at a time take a step.
-SELECT pg_advisory_xact_lock(hashtextextended('migrate ' || %(schema)s::text, 7237));
+-- name: lock_journal
+-- Let only one process at a time take a step. It takes rights on the journal, so that no stranger can be in the way.
+LOCK TABLE {schema}.migration IN EXCLUSIVE MODE;
 
 
 -- name: strangers
@@ -193,7 +193,7 @@ DO $$
 DECLARE
     its_name text;
 BEGIN
-    FOREACH its_name IN ARRAY ARRAY['migration', 'job', 'attempt', 'worker', 'channel'] LOOP
+    FOREACH its_name IN ARRAY ARRAY['migration', 'job', 'attempt', 'worker', 'channel', 'key_secret'] LOOP
         IF to_regclass('{schema}.' || its_name) IS NOT NULL THEN
             EXECUTE format('LOCK TABLE {schema}.%I IN SHARE UPDATE EXCLUSIVE MODE', its_name);
         END IF;
@@ -212,22 +212,26 @@ WHERE nspname = %(schema)s AND relname = 'migration';
 SELECT version, checksum FROM {schema}.migration ORDER BY version;
 
 
--- name: open_journal
--- Make the schema and its journal if there are none, and let migrations run in it. The schema is looked up first,
--- because IF NOT EXISTS asks for a right that the owner of a ready-made schema may not have.
+-- name: make_journal
+-- Make the journal, and the schema if there is none: of several who do that at once, the catalogue lets one. The schema
+-- is looked up first, because IF NOT EXISTS asks for a right that the owner of a ready-made schema may not have.
 DO $$
 BEGIN
     IF to_regnamespace('{schema}') IS NULL THEN
         CREATE SCHEMA {schema};
     END IF;
-    CREATE TABLE IF NOT EXISTS {schema}.migration (
+    CREATE TABLE {schema}.migration (
         version    integer     PRIMARY KEY,
         name       text        NOT NULL,
         checksum   text        NOT NULL,
         applied_at timestamptz NOT NULL DEFAULT now()
     );
-    SET LOCAL search_path TO {schema}, pg_temp;
 END $$;
+
+
+-- name: enter_schema
+-- Let a migration run in the schema.
+SET LOCAL search_path TO {schema}, pg_temp;
 
 
 -- name: add_to_journal
@@ -406,6 +410,18 @@ SELECT channel, ordering_key
 FROM ROWS FROM (pg_catalog.unnest(%(channels)s::pg_catalog.text[]),
                 pg_catalog.unnest(%(keys)s::pg_catalog.text[])) AS keys (channel, ordering_key)
 WHERE pg_catalog.pg_try_advisory_xact_lock({schema}.key_lock(channel, ordering_key));
+
+
+-- name: key_holders
+-- Who has the locks of ordering keys, in words.
+SELECT DISTINCT pg_catalog.format('process %%s of %%s', pg_locks.pid, coalesce(usename, 'an unknown role'))
+FROM pg_catalog.pg_locks LEFT JOIN pg_catalog.pg_stat_activity ON pg_stat_activity.pid = pg_locks.pid
+WHERE locktype = 'advisory' AND granted AND objsubid = 1
+  AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+  AND (classid::bigint << 32) | objid::bigint IN (
+      SELECT {schema}.key_lock(channel, ordering_key)
+      FROM unnest(%(channels)s::text[], %(keys)s::text[]) AS keys (channel, ordering_key))
+ORDER BY 1 LIMIT 3;
 
 
 -- name: spawn_ordered

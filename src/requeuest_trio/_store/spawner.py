@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from uuid import UUID
 
@@ -20,7 +20,7 @@ from requeuest_trio._model.errors import DatabaseUnavailable, InvalidRequest, Re
 from requeuest_trio._postgres import Backoff, PoolTimeout
 from requeuest_trio._store.announcer import Announcer
 from requeuest_trio._store.columns import patience
-from requeuest_trio._store.database import Database, first_line
+from requeuest_trio._store.database import DATABASE_ERRORS, Database, first_line
 from requeuest_trio._store.failures import answer_of
 from requeuest_trio._store.rows import NewJob, Reservation
 from requeuest_trio._store.store import Store
@@ -125,11 +125,7 @@ class Spawner:
         while await self._try_alone(jobs):
             tries += 1
             if trio.current_time() >= deadline:
-                raise DatabaseUnavailable(
-                    "another transaction held a lock for too long, that of the ordering key; if it is your own, spawn "
-                    "with its connection=",
-                    job_ids=_ids(jobs),
-                )
+                raise await self._held_up(jobs)
             await trio.sleep(_BUSY_KEYS.delay(tries, random.random))
             self._require_open()
 
@@ -140,6 +136,19 @@ class Spawner:
                 return await self._store_repeatedly(self._calls, jobs)
             except psycopg.Error as refused:
                 raise _for_caller(refused, jobs[0]) from refused
+
+    async def _held_up(self, jobs: Sequence[NewJob]) -> DatabaseUnavailable:
+        """The error of a caller who did not get an ordering key in time. It says who has it, if that can be seen."""
+        holders: list[str] = []
+        with suppress(*DATABASE_ERRORS):
+            async with self._calling:
+                holders = await self._calls.run(partial(self._store.key_holders, jobs=jobs))
+        who = f" by {', '.join(holders)}" if holders else ""
+        return DatabaseUnavailable(
+            f"the advisory lock of the ordering key was held for too long{who}; if that is a transaction of your own, "
+            "spawn with its connection=",
+            job_ids=_ids(jobs),
+        )
 
     def _require_open(self) -> None:
         if self._closed:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._store.columns import chunks, spawn_columns, spawn_values, text_array
 from requeuest_trio._store.rows import WHOLE_CHANNEL, NewJob, Reservation
-from requeuest_trio._store.statements import Key, Statements, transaction
+from requeuest_trio._store.statements import Key, Statements, key_columns, transaction
 from requeuest_trio._store.waits import Waits, firsts, known_waits, merged, waits_of, without
 
 __all__ = ["Stored", "Storing"]
@@ -150,6 +150,11 @@ class Storing(Statements):
             if available := result.get_value(0, 0):
                 waits = firsts((channel, wait) for channel, wait in json.loads(available.decode(encoding)))
         return Stored(waits, [job for job in jobs if _key(job) not in locked])
+
+    async def key_holders(self, connection: TrioConnection, jobs: Sequence[NewJob]) -> list[str]:
+        """Which transactions have the ordering keys of jobs, in words; only some, if they are many."""
+        cursor = await self._execute(connection, "key_holders", **key_columns({_key(job) for job in jobs}))
+        return [holder for (holder,) in await cursor.fetchall()]
 
     def _announcing(self, waits: Waits | None, encoding: str) -> dict[str, bytes | None]:
         if not waits or self._due is None:
