@@ -35,7 +35,7 @@ from requeuest_trio._http.redirects import Hop, goes_along, next_hop
 from requeuest_trio._model import checks
 from requeuest_trio._model.bodies import checked_body, content_body, form_encoded, json_body
 from requeuest_trio._model.channel import channels_of
-from requeuest_trio._model.dsn import problem_of
+from requeuest_trio._model.dsn import option_for, problem_of
 from requeuest_trio._model.ecosystem import InvalidURL
 from requeuest_trio._model.errors import shown
 from requeuest_trio._model.escaping import cut, escaped
@@ -52,7 +52,7 @@ from requeuest_trio._store.rows import Claimed, Report, attempt_from_row, job_fr
 from requeuest_trio.cli.display import body_text, one_line, say, say_text
 from requeuest_trio.cli.display import cut as cut_for_display
 from requeuest_trio.cli.documents import attempt_document, job_document, show_document
-from requeuest_trio.cli.dsn import without_secrets
+from requeuest_trio.cli.dsn import option_of
 from requeuest_trio.cli.table import Column, print_table
 
 SHAPES: Mapping[str, str] = {
@@ -272,6 +272,7 @@ BOUNDED: Mapping[str, list[Call]] = {
     "_model.checks.instant": [lambda text: checks.instant("at", text)],
     "_model.checks.priority": [checks.priority],
     "_model.checks.job_id": [checks.job_id],
+    "_model.dsn.option_for": [lambda text: option_for("postgresql://u:p@h/?" + text), option_for],
     "_model.dsn.problem_of": [
         problem_of,
         lambda text: problem_of("postgresql://u:p@h/?" + text),
@@ -331,7 +332,7 @@ BOUNDED: Mapping[str, list[Call]] = {
     "cli.documents.job_document": [lambda text: job_document(job(text))],
     "cli.documents.show_document": [lambda text: show_document(job(text), [attempt(text)])],
     "cli.documents.attempt_document": [lambda text: attempt_document(attempt(text))],
-    "cli.dsn.without_secrets": [lambda text: without_secrets("postgresql://h/" + text)],
+    "cli.dsn.option_of": [lambda text: option_of("postgresql://h/" + text)],
     "cli.table.print_table": [lambda text: print_table(console(), [Column("a", least=9), Column("b")], [[text, 1]])],
 }  # fmt: skip
 

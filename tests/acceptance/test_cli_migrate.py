@@ -1,5 +1,6 @@
 """`requeuest migrate`, and what all commands do where they can do nothing."""
 
+import shlex
 import subprocess
 import sys
 
@@ -42,6 +43,7 @@ async def test_a_schema_of_ones_own(dsn: str) -> None:
         "postgresql://user:geheim@127.0.0.1:port/app",
         "postgresql://user:geheim@/app?geheim",
         "host=127.0.0.1 port=1 password='geheim",
+        "postgresql://user:a?geheim=b@127.0.0.1:1/app",
     ],
 )
 def test_a_dsn_that_leads_nowhere_is_one_line_without_its_password(secret: str) -> None:
@@ -60,8 +62,13 @@ async def test_missing_tables_are_one_line_without_the_password(command: tuple[s
     ended = await requeuest(*command, "--dsn", secret, stdin='{"method": "GET", "url": "http://localhost/"}')
     assert (ended.status, ended.out) == (2, "")
     [line] = ended.err.splitlines()
-    assert "are missing; run: requeuest migrate --dsn" in line
+    where = "with its password in PGPASSWORD or in a password file"
+    assert f"are missing; {where}, run: requeuest migrate --dsn" in line
     assert "geheim" not in line
+    assert "***" not in line
+    # Pasted, with the password where it says, it works.
+    pasted = shlex.split(line.partition("run: requeuest ")[2].partition(" (")[0])
+    assert (await requeuest(*pasted)).status == 0
 
 
 @pytest.mark.parametrize("missing", ["click", "rich"])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from requeuest_trio import Config, DatabaseUnavailable, InvalidRequest, migrate, open_requeuest
-from requeuest_trio._model.dsn import HiddenText, problem_of
+from requeuest_trio._model.dsn import HiddenText, option_for, problem_of
 
 WRONG = [
     ("postgresql+psycopg://app:s3cret@h/db", r"remove \+psycopg"),
@@ -78,3 +78,29 @@ async def test_a_server_that_is_not_there_shows_no_password_either() -> None:
     with pytest.raises(DatabaseUnavailable, match=r"not available|could not") as caught:
         await opening.__aenter__()
     assert "s3cret" not in everything(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "option", "remark"),
+    [
+        ("postgresql:///app", " --dsn postgresql:///app", ""),
+        ("postgresql://", " --dsn postgresql://", ""),
+        ("host='a b' user=u", """ --dsn 'host='"'"'a b'"'"' user=u'""", ""),
+        ("postgresql://u:geheim@h/app", " --dsn 'user=u dbname=app host=h'", "with its password in PGPASSWORD or"),
+        ("postgresql://h/app?password=geheim", " --dsn 'dbname=app host=h'", "with its password in PGPASSWORD or"),
+        ("host=h sslpassword=geheim", "", "with the connection string in REQUEUEST_DSN"),
+        ("host=h password='geheim", "", "with the connection string in REQUEUEST_DSN"),
+        ("postgresql://u:geh?eim@h/app", "", "with the connection string in REQUEUEST_DSN"),
+    ],
+)
+def test_a_command_to_paste(dsn: str, option: str, remark: str) -> None:
+    shown = option_for(dsn)
+    assert shown[0] == option
+    assert (shown[1] == "") if remark == "" else shown[1].startswith(remark)
+    assert "geheim" not in "".join(shown)
+
+
+def test_what_may_be_a_part_of_a_password_is_not_named() -> None:
+    problem = problem_of("postgresql://user:a?geheim=b@127.0.0.1/app")
+    assert problem is not None
+    assert "geheim" not in problem

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from shlex import quote
 
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import Conninfo
 
-__all__ = ["HiddenText", "problem_of"]
+__all__ = ["HiddenText", "option_for", "problem_of"]
 
 _SCHEMES = ("postgresql://", "postgres://")
 _DRIVER = re.compile(r"postgres(?:ql)?(\+[a-z0-9_]{1,40})://")
@@ -44,6 +46,31 @@ def problem_of(dsn: str) -> str | None:
     return None
 
 
+def option_for(dsn: str) -> tuple[str, str]:
+    """The option of a command to paste, with a space before it, and where what it must not show has to be put.
+
+    A password is left out, since others of the machine see commands, and libpq asks for it elsewhere. If there is
+    another secret, or the text can't be read, so that nobody knows what in it is one, all of it is left out.
+    """
+    nothing = "", "with the connection string in REQUEUEST_DSN"
+    if problem_of(dsn) is not None:
+        return nothing
+    parts = conninfo_to_dict(dsn)
+    kept = {name: value for name, value in parts.items() if name != "password"}
+    if kept.keys() & _secrets():
+        return nothing
+    if kept == parts:
+        return f" --dsn {quote(dsn)}", ""
+    return f" --dsn {quote(make_conninfo('', **kept))}", "with its password in PGPASSWORD or in a password file"
+
+
+@lru_cache(maxsize=1)
+def _secrets() -> frozenset[str]:
+    """libpq's parameters that are not for the screen, by what it says itself; of one it does not say so."""
+    shown_as_stars = {option.keyword.decode() for option in Conninfo.get_defaults() if option.dispchar == b"*"}
+    return frozenset({*shown_as_stars, "oauth_client_secret"})
+
+
 def _problem_of_text(dsn: str) -> str | None:
     if dsn[:1] in {"'", '"'} or (dsn[-1:] in {"'", '"'} and "://" in dsn):
         return "remove the quotes around it"
@@ -78,6 +105,8 @@ def _problem_of_parameters(parameters: str) -> str | None:
         if not equals:
             return "a parameter in it has no value: write name=value after the ?, and & between two"
         if _PARAMETER.fullmatch(name) and not _is_known(name):
+            if "@" in parameters:  # so that the name may be a part of a password
+                return f"there is a ? in user or password: {_ENCODE}, ? as %3F; or libpq has no such parameter"
             return f"libpq has no parameter {name}: remove it"
     return None
 

@@ -20,14 +20,13 @@ from functools import partial
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from shlex import quote
 from typing import TypeVar
 
 import trio
 from psycopg import errors
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.pq import Conninfo
+from psycopg.conninfo import make_conninfo
 
+from requeuest_trio._model.dsn import option_for
 from requeuest_trio._model.errors import InvalidRequest, SchemaMismatch
 from requeuest_trio._model.events import Event, emit
 from requeuest_trio._postgres import Dsn, Route, TrioConnection
@@ -164,12 +163,17 @@ async def check_schema(connection: TrioConnection, dsn: Dsn, schema: str) -> Non
     version = _verified(steps, await _entries(connection, queries) if has_journal else [], schema)
     if version < steps[-1].version:
         state = f"at version {version}, this library needs {steps[-1].version}" if version else "missing"
-        shown = _without_password(dsn) if isinstance(dsn, str) else connection.info.dsn
-        command = f"requeuest migrate --dsn {quote(shown)} --schema {schema}"
+        option, remark = option_for(dsn if isinstance(dsn, str) else _dsn_of(connection))
+        before = f"{remark}, run" if remark else "run"
         raise SchemaMismatch(
-            f"the tables in schema {schema!r} are {state}; run: {command} "
+            f"the tables in schema {schema!r} are {state}; {before}: requeuest migrate{option} --schema {schema} "
             "(or await migrate(dsn), or open with migrate=True)"
         )
+
+
+def _dsn_of(connection: TrioConnection) -> str:
+    """All that a connection was made with."""
+    return make_conninfo(connection.info.dsn, password=connection.info.password or None)
 
 
 async def _step(
@@ -245,15 +249,3 @@ def _verified(steps: list[Migration], journal: list[tuple[int, str]], schema: st
             f"({known[-1][0]}); run: pip install --upgrade requeuest-trio"
         )
     raise SchemaMismatch(f"the tables in schema {schema!r} were made by other migrations than those of this library")
-
-
-def _without_password(dsn: str) -> str:
-    """The DSN for a message. What can't be read is not repeated."""
-    try:
-        parts = conninfo_to_dict(dsn)
-    except errors.ProgrammingError:
-        return "..."
-    # libpq itself says which of its parameters are not for the screen.
-    secret = {option.keyword.decode() for option in Conninfo.get_defaults() if option.dispchar == b"*"}
-    kept = {name: value for name, value in parts.items() if name not in secret}
-    return dsn if kept == parts else make_conninfo("", **kept)

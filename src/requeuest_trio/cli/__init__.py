@@ -4,7 +4,7 @@
 `migrate`, `jobs`, `show`. What they share, in the order in which `send` uses it:
 
 - `request_file` reads requests from JSON lines; pure;
-- `dsn` opens a queue only to look at it, and shows a DSN without its secrets;
+- `dsn` opens a queue only to look at it, and names it in commands to paste, without its secrets;
 - `running` runs a command under Trio and turns errors into a line and an exit status; `signals` stops it;
 - `delivery` stores requests and follows them; `tally` counts; `progress` shows the count while it grows;
 - `summary` is what is said at the end; `table`, `display` and `documents` turn values into text and into JSON.

@@ -1,4 +1,4 @@
-"""What commands do with a DSN besides opening a queue: look without creating anything, and show it without secrets."""
+"""What commands do with a DSN besides opening a queue: look without creating anything, and name it to be pasted."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from shlex import quote
 from typing import Any, cast
 
 import trio
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from requeuest_trio import Client, DatabaseUnavailable, Job, RequeuestError, SchemaMismatch, open_requeuest
 from requeuest_trio._embedded.files import Home
-from requeuest_trio._model.dsn import problem_of
+from requeuest_trio._model.dsn import option_for
 from requeuest_trio.embedded import embedded_path, open_embedded
 
-__all__ = ["every_job", "is_lasting", "open_existing", "without_secrets"]
+__all__ = ["every_job", "is_lasting", "open_existing", "option_of"]
 
-_SECRETS = ("password", "sslpassword")
 _LASTING = re.compile(
     r'(database|role) ".*" does not exist|password authentication failed|no password supplied|no pg_hba\.conf entry'
     r'|role ".*" is not permitted to log in'
@@ -52,15 +50,9 @@ def every_job(client: Client, **wanted: Any) -> aclosing[AsyncGenerator[Job, Non
     return aclosing(cast("AsyncGenerator[Job, None]", client.jobs(**wanted)))
 
 
-def without_secrets(dsn: str) -> str:
-    """A DSN for a command to paste. A password is left out: libpq then asks `PGPASSWORD` or the password file."""
-    if embedded_path(dsn) is not None:
-        return dsn
-    if problem_of(dsn) is not None:
-        return "***"
-    parts = conninfo_to_dict(dsn)
-    kept = {name: value for name, value in parts.items() if name not in _SECRETS}
-    return dsn if kept == parts else make_conninfo("", **kept)
+def option_of(dsn: str) -> tuple[str, str]:
+    """As `option_for`, also for an embedded server, which has no secrets."""
+    return option_for(dsn) if embedded_path(dsn) is None else (f" --dsn {quote(dsn)}", "")
 
 
 def is_lasting(error: DatabaseUnavailable) -> bool:

@@ -19,7 +19,7 @@ from requeuest_trio import Client, DatabaseUnavailable, RetryPolicy, open_requeu
 from requeuest_trio.cli import options
 from requeuest_trio.cli.delivery import channels_of, follow, read_outcomes, store
 from requeuest_trio.cli.display import logging_to, make_console, one_line, say
-from requeuest_trio.cli.dsn import without_secrets
+from requeuest_trio.cli.dsn import option_of
 from requeuest_trio.cli.progress import showing_progress
 from requeuest_trio.cli.request_file import BadLines, Entry, read_requests
 from requeuest_trio.cli.running import FAILED, FINE, IMPOSSIBLE, leaves, run
@@ -107,9 +107,8 @@ def _resuming(entries: Sequence[Entry], dsn: str, schema: str) -> str:
     """The command that delivers what is left."""
     names = " ".join(quote(name) for name in channels_of(entries))
     other_schema = "" if schema == "requeuest" else f" --schema {schema}"
-    shown = without_secrets(dsn)
-    password = "" if shown == dsn else " (its password in PGPASSWORD, or in a password file)"
-    return f"requeuest worker {names} --dsn {quote(shown)}{other_schema}{password}"
+    option, remark = option_of(dsn)
+    return f"requeuest worker {names}{option}{other_schema}{remark and f' ({remark})'}"
 
 
 def _refuse(error: BadLines, name: str) -> None:
