@@ -94,6 +94,7 @@ async def test_places_are_shared_when_they_are_few(eye: Eye, receiver: Receiver)
         assert Counter(arrival.target for arrival in arrivals) == {"/a": 2, "/b": 2, "/c": 2, "/d": 2}
 
 
+@pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")
 @pytest.mark.parametrize(("hanging", "concurrency", "max_running"), [(16, 32, 512), (4, 4, 16), (1, 4, 4)])
 async def test_channels_whose_attempts_all_hang_leave_a_slot_to_another(
     eye: Eye, receiver: Receiver, hanging: int, concurrency: int, max_running: int
