@@ -17,6 +17,7 @@ from psycopg.conninfo import make_conninfo
 
 from requeuest_trio._embedded.account import server_account
 from requeuest_trio._postgres import Route, TrioConnection
+from tests.acceptance.cli import requeuest
 from tests.postgres.harness import assert_usable, stream, value
 from tests.servers import binaries, temporary_home, wait_for
 
@@ -121,6 +122,18 @@ async def test_right_password(secured: Secured) -> None:
 async def test_wrong_password(secured: Secured) -> None:
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         await TrioConnection.connect(secured.dsn(password="wrong"))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"password": "s3cret"}, {"password": None}, {"dbname": "nowhere"}, {"user": "nobody"}]
+)
+async def test_a_worker_that_is_refused_ends(secured: Secured, wrong: dict[str, str | None]) -> None:
+    ended = await requeuest("worker", "--all", dsn=secured.dsn(**wrong))
+    assert (ended.status, ended.out) == (2, "")
+    [line] = ended.err.splitlines()
+    assert "this will hardly mend itself: correct --dsn" in line
+    assert "s3cret" not in line
+    assert "pässword" not in line
 
 
 async def test_a_password_that_is_changed_holds_for_the_next_connection(secured: Secured, tmp_path: Path) -> None:
