@@ -170,7 +170,19 @@ async def the_settings_of_a_channel(scene: Scene) -> None:
     assert await scene.eye.value("select count(*) from requeuest.job where position is not null") == 2
 
 
-@place("open_journal", "add_to_journal", unsent=Became(jobs=0, fails=True), unheard=Became(jobs=0, fails=True))
+@place("make_journal", "add_to_journal", unsent=Became(jobs=0, fails=True), unheard=Became(jobs=0, fails=True))
+async def the_first_migration(scene: Scene) -> None:
+    await migrate(scene.eye.dsn, target=0)
+    scene.lose()
+    with scene.may_fail():
+        await migrate(scene.proxy.dsn, target=1)
+    await scene.until_lost()
+    left = ["0001_queue.up"] if scene.lost == "request" else []
+    assert await migrate(scene.proxy.dsn, target=1) == left
+    await migrate(scene.eye.dsn)
+
+
+@place("add_to_journal", unsent=Became(jobs=0, fails=True), unheard=Became(jobs=0, fails=True))
 async def a_migration(scene: Scene) -> None:
     for step in migrations():
         await migrate(scene.eye.dsn, target=step.version - 1)
@@ -182,8 +194,7 @@ async def a_migration(scene: Scene) -> None:
         assert await migrate(scene.proxy.dsn, target=step.version) == left
 
 
-@place("open_journal", "remove_from_journal", "close_journal", unsent=Became(jobs=0, fails=True),
-       unheard=Became(jobs=0, fails=True))  # fmt: skip
+@place("remove_from_journal", "close_journal", unsent=Became(jobs=0, fails=True), unheard=Became(jobs=0, fails=True))
 async def the_last_migration_to_be_taken_back(scene: Scene) -> None:
     await migrate(scene.eye.dsn, target=1)
     scene.lose()
@@ -192,3 +203,19 @@ async def the_last_migration_to_be_taken_back(scene: Scene) -> None:
     left = ["0001_queue.down"] if scene.lost == "request" else []
     assert await migrate(scene.proxy.dsn, target=0) == left
     await migrate(scene.eye.dsn)
+
+
+@place("condemn_oversized", unsent=Became(jobs=0, fails=True), unheard=Became(jobs=0, fails=True))
+async def what_a_migration_finds_too_large(scene: Scene) -> None:
+    limits = await scene.eye.value("select pg_get_constraintdef(oid) from pg_constraint where conname = 'job_limits'")
+    execute = scene.eye.connection.execute
+    await execute("alter table requeuest.job drop constraint job_limits")
+    await execute("insert into requeuest.job (channel, method, url) values ('a', 'GET', repeat('x', 600000))")
+    await execute(f"alter table requeuest.job add constraint job_limits {limits} not valid".encode())
+    scene.lose()
+    with scene.may_fail():
+        await migrate(scene.proxy.dsn)
+    await scene.until_lost()
+    await migrate(scene.proxy.dsn)
+    assert await scene.eye.states() == {"dead": 1}
+    await execute("delete from requeuest.job")

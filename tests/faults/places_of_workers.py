@@ -233,6 +233,19 @@ async def a_job_of_a_process_that_is_gone(scene: Scene) -> None:
         await scene.until_delivered()
 
 
+@place("bring_back", unsent=ONCE, unheard=ONCE)
+async def a_job_that_was_stored_before_the_clock_was_put_back(scene: Scene) -> None:
+    await scene.eye.connection.execute(
+        "insert into requeuest.job (channel, method, url, created_at, due_at) "
+        "values (%s, 'GET', %s, now() + interval '1 hour', now() + interval '1 hour')",
+        [CHANNEL, scene.receiver.url],
+    )
+    scene.lose()
+    async with scene.open(lease=LEASE):
+        await scene.until_lost()
+        await scene.until_delivered()
+
+
 @place("forget_workers", unsent=Became(jobs=0), unheard=Became(jobs=0))
 async def a_process_that_is_long_gone(scene: Scene) -> None:
     await scene.eye.connection.execute(

@@ -220,7 +220,8 @@ async def test_a_worker_may_be_killed_in_each_step_of_an_attempt(rig: Rig) -> No
         scene.arrived = len(rig.arrivals())
         await step(scene)
     await rig.answer(Answer())
-    await rig.start_worker(lease=1.0)
+    with rig.fault("nobody is there to see who is lost"):
+        await rig.start_worker(lease=1.0)
     await rig.until_finished()
     history = await rig.must_hold(lease=PATIENT)
     fates = {scene.name: scene.fates(history) for scene in scenes}

@@ -24,6 +24,9 @@ __all__ = ["log", "places_of_callers", "places_of_workers"]
 
 _WRITES = re.compile(r"\b(INSERT INTO|(?<!FOR )UPDATE|DELETE FROM|CREATE|DROP)\b|\bannounce\(")
 
+# These only speak of it.
+_READS = {"missing_rights", "strangers", "lock_tables"}
+
 
 @pytest.mark.parametrize("lost", get_args(Lost))
 @pytest.mark.parametrize("name", PLACES)
@@ -37,7 +40,7 @@ async def test_a_commit_that_is_lost(name: str, lost: Lost, eye: Eye, receiver: 
 
 def test_every_statement_that_writes_has_its_place() -> None:
     """In the table above: who adds one to queries.sql adds a line there."""
-    writing = {name for name, statement in query_texts().items() if _WRITES.search(statement)}
+    writing = {name for name, statement in query_texts().items() if _WRITES.search(statement)} - _READS
     assert {"claim", "record", "spawn", "heartbeat", "prune"} <= writing
     assert {"job", "locked_jobs", "lock_keys", "due_channels"}.isdisjoint(writing)
     assert writing == {statement for place in PLACES.values() for statement in place.commits}
