@@ -241,7 +241,7 @@ async def _running(
     finally:
         if runner is not None:
             with move_on_after(FINISH_SECONDS, shield=True, holds=False):
-                await runner.finish()
+                await runner.finish()  # noqa: ASYNC102 - in a shield of its own
     if errors:
         raise_bare(BaseExceptionGroup("the block has ended with several errors", errors))
 

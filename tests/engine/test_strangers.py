@@ -63,7 +63,7 @@ async def answering_later() -> AsyncIterator[tuple[str, trio.Event, trio.Event]]
 
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with listener, trio.open_nursery() as nursery:
-        nursery.start_soon(serve)
+        nursery.start_soon(serve)  # noqa: ASYNC113 - it is waited for below
         yield f"http://127.0.0.1:{listener.socket.getsockname()[1]}/", asked, answer
         nursery.cancel_scope.cancel()
 

@@ -90,7 +90,7 @@ class Announcer:
             self._quiet.clear()
             if taken := self.take({}):
                 with move_on_after(_LAST_SECONDS, shield=True), suppress(*DATABASE_ERRORS):
-                    await self._announce(taken)
+                    await self._announce(taken)  # noqa: ASYNC102 - in a shield of its own
 
     async def _announce_pending(self) -> None:
         failures = 0

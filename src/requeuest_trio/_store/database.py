@@ -218,7 +218,7 @@ class Database:
         # Each of them ends within the settle timeout of its connection.
         with move_on_after(2 * SETTLE_TIMEOUT, shield=True, holds=False):  # noqa: ASYNC912 - nothing to wait for is fine
             while self._running:
-                await self._until_one_ends.park()
+                await self._until_one_ends.park()  # noqa: ASYNC102 - in a shield of its own
         await self._pool.aclose()  # noqa: ASYNC102 - closes in a cancelled scope too
 
     async def _configure(self, connection: TrioConnection) -> None:
