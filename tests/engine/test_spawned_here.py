@@ -15,6 +15,7 @@ import trio
 
 from requeuest_trio import Channel, Client, Config, DatabaseUnavailable, InvalidRequest, Request, open_requeuest
 from requeuest_trio._engine.runner import Runner
+from requeuest_trio._store.store import Store
 from requeuest_trio._store.storing import Storing
 from requeuest_trio.testing import Receiver, Reply
 from tests.engine.support import Eye, Log, nothing_left, until_done
@@ -83,6 +84,28 @@ async def test_a_job_that_can_be_sent_at_once_is_claimed_with_its_commit(eye: Ey
     assert arrival.body == sent.body
     assert arrival.header("idempotency-key") == str(job_id)
     assert arrival.header("x-b") == "\xe9"
+
+
+async def test_nothing_is_claimed_while_it_is_asked_what_is_due(
+    eye: Eye, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There may be a backlog, of which this process has not heard yet."""
+    asked, may_answer = trio.Event(), trio.Event()
+    original: Callable[..., Any] = Store.due_channels
+
+    async def late(*args: object, **options: object) -> Any:
+        asked.set()
+        await may_answer.wait()
+        return await original(*args, **options)
+
+    monkeypatch.setattr(Store, "due_channels", late)
+    async with nothing_left(eye), open_requeuest(eye.dsn, poll_interval=NEVER, config=QUIET) as client:
+        await asked.wait()
+        job_id = await client.spawn("a", request(receiver))
+        assert await eye.job(job_id) == ("available", 0, None)
+        may_answer.set()
+        await client.wait(job_id)
+    assert await eye.job(job_id) == ("succeeded", 1, None)
 
 
 async def test_its_answer_can_be_waited_for(eye: Eye, receiver: Receiver) -> None:

@@ -87,6 +87,8 @@ class Dispatcher:
         self._known: dict[str, None] = {}
         """Channels that the database has told of, the newest last."""
         self._look_around = True
+        self._is_looking = False
+        """Until the answer nothing is known of what is due, and should be begun before what is spawned here."""
         self._look_at = math.inf
         """When to look at the database for what was heard."""
         self._look_not_before = -math.inf
@@ -257,7 +259,11 @@ class Dispatcher:
     async def _find_due_channels(self) -> None:
         self._look_around, self._look_at = False, math.inf
         began = trio.current_time()
-        waits = await self._ask_when_due(self._channels)
+        self._is_looking = True
+        try:
+            waits = await self._ask_when_due(self._channels)
+        finally:
+            self._is_looking = False
         if self._channels is None:
             # What was heard of them may have told of a second time as well.
             self._timed.update(waits.keys() - self._known.keys())
@@ -420,7 +426,7 @@ class Dispatcher:
             return False
         if self._reserved or self._claiming.cancel_called or self._is_closed or not self._lease.is_fresh:
             return False
-        if self._look_around or channel in self._hot or channel in self._asked_for:
+        if self._look_around or self._is_looking or channel in self._hot or channel in self._asked_for:
             return False
         if self._look_at < math.inf and channel not in self._known:
             return False

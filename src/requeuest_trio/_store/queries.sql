@@ -4,7 +4,7 @@
 --
 -- `configure` sees to it that names are looked up in pg_catalog alone. What runs before it, or in a transaction of the
 -- application's, which has a path of its own, leaves nothing to look up: functions, types and operators are qualified,
--- but for what the grammar itself knows, such as coalesce, extract and boolean. A test reads these statements for it.
+-- but for what the grammar itself knows, such as coalesce, extract and boolean.
 
 
 -- name: begin

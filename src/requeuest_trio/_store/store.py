@@ -35,7 +35,7 @@ FIRST_KEY: Key = ("", "")
 _LOST = "the process that made this attempt was lost before it could record the outcome"
 _OVERSIZED = "the stored job is damaged: it is larger than a job may be"
 
-_logger = logging.getLogger("requeuest_trio.attempt")
+_logger = logging.getLogger("requeuest_trio.recorder")
 
 # A claim's answer has to be had within a third of a lease, over a slow network too.
 _MAX_CLAIM_BYTES = 4 * 1_048_576
@@ -110,10 +110,17 @@ class Store(Storing):
         rows = await cursor.fetchall()
         jobs = [Claimed(claim, *row[:-2]) for row in rows if not row[-1]]
         if len(jobs) < len(rows):
-            for job_id, channel, _, attempts, *_, is_broken in rows:
+            for job_id, channel, _, number, *_, is_broken in rows:
                 if is_broken:
-                    what = {"job": job_id, "channel": channel, "attempts": attempts, "status": None}
-                    emit(_logger, Event.JOB_DEAD, **what, error=_OVERSIZED)
+                    emit(
+                        _logger,
+                        Event.JOB_DEAD,
+                        job=job_id,
+                        channel=channel,
+                        attempts=number,
+                        status=None,
+                        error=_OVERSIZED,
+                    )
         # In the place of one that was given up, there may be another.
         return jobs, len(jobs) < len(rows) or any(row[-2] for row in rows[:1])
 
