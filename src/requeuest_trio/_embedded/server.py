@@ -244,7 +244,7 @@ def _socket_directory(home: Home, plan: Plan) -> Path:
             if stat.S_ISDIR(status.st_mode) and status.st_uid == owner and stat.S_IMODE(status.st_mode) == 0o700:
                 return target
         home.socket.unlink()
-    target = _private_directory(plan, prefix="requeuest-", parent=Path("/tmp"))  # noqa: S108
+    target = _private_directory(plan, prefix="requeuest-", parent=Path("/tmp"))  # noqa: S108 - the name is random
     home.socket.symlink_to(target)
     return target
 

@@ -42,6 +42,7 @@ def without_locals(function: Callable[P, T]) -> Callable[P, T]:
 
 def without_locals_when_made(made: type[T]) -> type[T]:
     """A class whose constructor is such a function, also if it was generated."""
+    # A dataclass writes its own, so there is no `def` that a decorator could stand on.
     made.__init__ = without_locals(made.__init__)  # type: ignore[method-assign]
     return made
 

@@ -42,7 +42,7 @@ class Route:
         self._dsn = dsn
         self._addresses = Addresses()
 
-    async def connect(self, timeout: float, **options: Any) -> TrioConnection[tuple[Any, ...]]:  # noqa: ASYNC109
+    async def connect(self, timeout: float, **options: Any) -> TrioConnection[tuple[Any, ...]]:  # noqa: ASYNC109 - shared out here
         """
         Connect, within so many seconds over all hosts and their addresses, and those of the callable.
 

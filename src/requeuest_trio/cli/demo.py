@@ -69,7 +69,7 @@ def _parent_of_place() -> Path:
     """The directory for temporary files, or `/tmp` where that is one of root's that is closed to other accounts."""
     parent = Path(tempfile.gettempdir()).resolve()
     is_open = all(directory.stat().st_mode & stat.S_IXOTH for directory in (parent, *parent.parents))
-    return parent if is_open or os.geteuid() != 0 else Path("/tmp")  # noqa: S108
+    return parent if is_open or os.geteuid() != 0 else Path("/tmp")  # noqa: S108 - a directory of its own is made there
 
 
 async def _demo(dsn: str) -> int:
