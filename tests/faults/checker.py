@@ -13,8 +13,8 @@ from itertools import pairwise
 from typing import NamedTuple, TypeVar
 from uuid import UUID
 
-from tests.faults.figures import recovery_time
-from tests.faults.history import FINISHED, Answer, Arrival, History, StoredAttempt, StoredJob
+from tests.faults.figures import recovery_time, stored_answers
+from tests.faults.history import FINISHED, Arrival, History, StoredAttempt, StoredJob
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -162,7 +162,19 @@ def _may_be_zombie(history: History, arrival: Arrival, successor: Arrival) -> bo
 
 
 def nothing_is_stuck(history: History) -> Found:
-    """No dead claim lives for too long, and no job is overtaken by one that was due so much later."""
+    """
+    No dead claim lives for too long, and no job is starved by those that come after it.
+
+    Of the jobs of a channel that have no key, the one that was due first is claimed first. So once a job has been begun
+    that was surely due later than this one, this one's turn had come: it was in somebody's hands by then. He either
+    begins it, or gives it back, or is found dead; and it is begun by the next, all within the time that a dead claim
+    may live. What nothing but a due time tells, which is how long a backlog takes, is not judged.
+
+    "Surely" leaves out what is no proof. A job may be sent by the process that spawns it, past a backlog that this
+    process does not know yet: so the other was due later by the time after which it must. When a job was due is known
+    from its producer only to lie between asking and being told; and while the database's clock is wrong, both what it
+    says and the truth may decide. The earliest time of the one is compared with the latest of the other.
+    """
     allowed = history.promise.stuck_after
     for attempt in history.attempts:
         if attempt.reached == "unknown":
@@ -170,21 +182,24 @@ def nothing_is_stuck(history: History) -> Found:
             if attempt.ended_at - since > allowed:
                 yield attempt.job, f"a dead claim lived for {attempt.ended_at - since:.1f} s, not {allowed:.1f}"
     for channel, waits in _waits(history).items():
-        by_due_time = sorted(waits, key=lambda wait: wait.due_at, reverse=True)
-        earliest_start, index = math.inf, 0
-        # From the last to the first: who was due that much later than this one, and was begun before it?
-        for wait in sorted(waits, key=lambda wait: wait.since, reverse=True):
-            while index < len(waits) and by_due_time[index].due_at > wait.since + allowed:
-                earliest_start = min(earliest_start, by_due_time[index].started_at)
+        latest_first = sorted(waits, key=lambda wait: wait.due_after, reverse=True)
+        turn_came_at, index = math.inf, 0
+        # From the last to the first: when was one begun that was surely due later than this one?
+        for wait in sorted(waits, key=lambda wait: wait.due_before, reverse=True):
+            while index < len(waits) and latest_first[index].due_after > wait.due_before + history.promise.known_after:
+                turn_came_at = min(turn_came_at, latest_first[index].started_at)
                 index += 1
-            if earliest_start < wait.started_at:
-                yield wait.job, f"in {channel!r} jobs went before it that were due {allowed:.1f} s later"
+            waited = wait.started_at - max(turn_came_at, wait.since)
+            if waited > allowed:
+                yield wait.job, f"in {channel!r} was begun {waited:.1f} s after its turn had come, not {allowed:.1f}"
 
 
 class _Wait(NamedTuple):
     """Of a job without a key, until it was begun."""
 
-    due_at: float
+    due_after: float
+    due_before: float
+    """Between these, whatever the database's clock said."""
     since: float
     """From when on nothing else was in the way of it."""
     started_at: float
@@ -195,23 +210,31 @@ def _waits(history: History) -> dict[str, list[_Wait]]:
     """All of them, by channel."""
     waits: dict[str, list[_Wait]] = defaultdict(list)
     attempts = _grouped(history.attempts, lambda attempt: attempt.job)
-    invoked = {spawn.job: spawn.ended_at for spawn in history.spawns if spawn.result == "ok"}
+    spawns = {spawn.job: spawn for spawn in history.spawns if spawn.result == "ok"}
     for job in history.jobs:
-        if job.key is None and job.id in invoked:
-            due_at = invoked[job.id]
+        if job.key is None and (spawn := spawns.get(job.id)):
+            stored = _known(job.false_created_at, spawn.invoked_at, spawn.ended_at)
+            due_after, due_before, since = min(stored), max(stored), spawn.ended_at
             for attempt in attempts.get(job.id, ()):
-                since = _undisturbed_since(history, job.id, due_at, attempt.started_at)
-                waits[job.channel].append(_Wait(due_at, since, attempt.started_at, job.id))
-                if attempt.reached != "unknown":
-                    # What is rescued keeps its place.
-                    due_at = attempt.retry_at
+                undisturbed = _undisturbed_since(history, job.id, since, attempt.started_at)
+                waits[job.channel].append(_Wait(due_after, due_before, undisturbed, attempt.started_at, job.id))
+                again = _known(attempt.false_retry_at, attempt.retry_at)
+                if attempt.reached == "unknown":
+                    # What is rescued keeps its place; or is sent to the end, if that happens to it again and again.
+                    again += (due_after, due_before)
+                due_after, due_before, since = min(again), max(again), attempt.retry_at
     return waits
+
+
+def _known(*times: float | None) -> tuple[float, ...]:
+    return tuple(time for time in times if time is not None)
 
 
 def _undisturbed_since(history: History, job: UUID, since: float, until: float) -> float:
     """From when on nothing that concerns a job was in the way of it, until a time."""
-    faults = (fault for fault in history.faults if fault.at <= until and (fault.jobs is None or job in fault.jobs))
-    return max([since, *(fault.until for fault in faults)])
+    faults = (fault for fault in history.faults if fault.at <= until)
+    ends = (fault.until for fault in faults if fault.jobs is None or job in fault.jobs or fault.delays)
+    return max([since, *ends])
 
 
 # --- I6 ---------------------------------------------------------------------------------------------------------------
@@ -263,21 +286,9 @@ def alive_again(history: History) -> Found:
 
 def answers_are_kept(history: History) -> Found:
     """What is stored of an answer is what the receiver says that it sent: all of it, and to this job."""
-    sent: dict[UUID, list[Answer]] = defaultdict(list)
-    for arrival in history.arrivals:
-        if arrival.answer is not None:
-            sent[arrival.job].append(arrival.answer)
-    for job in history.jobs:
-        if job.answer is not None and job.answer not in sent[job.id]:
-            yield job.id, f"has the answer {job.answer}, and those that were sent are {sent[job.id]}"
-        elif job.answer is None and job.state == "succeeded":
-            yield job.id, "was delivered, and its answer is not stored"
-    for attempt in history.attempts:
-        if attempt.reached == "response":
-            known = {(answer.status, answer.body) for answer in sent[attempt.job]}
-            if (attempt.status, attempt.excerpt) not in known:
-                text = f"attempt {attempt.number} has the answer {attempt.status} {attempt.excerpt}"
-                yield attempt.job, f"{text}, and those that were sent are {known}"
+    answers = stored_answers(history)
+    yield from answers.different
+    yield from answers.lost
 
 
 def callers_are_told(history: History) -> Found:

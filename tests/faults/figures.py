@@ -2,9 +2,12 @@
 
 import math
 from bisect import bisect_left
+from collections import defaultdict
 from itertools import pairwise
+from typing import NamedTuple
+from uuid import UUID
 
-from tests.faults.history import History
+from tests.faults.history import Answer, Fault, History
 
 WINDOW = 2.0
 """Seconds over which a throughput is measured."""
@@ -70,7 +73,8 @@ def takeover_time(history: History) -> float | None:
     """
     The longest that a job of a killed process had to wait until it was begun elsewhere. None: there was none.
 
-    If the server was away meanwhile, counted from when it was back: before that, nobody can tell who is lost.
+    If the server was away meanwhile, or its clock was wrong, counted from when all was right again: before that, nobody
+    can tell who is lost.
     """
     starts: dict[object, list[float]] = {}
     for attempt in history.attempts:
@@ -81,6 +85,44 @@ def takeover_time(history: History) -> float | None:
             # It may have been recorded in the moment of the kill.
             if job not in history.by_job or history.by_job[job].finished_at > kill.at + 0.1:
                 start = min((start for start in starts.get(job, ()) if start > kill.at), default=math.inf)
-                outages = [fault.until for fault in history.faults if fault.jobs is None and kill.at < fault.at < start]
+                outages = [fault.until for fault in history.faults if _is_outage(fault) and kill.at < fault.at < start]
                 waits.append(start - max([kill.at, *outages]))
     return max(waits, default=None)
+
+
+class Answers(NamedTuple):
+    """What the database has of the answers that the receiver says it sent."""
+
+    stored: int
+    """With jobs, and with their attempts."""
+    different: list[tuple[UUID, str]]
+    """The jobs for which something else is stored, and what."""
+    lost: list[tuple[UUID, str]]
+    """The jobs that were delivered, and have no answer."""
+
+
+def stored_answers(history: History) -> Answers:
+    """Compare what is stored with what was sent."""
+    sent: dict[UUID, list[Answer]] = defaultdict(list)
+    for arrival in history.arrivals:
+        if arrival.answer is not None:
+            sent[arrival.job].append(arrival.answer)
+    answered = [job for job in history.jobs if job.answer is not None]
+    lost = [job for job in history.jobs if job.answer is None and job.state == "succeeded"]
+    different = [
+        (job.id, f"has the answer {job.answer}, and those that were sent are {sent[job.id]}")
+        for job in answered
+        if job.answer not in sent[job.id]
+    ]
+    attempts = [attempt for attempt in history.attempts if attempt.reached == "response"]
+    for attempt in attempts:
+        known = {(answer.status, answer.body) for answer in sent[attempt.job]}
+        if (attempt.status, attempt.excerpt) not in known:
+            text = f"attempt {attempt.number} has the answer {attempt.status} {attempt.excerpt}"
+            different.append((attempt.job, f"{text}, and those that were sent are {known}"))
+    nothing = [(job.id, "was delivered, and its answer is not stored") for job in lost]
+    return Answers(len(answered) + len(attempts), different, nothing)
+
+
+def _is_outage(fault: Fault) -> bool:
+    return fault.jobs is None or fault.delays

@@ -90,6 +90,8 @@ class StoredJob:
     """Infinite: it is not."""
     answer: Answer | None = None
     """None: no attempt had one."""
+    false_created_at: float | None = None
+    """When it was stored by the database's clock, if that was wrong then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +108,8 @@ class StoredAttempt:
     """Infinite: it was the last."""
     excerpt: str | None = None
     """The hash of what is kept of the answer's body; that is all of it, here. None: there was no answer."""
+    false_retry_at: float | None = None
+    """What stands in the database for `retry_at`, if its clock was wrong then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +124,8 @@ class Fault:
     """Whose attempts may have been lost by it, and so be repeated. None: any."""
     uncounted: bool = False
     """Whether the attempts that it broke off went back without being counted, as after a cancellation."""
+    delays: bool = False
+    """Whether any job may have had to wait because of it, also one whose attempts it has not touched."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +152,12 @@ class Promise:
     @property
     def stuck_after(self) -> float:
         """Lease, a round of maintenance (a sixth of a lease), poll, and a moment."""
-        return self.lease + self.lease / 6 + self.poll_interval + 2.0
+        return self.lease + self.lease / 6 + self.known_after
+
+    @property
+    def known_after(self) -> float:
+        """Poll, and a moment: then every process knows that something is due."""
+        return self.poll_interval + 2.0
 
     @property
     def zombie_for(self) -> float:
@@ -231,7 +242,16 @@ def read_arrivals(log: Path) -> list[Arrival]:
     return arrivals
 
 
-def clock_of(connection: psycopg.Connection[Any]) -> Callable[[float | None], float]:
+class Instant(NamedTuple):
+    """A time that the database has written down."""
+
+    right: float
+    """When it was."""
+    false: float | None
+    """What its clock said, if that was wrong."""
+
+
+def clock_of(connection: psycopg.Connection[Any]) -> Callable[[float | None], Instant]:
     """
     Converts the database's time, as seconds since 1970, to that of CLOCK_MONOTONIC; None to infinity.
 
@@ -248,11 +268,12 @@ def clock_of(connection: psycopg.Connection[Any]) -> Callable[[float | None], fl
     _, offset = min(offsets)
     now = time.monotonic() - offset
 
-    def convert(at: float | None) -> float:
+    def convert(at: float | None) -> Instant:
         if at is None:
-            return math.inf
+            return Instant(math.inf, None)
         # The test began less than half of `apart` ago.
-        return float(at + offset - (0.0 if apart is None else apart * round((at - now + apart / 4) / apart)))
+        ahead = 0.0 if apart is None else apart * round((at - now + apart / 4) / apart)
+        return Instant(float(at + offset - ahead), float(at + offset) if ahead else None)
 
     return convert
 
@@ -271,8 +292,8 @@ def read_jobs(connection: psycopg.Connection[Any]) -> list[StoredJob]:
     rows = connection.execute(
         "select id, channel, ordering_key, position, state::text, attempts, "
         "coalesce((retry->>'max_attempts')::int, 100001), extract(epoch from finished_at)::float8, "
-        "status, response_headers::text, left(encode(sha256(response_body), 'hex'), 16), response_truncated "
-        "from requeuest.job"
+        "status, response_headers::text, left(encode(sha256(response_body), 'hex'), 16), response_truncated, "
+        "extract(epoch from created_at)::float8 from requeuest.job"
     )
     return [
         StoredJob(
@@ -283,8 +304,9 @@ def read_jobs(connection: psycopg.Connection[Any]) -> list[StoredJob]:
             state=row[4],
             attempts=row[5],
             max_attempts=row[6],
-            finished_at=clock(row[7]),
+            finished_at=clock(row[7]).right,
             answer=None if row[8] is None else Answer(row[8], _number_in(row[9]), row[10] or "", not row[11]),
+            false_created_at=clock(row[12]).false,
         )
         for row in rows
     ]
@@ -306,12 +328,14 @@ def read_attempts(connection: psycopg.Connection[Any]) -> list[StoredAttempt]:
         StoredAttempt(
             job=row[0],
             number=row[1],
-            started_at=clock(row[2]),
-            ended_at=clock(row[2]) + row[3],
+            started_at=clock(row[2]).right,
+            # How long a claim lived that was found dead is told by the database's clock, which may have been set.
+            ended_at=clock(row[6]).right if row[4] == "unknown" else clock(row[2]).right + row[3],
             reached=row[4],
             status=row[5],
-            retry_at=clock(row[6]),
+            retry_at=clock(row[6]).right,
             excerpt=row[7],
+            false_retry_at=clock(row[6]).false,
         )
         for row in rows
     ]

@@ -241,28 +241,83 @@ def test_a_dead_claim_must_not_live_for_too_long() -> None:
     assert broken(rescued(11.1, kill(1.0, A), kill(2.0, B, until=8.0))) == {"I5"}
 
 
-def test_no_job_is_overtaken_by_one_that_was_due_much_later() -> None:
-    def two(due_at: float) -> History:
-        other = replace(SPAWN, job=B, seq=2, batch=("p", 2), invoked_at=due_at - 0.1, ended_at=due_at)
-        return replace(
-            GOOD,
-            spawns=[SPAWN, other],
-            arrivals=[replace(ARRIVAL, job=B, seq=2, at=30.0), replace(ARRIVAL, at=31.0)],
-            jobs=[replace(JOB, finished_at=32.0), replace(JOB, id=B, finished_at=32.0)],
-            attempts=[replace(ATTEMPT, started_at=31.0), replace(ATTEMPT, job=B, started_at=30.0)],
-        )
+def turns(begun_at: float, *, other_asked_at: float = 5.0, other_told_at: float = 5.1) -> History:
+    """A was due by 0.1. B was due between being asked for and being told of, and was begun at 10; A is begun then."""
+    other = replace(SPAWN, job=B, seq=2, batch=("p", 2), invoked_at=other_asked_at, ended_at=other_told_at)
+    return replace(
+        GOOD,
+        spawns=[SPAWN, other],
+        arrivals=[replace(ARRIVAL, job=B, seq=2, at=10.1), replace(ARRIVAL, at=begun_at)],
+        jobs=[replace(JOB, finished_at=begun_at + 1), replace(JOB, id=B, finished_at=11.0)],
+        attempts=[replace(ATTEMPT, started_at=begun_at), replace(ATTEMPT, job=B, started_at=10.0)],
+    )
 
-    assert not broken(two(10.0))
-    assert broken(two(10.2)) == {"I5"}
-    assert not broken(replace(two(10.2), faults=[kill(5.0, A, until=6.0)]))
 
-    # One that is rescued keeps its place: it was due no later than the other.
-    lost = replace(ATTEMPT, job=B, reached="unknown", ended_at=20.0, retry_at=20.0)
-    again = replace(ATTEMPT, job=B, number=2, started_at=30.0)
-    before_its_turn = two(1.0)
-    jobs = [before_its_turn.jobs[0], replace(before_its_turn.jobs[1], attempts=2)]
-    attempts = [before_its_turn.attempts[0], lost, again]
-    assert not broken(replace(before_its_turn, jobs=jobs, attempts=attempts, faults=[kill(19.0, B)]))
+def test_no_job_is_starved_by_those_that_come_after_it() -> None:
+    assert broken(turns(20.1)) == {"I5"}
+    assert not broken(turns(19.9))
+
+
+def test_how_much_later_the_other_was_due_matters_no_more_once_that_is_sure() -> None:
+    """On a crowded machine, of two that were claimed one after the other the second is begun first now and then."""
+    assert not broken(turns(10.1, other_asked_at=9.8, other_told_at=9.9))
+    assert broken(turns(20.1, other_asked_at=3.2)) == {"I5"}
+
+
+def test_who_was_not_surely_due_later_proves_nothing() -> None:
+    """A process may spawn and send it before it knows of the other; or it was stored long before that was told."""
+    assert not broken(turns(20.1, other_asked_at=3.0))
+    assert not broken(turns(20.1, other_asked_at=3.0, other_told_at=9.9))
+    [first, second] = turns(20.1).spawns
+    assert not broken(replace(turns(20.1), spawns=[replace(first, ended_at=9.9), second]))
+
+
+def test_how_long_a_backlog_takes_is_not_judged() -> None:
+    history = turns(100.0)
+    assert not broken(replace(history, attempts=[replace(attempt, started_at=100.0) for attempt in history.attempts]))
+
+
+def test_a_turn_begins_anew_with_what_was_in_the_way() -> None:
+    """A fault that concerns the job, or that makes everything wait."""
+    assert not broken(replace(turns(20.1), faults=[kill(11.0, A)]))
+    assert broken(replace(turns(21.1), faults=[kill(11.0, A)])) == {"I5"}
+    assert broken(replace(turns(20.1), faults=[kill(11.0, B)])) == {"I5"}
+    assert not broken(replace(turns(20.1), faults=[replace(kill(11.0, B), delays=True)]))
+
+
+def test_what_is_rescued_keeps_its_place() -> None:
+    """B was due early, and A is due again since its rescue."""
+    history = turns(20.1, other_asked_at=1.0, other_told_at=1.1)
+    first, second = history.attempts
+    lost = replace(second, reached="unknown", started_at=5.0, ended_at=9.0, retry_at=9.0)
+    jobs = [history.jobs[0], replace(history.jobs[1], attempts=2)]
+    again = [first, lost, replace(second, number=2)]
+    assert not broken(replace(history, jobs=jobs, attempts=again, faults=[kill(8.0, B)]))
+
+    jobs = [replace(history.jobs[0], attempts=2), history.jobs[1]]
+    lost = replace(first, reached="unknown", started_at=1.0, ended_at=9.0, retry_at=9.0)
+    again = [lost, replace(first, number=2, started_at=20.1), second]
+    assert not broken(replace(turns(20.1), jobs=jobs, attempts=again, faults=[kill(8.0, A)]))
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_retry_has_its_turn_when_it_is_due_again(late: bool) -> None:
+    history = turns(20.1 if late else 19.9)
+    failed = replace(ATTEMPT, started_at=0.2, ended_at=0.3, retry_at=1.0)
+    jobs = [replace(history.jobs[0], attempts=2), history.jobs[1]]
+    first, second = history.attempts
+    attempts = [failed, replace(first, number=2), second]
+    arrivals = [replace(ARRIVAL, at=0.25), *history.arrivals]
+    found = broken(replace(history, jobs=jobs, attempts=attempts, arrivals=arrivals))
+    assert ("I5" in found) == late
+
+
+def test_what_a_false_clock_has_dated_may_be_due_by_the_right_one_too() -> None:
+    first, second = turns(20.1).jobs
+    assert broken(replace(turns(20.1), jobs=[first, replace(second, false_created_at=5_000.0)])) == {"I5"}
+    assert not broken(replace(turns(20.1), jobs=[first, replace(second, false_created_at=-5_000.0)]))
+    assert broken(replace(turns(20.1), jobs=[replace(first, false_created_at=-5_000.0), second])) == {"I5"}
+    assert not broken(replace(turns(20.1), jobs=[replace(first, false_created_at=5_000.0), second]))
 
 
 # --- I6 ---------------------------------------------------------------------------------------------------------------
