@@ -2,9 +2,12 @@
 Everything at once, for as long as it is given: `python -m tests.faults.chaos --minutes 30 [--seed 7]`.
 
 Producers and workers run on a PostgreSQL of their own, with fsync=on, and one after the other of all faults there are
-is done to them. Before the first fault, and after the last, there is a backlog that keeps every place of the workers
-taken, so that their throughput can be compared. In the end the history is judged, and what came of it is told as a
-table in Markdown. Exit status 1: an invariant does not hold.
+is done to them. Which PostgreSQL, `REQUEUEST_TEST_POSTGRES` says (see `tests/servers.py`). Some of them reach it
+straight, some behind a transaction pooler, some by either of two hosts; with `--pooler` all of them behind one.
+
+Before the first fault, and after the last, there is a backlog that keeps every place of the workers taken, so that
+their throughput can be compared. In the end the history is judged, and what came of it is told as a table in Markdown.
+Exit status 1: an invariant does not hold.
 """
 
 import argparse
@@ -19,6 +22,7 @@ from typing import Any
 
 import psycopg
 import trio
+from psycopg.conninfo import make_conninfo
 
 from requeuest_trio import migrate
 from tests.faults.arrivals import Answer
@@ -29,6 +33,8 @@ from tests.faults.rig import Rig, open_rig
 from tests.faults.summary import summary
 from tests.faults.throwaway import Throwaway, throwaway_server
 from tests.faults.wall import Wall
+from tests.faults.ways import COMMITS, LOSSES, Way, Ways, open_ways
+from tests.poolers import OWN, PGBOUNCER
 
 STEADY = 8.0
 """Seconds without faults at the beginning, to know what is usual."""
@@ -43,6 +49,10 @@ DELAY = 0.1
 MOST_PER_SECOND = PLACES / DELAY
 """Deliveries, with every place taken all the time."""
 LEASE, POLL, TIMEOUT = 3.0, 0.5, 2.0
+FAILOVER = 30.0
+"""Seconds, within which a process goes on by the other host."""
+ANSWER = 2.0
+"""Seconds, for which a producer waits for PostgreSQL: less than it is kept waiting now and then."""
 KEPT = 20 * 3_600.0
 """Seconds. What has succeeded is removed after a day."""
 RETRY = {"initial": 0.05, "max_backoff": 0.5}
@@ -52,14 +62,18 @@ ORDERS: tuple[dict[str, Any], ...] = (
     {"pause": 0.04, "keys": 50, "largest_batch": 3},
     {"pause": 0.04, "lease": LEASE},
 )
+WORKERS_GO: tuple[str, ...] = ("straight", "pooled", "either", "pooled")
+PRODUCERS_GO: tuple[str, ...] = ("pooled", "either", "pooled", "straight")
+"""The names of their `Ways`, by their numbers."""
 
 
 class Chaos:
     """What is running, and what is done to it."""
 
-    def __init__(self, rig: Rig, server: Throwaway, wall: Wall, apart: float) -> None:
+    def __init__(self, rig: Rig, server: Throwaway, ways: Ways, wall: Wall, apart: float) -> None:
         self._rig = rig
         self._server = server
+        self._ways = ways
         self._wall = wall
         self._false_times = _false_times(apart)
         self._chance = random.Random(rig.seed)
@@ -78,14 +92,16 @@ class Chaos:
             self.break_connections: 3,
             self.break_all_connections: 1,
             self.restart_server: 1,
+            self.silence_host: 2,
+            self.lose_behind_pooler: 4,
         }
 
     async def run(self, seconds: float) -> History:
         """Let it run for so long, then judge."""
         await self._rig.start_receiver(Answer(delay=DELAY, failing=0.02))
         await self._pile_up(STEADY)
-        for _ in range(WORKERS):
-            self._workers.append(await self._start_worker())
+        for number in range(WORKERS):
+            self._workers.append(await self._start_worker(number))
         for number in range(len(ORDERS)):
             self._producers.append(await self._start_producer(number))
         began = time.monotonic()
@@ -120,16 +136,20 @@ class Chaos:
         for worker in self._workers:
             await self._rig.leave(worker)
         [[clients]] = await self._rig.ask(
-            "select count(*) from pg_stat_activity where application_name ~ '^(worker|producer)'"
+            "select count(*) from pg_stat_activity where application_name ~ '^(worker|producer)' and pid <> all(%s)",
+            self._ways.sessions,
         )
         self._rig.usages.append(Usage(what="connections", before=0, after=clients, allowed=0))
         for program in self._rig.programs:
             program.must_be_well()
 
-    async def _start_worker(self) -> Program:
+    async def _start_worker(self, number: int) -> Program:
         self._started += 1
+        name, way = f"worker-{self._started}", getattr(self._ways, WORKERS_GO[number])
         return await self._rig.start_worker(
-            f"worker-{self._started}",
+            name,
+            dsn=way.dsn,
+            config=_listening(way, name),
             lease=LEASE,
             poll_interval=POLL,
             attempt_timeout=TIMEOUT,
@@ -140,8 +160,10 @@ class Chaos:
     async def _start_producer(self, number: int) -> Program:
         """Lone jobs; batches; jobs in order; and lone jobs by a process that delivers too."""
         self._started += 1
-        name = f"producer-{self._started}"
-        return await self._rig.start_producer(name, asks_again=True, retry=RETRY, **ORDERS[number])
+        name, way = f"producer-{self._started}", getattr(self._ways, PRODUCERS_GO[number])
+        config = _listening(way, name) | {"statement_timeout": ANSWER}
+        orders = ORDERS[number]
+        return await self._rig.start_producer(name, dsn=way.dsn, config=config, asks_again=True, retry=RETRY, **orders)
 
     def _choose(self) -> int:
         return self._chance.randrange(WORKERS)
@@ -151,7 +173,7 @@ class Chaos:
     async def kill_worker(self) -> None:
         victim = self._choose()
         await self._rig.kill(self._workers[victim])
-        self._workers[victim] = await self._start_worker()
+        self._workers[victim] = await self._start_worker(victim)
 
     async def freeze_worker(self) -> None:
         """For less than its lease, or for more."""
@@ -179,7 +201,8 @@ class Chaos:
     async def set_clock(self) -> None:
         """That of the database, far forward or back; and put it right again. Nobody's attempts are lost by that."""
         if (ahead := next(self._false_times, None)) is not None:
-            with self._rig.fault("clock set", jobs=()):
+            # While it is behind, what was stored before is not due.
+            with self._rig.fault("clock set", jobs=(), delays=True):
                 await self._wall.set(ahead)
                 await self._rig.run_for(self._chance.uniform(0.1, 2 * LEASE))
                 await self._wall.set(0.0)
@@ -188,7 +211,7 @@ class Chaos:
         victim, at = self._choose(), time.monotonic()
         await self._rig.leave(self._workers[victim])
         self._rig.note_fault("SIGTERM", at, jobs=())
-        self._workers[victim] = await self._start_worker()
+        self._workers[victim] = await self._start_worker(victim)
 
     async def end_worker_at_once(self) -> None:
         victim, at = self._choose(), time.monotonic()
@@ -201,7 +224,7 @@ class Chaos:
                 worker.interrupt()
         await self._rig.leave_after_signal(worker)
         self._rig.note_fault("SIGTERM, SIGINT", at, jobs=held, uncounted=True)
-        self._workers[victim] = await self._start_worker()
+        self._workers[victim] = await self._start_worker(victim)
 
     async def kill_producer(self) -> None:
         victim = self._chance.randrange(len(self._producers))
@@ -226,6 +249,36 @@ class Chaos:
         with self._rig.fault("server restarted"):
             await trio.to_thread.run_sync(self._server.restart)
 
+    async def silence_host(self) -> None:
+        """
+        One of two hosts swallows everything; what went by it goes on by the other. Then what it has kept is passed on.
+
+        Its leases run out if that takes it too long; nobody else's jobs have to wait.
+        """
+        worker, at = self._workers[WORKERS_GO.index("either")], time.monotonic()
+        host = self._ways.host_of(worker.name)
+        host.freeze()
+        held = await self._rig.held_in_the_end(worker)
+        claims = await self._rig.claims_of(worker)
+        await self._rig.until_claimed(worker, claims, patience=FAILOVER)
+        self._rig.usages.append(
+            Usage(what="seconds to the other host", before=0, after=time.monotonic() - at, allowed=FAILOVER)
+        )
+        await self._rig.run_for(self._chance.uniform(0.1, LEASE))
+        host.thaw()
+        held |= await self._rig.held_in_the_end(worker)
+        self._rig.note_fault("host silent", at, jobs=held)
+
+    async def lose_behind_pooler(self) -> None:
+        """At a commit, the pooler loses its session; nothing is lost by that, and nobody's attempts."""
+        with self._rig.fault("lost behind the pooler", jobs=()):
+            await self._ways.lose(self._chance.choice(LOSSES), self._chance.choice(COMMITS))
+
+
+def _listening(way: Way, name: str) -> dict[str, Any]:
+    """The part of a `Config` that is about listening."""
+    return {} if way.listen_dsn is None else {"listen_dsn": make_conninfo(way.listen_dsn, application_name=name)}
+
 
 def _false_times(apart: float) -> Iterator[float]:
     """Seconds ahead or behind; never so many that what is finished would be old enough to be removed."""
@@ -233,7 +286,7 @@ def _false_times(apart: float) -> Iterator[float]:
         yield from (number * apart, -number * apart)
 
 
-async def play(seed: int, seconds: float, directory: Path) -> list[Violation]:
+async def play(seed: int, seconds: float, directory: Path, pooler: str | None, command: str) -> list[Violation]:
     """One performance. Tells what came of it, and returns what is wrong."""
     with throwaway_server({"max_connections": "200"}) as server:
         wall, apart = Wall(server.dsn()), 2 * seconds + 600.0
@@ -241,9 +294,9 @@ async def play(seed: int, seconds: float, directory: Path) -> list[Violation]:
         await wall.hang_up(apart)
         rig = None
         try:
-            async with open_rig(server.dsn(), directory, seed) as rig:
+            async with open_ways(server, pooler) as ways, open_rig(server.dsn(), directory, seed) as rig:
                 began = time.monotonic()
-                history = await Chaos(rig, server, wall, apart).run(seconds)
+                history = await Chaos(rig, server, ways, wall, apart).run(seconds)
         except Exception:
             if rig is not None:
                 print(rig.epitaph)
@@ -252,7 +305,7 @@ async def play(seed: int, seconds: float, directory: Path) -> list[Violation]:
         with psycopg.connect(server.dsn()) as connection:
             version = connection.info.parameter_status("server_version")
     violations = judge(history)
-    print(summary(history, violations, seed=seed, seconds=seconds, version=version))
+    print(summary(history, violations, command=command, seconds=seconds, version=version))
     for violation in violations[:50]:
         print(violation)
     if violations:
@@ -264,12 +317,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.chaos", description=__doc__)
     parser.add_argument("--minutes", type=float, default=1.0, help="how long jobs flow; at least half a minute")
     parser.add_argument("--seed", type=int, default=None, help="what a failed run has named")
+    parser.add_argument("--pooler", choices=(OWN, PGBOUNCER), default=None, help="let everything go behind one")
     chosen = parser.parse_args()
     seed = random.SystemRandom().randrange(2**32) if chosen.seed is None else chosen.seed
     with tempfile.TemporaryDirectory(prefix="requeuest-chaos-") as directory:
         seconds = max(chosen.minutes * 60, STEADY + QUIET + 10)
-        print(f"chaos for {seconds:.0f} s, seed {seed}", flush=True)
-        violations = trio.run(play, seed, seconds, Path(directory))
+        behind = f" --pooler {chosen.pooler}" if chosen.pooler else ""
+        command = f"python -m tests.faults.chaos --minutes {chosen.minutes:g} --seed {seed}{behind}"
+        print(command, flush=True)
+        violations = trio.run(play, seed, seconds, Path(directory), chosen.pooler, command)
     return 1 if violations else 0
 
 

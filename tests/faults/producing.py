@@ -18,6 +18,7 @@ from requeuest_trio import (
     ALL,
     All,
     Client,
+    Config,
     DatabaseUnavailable,
     InvalidRequest,
     Request,
@@ -58,6 +59,8 @@ class Orders:
     """For each attempt."""
     lease: float | None = None
     """With one, this process delivers too, as a web server might that needs no workers."""
+    config: dict[str, Any] | None = None
+    """A `Config`."""
 
 
 @dataclass(slots=True)
@@ -159,8 +162,9 @@ async def main(settings: dict[str, Any]) -> None:
         nursery.start_soon(hear)
         async with stopping_on_signals(lambda _: None) as stop:
             channels: tuple[str, ...] | All = () if orders.lease is None else ALL
+            config = Config(**(orders.config or {}))
             async with open_requeuest(
-                settings["dsn"], channels, lease=orders.lease or 30.0, poll_interval=0.3
+                settings["dsn"], channels, lease=orders.lease or 30.0, poll_interval=0.3, config=config
             ) as client:
                 name, seed = settings["name"], settings["seed"]
                 producer = Producer(client, orders, name, seed, Journal(settings["log"]))

@@ -195,6 +195,7 @@ class Proxy:
                         await client.send_all(b"N")
                         continue
                     else:
+                        link.conversation.begun(message)
                         messages.have_letters = message.code != CANCEL_REQUEST
                     passed += message.data
                 await lane.wait()

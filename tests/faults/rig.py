@@ -40,6 +40,10 @@ ACTIVITY = (
     "select pid, application_name, state, wait_event_type, wait_event, xact_start, left(query, 100) "
     "from pg_stat_activity where datname = current_database() order by pid"
 )
+CLAIMS = (
+    "select distinct claim from requeuest.job where state = 'running' "
+    "and worker in (select id from requeuest.worker where pid = %s)"
+)
 CLAIM, RECORD = "RECURSIVE place", "json_to_recordset"
 """What tells these statements from others, in the 1,024 bytes of them that the server shows."""
 MIB = 1_048_576
@@ -128,10 +132,10 @@ class Rig:
 
     # --- faults -------------------------------------------------------------------------------------------------------
 
-    def note_fault(self, kind: str, at: float, *, jobs: Iterable[UUID] | None = None, uncounted: bool = False) -> None:
-        """Something was done to the system from then until now."""
+    def note_fault(self, kind: str, at: float, *, jobs: Iterable[UUID] | None = None, **more: bool) -> None:
+        """Something was done to the system from then until now; `more` is about it."""
         concerned = None if jobs is None else frozenset(jobs)
-        self.faults.append(Fault(kind=kind, at=at, until=time.monotonic(), jobs=concerned, uncounted=uncounted))
+        self.faults.append(Fault(kind=kind, at=at, until=time.monotonic(), jobs=concerned, **more))
 
     @contextmanager
     def fault(self, kind: str, **options: Any) -> Iterator[None]:
@@ -174,6 +178,14 @@ class Rig:
             worker.pid,
         )
         return frozenset(row[0] for row in rows)
+
+    async def claims_of(self, worker: Program) -> list[UUID]:
+        """Those under which a worker holds jobs."""
+        return [row[0] for row in await self.ask(CLAIMS, worker.pid)]
+
+    async def until_claimed(self, worker: Program, claims: list[UUID], *, patience: float = PATIENCE) -> None:
+        """Wait until a worker holds jobs under another claim than these."""
+        await self.until_true(f"select exists ({CLAIMS} and claim <> all(%s))", worker.pid, claims, patience=patience)
 
     @asynccontextmanager
     async def locked(self, table: str, mode: str = "SHARE") -> AsyncIterator[None]:

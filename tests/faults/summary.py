@@ -4,20 +4,29 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tests.faults.checker import RULES, Violation
-from tests.faults.figures import after_faults, before_faults, longest_pause, recovery_time, takeover_time
+from tests.faults.figures import (
+    after_faults,
+    before_faults,
+    longest_pause,
+    recovery_time,
+    stored_answers,
+    takeover_time,
+)
 from tests.faults.history import History
 
 
 def summary(
-    history: History, violations: Sequence[Violation], *, seed: int, seconds: float, version: str | None
+    history: History, violations: Sequence[Violation], *, command: str, seconds: float, version: str | None
 ) -> str:
-    """The figures of a history, and the judgement on it."""
+    """The figures of a history, and the judgement on it; `command` is what has made it."""
+    answers = stored_answers(history)
     results = Counter(spawn.result for spawn in history.spawns)
     stored = len(history.by_job.keys() & {spawn.job for spawn in history.spawns if spawn.result == "unknown"})
     accepted = Counter(arrival.job for arrival in history.arrivals if arrival.status == 200)
     states = Counter(job.state for job in history.jobs)
     rows = [
-        ("PostgreSQL, seed", f"{version}, {seed}"),
+        ("printed by", f"`{command}`"),
+        ("PostgreSQL", version),
         ("duration", f"{seconds / 60:.1f} min"),
         ("jobs acknowledged", f"{results['ok']:,}"),
         ("spawns of unknown outcome, and of these stored", f"{results['unknown']:,}, {stored:,}"),
@@ -32,6 +41,9 @@ def summary(
         ("... after the last one", f"{after_faults(history) or 0:.0f}"),
         ("longest time without any delivery", _seconds(longest_pause(history))),
         ("throughput back to 80 % after the last fault within", _seconds(recovery_time(history))),
+        ("answers stored, with jobs and with attempts", f"{answers.stored:,}"),
+        ("... different from what was sent", f"{len(answers.different):,}"),
+        ("... lost", f"{len(answers.lost):,}"),
         *((f"I{number} {_title(rule.__name__)}", _verdict(number, violations)) for number, rule in enumerate(RULES, 1)),
     ]
     return "\n".join(["| what | |", "|---|---|", *(f"| {what} | {value} |" for what, value in rows)])

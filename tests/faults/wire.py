@@ -11,7 +11,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 
 import trio
@@ -90,6 +90,8 @@ class Round:
 class Conversation:
     """What has been said on one connection."""
 
+    program: str | None = None
+    """What the client calls itself."""
     backend: int | None = None
     """The server's process for it."""
     executed: list[str] = field(default_factory=list)
@@ -101,6 +103,11 @@ class Conversation:
     _current: Round | None = None
     _prepared: dict[bytes, str] = field(default_factory=dict)
     _bound: dict[bytes, str] = field(default_factory=dict)
+
+    def begun(self, message: Message) -> None:
+        """The client has sent this first of all."""
+        given = message.body[4:].decode(errors="replace").split("\0")
+        self.program = dict(zip(given[::2], given[1::2], strict=False)).get("application_name")
 
     def sent(self, message: Message) -> tuple[Round, str | None]:
         """The client has sent this. Returns its round, and the statement that it asks to execute, if it does."""
@@ -164,6 +171,11 @@ def name_of(text: str) -> str:
         return "listen"  # the only one that is not the same in every schema
     if text.startswith("BEGIN"):
         return "BEGIN"  # whatever kind of transaction it is, and whatever settings come along
+    return _named(text)
+
+
+@lru_cache(1_000)
+def _named(text: str) -> str:
     return _names().get(_PARAMETER.sub("$", text.strip()), text)
 
 
