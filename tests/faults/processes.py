@@ -124,7 +124,8 @@ class Program:
         try:
             yield
         finally:
-            Suspension(self.log.with_suffix(".suspended")).add(time.monotonic() - at)
+            with Suspension(self.log.with_suffix(".suspended")) as suspension:
+                suspension.add(time.monotonic() - at)
             self.thaw()
 
     def _signal(self, number: signal.Signals) -> None:

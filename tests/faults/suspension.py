@@ -9,9 +9,11 @@ always is.
 
 from __future__ import annotations
 
+import os
 import struct
 import time
 from pathlib import Path
+from typing import Self
 
 import trio
 
@@ -19,19 +21,28 @@ _SECONDS = struct.Struct("d")
 
 
 class Suspension:
-    """How long a process was in suspend so far: in a file that it looks at and the test writes."""
+    """
+    How long a process was in suspend so far: in a file that the test writes while the process stands still.
+
+    It stays open, since its clock may be read when the process has no descriptors left.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        os.close(self._file)
 
     def add(self, seconds: float) -> None:
-        new = self._path.with_suffix(".new")
-        new.write_bytes(_SECONDS.pack(self.seconds + seconds))
-        new.replace(self._path)
+        os.pwrite(self._file, _SECONDS.pack(self.seconds + seconds), 0)
 
     @property
     def seconds(self) -> float:
-        return float(_SECONDS.unpack(self._path.read_bytes())[0]) if self._path.exists() else 0.0
+        written = os.pread(self._file, _SECONDS.size, 0)
+        return float(_SECONDS.unpack(written)[0]) if written else 0.0
 
 
 class SuspendableClock(trio.abc.Clock):
