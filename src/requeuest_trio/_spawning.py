@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from functools import partial
 from typing import NamedTuple
 from uuid import UUID
 
@@ -47,18 +46,22 @@ class Checked:
         for request in requests:
             self._check_request(request)
         delay, at = _due(options.delay, options.at)
-        common = partial(
-            NewJob,
-            channel=channel,
-            priority=checks.priority(options.priority),
-            ordering_key=self._ordering_key(channel, options.ordering_key),
-            at=at,
-            delay=delay,
-            retry=_retry(options.retry),
-            timeout=None if options.timeout is None else checks.seconds("timeout", options.timeout, positive=True),
-        )
+        priority = checks.priority(options.priority)
+        key = self._ordering_key(channel, options.ordering_key)
+        retry = _retry(options.retry)
+        timeout = None if options.timeout is None else checks.seconds("timeout", options.timeout, positive=True)
         return [
-            common(id=job_id, request=request)
+            NewJob(
+                id=job_id,
+                channel=channel,
+                request=request,
+                priority=priority,
+                ordering_key=key,
+                at=at,
+                delay=delay,
+                retry=retry,
+                timeout=timeout,
+            )
             for job_id, request in zip(self._job_ids(ids, len(requests)), requests, strict=True)
         ]
 

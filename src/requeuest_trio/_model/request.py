@@ -118,6 +118,18 @@ class Request:
         timeout: float | timedelta | None = None,
         follow_redirects: bool = False,
     ) -> None:
+        self._fill(method, url, headers, body, accept, timeout, follow_redirects)
+
+    def _fill(
+        self,
+        method: str,
+        url: str,
+        headers: HeaderSource,
+        body: bytes,
+        accept: StatusSpec | Iterable[StatusSpec],
+        timeout: float | timedelta | None,
+        follow_redirects: bool,
+    ) -> None:
         if not isinstance(follow_redirects, bool):
             raise InvalidRequest("follow_redirects", f"must be a bool, not {type(follow_redirects).__name__}")
         accepted = statuses("accept", accept)
@@ -145,43 +157,43 @@ class Request:
     @without_locals
     def get(cls, url: str, **options: Unpack[RequestOptions]) -> Self:
         """Make a GET request; see the class for the options."""
-        return cls._build("GET", url, **options)
+        return cls._build("GET", url, options)
 
     @classmethod
     @without_locals
     def head(cls, url: str, **options: Unpack[RequestOptions]) -> Self:
         """Make a HEAD request; see the class for the options."""
-        return cls._build("HEAD", url, **options)
+        return cls._build("HEAD", url, options)
 
     @classmethod
     @without_locals
     def options(cls, url: str, **options: Unpack[RequestOptions]) -> Self:
         """Make an OPTIONS request; see the class for the options."""
-        return cls._build("OPTIONS", url, **options)
+        return cls._build("OPTIONS", url, options)
 
     @classmethod
     @without_locals
     def delete(cls, url: str, **options: Unpack[RequestOptions]) -> Self:
         """Make a DELETE request; see the class for the options."""
-        return cls._build("DELETE", url, **options)
+        return cls._build("DELETE", url, options)
 
     @classmethod
     @without_locals
     def post(cls, url: str, **options: Unpack[RequestOptions]) -> Self:
         """Make a POST request; see the class for the options."""
-        return cls._build("POST", url, **options)
+        return cls._build("POST", url, options)
 
     @classmethod
     @without_locals
     def put(cls, url: str, **options: Unpack[RequestOptions]) -> Self:
         """Make a PUT request; see the class for the options."""
-        return cls._build("PUT", url, **options)
+        return cls._build("PUT", url, options)
 
     @classmethod
     @without_locals
     def patch(cls, url: str, **options: Unpack[RequestOptions]) -> Self:
         """Make a PATCH request; see the class for the options."""
-        return cls._build("PATCH", url, **options)
+        return cls._build("PATCH", url, options)
 
     @classmethod
     @without_locals
@@ -226,7 +238,7 @@ class Request:
         return self
 
     @classmethod
-    def _build(cls, method: str, url: str, **options: Unpack[RequestOptions]) -> Self:
+    def _build(cls, method: str, url: str, options: RequestOptions) -> Self:
         if not options.keys() <= _OPTIONS:
             raise TypeError(f"Request.{method.lower()}() has no option {min(options.keys() - _OPTIONS)!r}")
         headers = options.get("headers", ())
@@ -237,15 +249,17 @@ class Request:
                 headers += (("Content-Type", content_type),)
         if (params := options.get("params")) is not None:
             url = _with_params(url_text(url), params)
-        return cls(
+        self = object.__new__(cls)
+        self._fill(
             method,
             url,
-            headers=headers,
-            body=body,
-            accept=options.get("accept", SUCCESS),
-            timeout=options.get("timeout"),
-            follow_redirects=options.get("follow_redirects", False),
+            headers,
+            body,
+            options.get("accept", SUCCESS),
+            options.get("timeout"),
+            options.get("follow_redirects", False),
         )
+        return self
 
 
 def _shown(text: str) -> str:

@@ -216,7 +216,7 @@ class Spawner:
             for waiting in batch:
                 if not waiting.done.is_set():
                     waiting.error = error and _for_caller(error, waiting.job)
-                    waiting.is_left = waiting.job.id in left
+                    waiting.is_left = bool(left) and waiting.job.id in left
                     waiting.done.set()
 
     async def _store_repeatedly(
