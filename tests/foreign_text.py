@@ -348,7 +348,7 @@ EXEMPT: Mapping[str, str] = {
     "_http.bodies.Sized.__init__": _KEEPS,
     "_http.connecting.Connector.connect": _IO,
     "_http.exchanges.exchange_through": _OURS,
-    "_http.heads.head_of_plain": "is called by `AnswerParser.feed`",
+    "_http.heads.Head.__init__": "is called by `AnswerParser.feed`",
     "_http.message.head_of": _OURS,
     "_http.progress.Progress.__init__": _KEEPS,
     "_http.progress.Progress.complete": _OURS,

@@ -94,10 +94,10 @@ async def test_before_the_first_byte_the_lease_is_looked_at(receiver: Receiver) 
     lease = Lease(10.0, lambda: now)
     lease.renewed(now)
 
-    async def confirm() -> None:
+    def confirm() -> bool:
         nonlocal now
         now = 300.0
-        await lease.confirm()
+        return lease.confirm()
 
     request = Request.get(receiver.url)
     async with open_sender(None, Config()) as sender:

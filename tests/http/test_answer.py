@@ -41,9 +41,9 @@ def read(pieces: Iterable[bytes], *, is_head: bool = False, parser: AnswerParser
     if not parser.is_complete and parser.problem is None:
         parser.feed_eof()
     return Read(
-        parser.status,
-        parser.reason,
-        parser.headers,
+        parser.head.status,
+        parser.head.reason,
+        parser.head.fields,
         b"".join(parser.pieces),
         parser.is_complete,
         parser.is_reusable,

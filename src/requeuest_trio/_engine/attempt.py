@@ -64,32 +64,31 @@ class Deliverer:
         """
         started = trio.current_time()
         try:
-            return await self._attempt(job, scope, started)
+            try:
+                request, policy = job.read()
+            except MemoryError as error:
+                return described(error)
+            except Exception as error:
+                self._report_damaged(job, error, started)
+            else:
+                if not self.lease.is_valid:
+                    self.give_up(job)
+                elif (problem := await self._deliver(job, request, policy, scope, started)) is not None:
+                    return problem
+            if not self.recorder.has_room:
+                scope.deadline = math.inf
+                await self.recorder.wait_for_room()
         except Exception as error:
             # Whatever this is, it was not foreseen. It may have come when the request was on its way.
             outcome = failed_within(described(error), may_retry=job.attempt < _most_attempts(job))
             self.recorder.submit(Report(job, outcome, started, trio.current_time() - started), outcome.error)
-            return None
-
-    async def _attempt(self, job: Claimed, scope: trio.CancelScope, started: float) -> str | None:
-        try:
-            request, policy = job.read()
-        except MemoryError as error:
-            return described(error)
-        except Exception as error:
-            # What is wrong, word for word, stands in the row. The log must not quote it: a URL may have a token in it.
-            what = error.argument if isinstance(error, InvalidRequest) else type(error).__name__
-            outcome = damaged(str(error) or type(error).__name__)
-            self._report(job, outcome, started, logged=f"the stored job is damaged: {what}")
-        else:
-            if not self.lease.is_valid:
-                self.give_up(job)
-            elif (problem := await self._deliver(job, request, policy, scope, started)) is not None:
-                return problem
-        if not self.recorder.has_room:
-            scope.deadline = math.inf
-            await self.recorder.wait_for_room()
         return None
+
+    def _report_damaged(self, job: Claimed, error: Exception, started: float) -> None:
+        # What is wrong, word for word, stands in the row. The log must not quote it: a URL may have a token in it.
+        what = error.argument if isinstance(error, InvalidRequest) else type(error).__name__
+        outcome = damaged(str(error) or type(error).__name__)
+        self._report(job, outcome, started, logged=f"the stored job is damaged: {what}")
 
     async def _deliver(
         self, job: Claimed, request: Request, policy: RetryPolicy, scope: trio.CancelScope, started: float

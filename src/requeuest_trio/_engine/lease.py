@@ -30,6 +30,8 @@ class Lease:
         self.clock = clock
         self.worker: UUID = uuid4()
         self._trusted_until = -math.inf
+        self._lapses_at = -math.inf
+        """On Trio's clock, if the machine is not suspended until then. One time for all, which Trio sorts but once."""
         self._attempts: dict[trio.CancelScope, float] = {}
         self._cut_short = 0
         self._loss_is_known = True
@@ -54,28 +56,31 @@ class Lease:
         """Whether more may be claimed: not while its renewal is overdue, by a stalled loop or a slow database."""
         return self.left > self.length * _FRESH_PART
 
-    async def confirm(self) -> None:
-        """To be awaited before the first byte of an attempt leaves: without the lease, all attempts end here.
+    def confirm(self) -> bool:
+        """To be asked before the first byte of an attempt leaves: without the lease, all attempts are cancelled here.
 
         Their deadlines are on Trio's clock. After the machine was suspended they come too late.
         """
-        if not self.is_valid:
-            for scope in self._attempts:
-                scope.cancel()
-            await trio.lowlevel.checkpoint_if_cancelled()
+        if self.is_valid:
+            return True
+        for scope in self._attempts:
+            scope.cancel()
+        return False
 
     def renewed(self, asked_at: float) -> None:
         """Trust for another term, counted from when the renewal was asked for."""
         self._trusted_until = max(self._trusted_until, asked_at + self.length * _TRUSTED_PART)
-        trusted_until = self._deadline()
+        # A mock clock has nothing to do with that: then only `confirm` and the watch of the heartbeat end attempts.
+        is_on_own_clock = self.clock is boottime and is_mocked()
+        self._lapses_at = math.inf if is_on_own_clock else trio.current_time() + self.left
         for scope, ends_at in self._attempts.items():
-            scope.deadline = min(ends_at, trusted_until)
+            scope.deadline = min(ends_at, self._lapses_at)
         if self.is_valid:
             self._loss_is_known = False
 
     def lapse(self) -> int | None:
         """Cut short what is being sent. Returns how many attempts that were, or None if this loss is known already."""
-        self._trusted_until = -math.inf
+        self._trusted_until = self._lapses_at = -math.inf
         self.term += 1
         if self._loss_is_known:
             return None
@@ -98,16 +103,7 @@ class Lease:
         still.
         """
         self._attempts[scope] = ends_at
-        scope.deadline = min(ends_at, self._deadline())
-
-    def _deadline(self) -> float:
-        """When the lease lapses, on Trio's clock, if the machine is not suspended meanwhile.
-
-        A mock clock has nothing to do with that: then only `confirm` and the watch of the heartbeat end attempts.
-        """
-        if self.clock is boottime and is_mocked():
-            return math.inf
-        return trio.current_time() + self.left
+        scope.deadline = min(ends_at, self._lapses_at)
 
     def ended(self, scope: trio.CancelScope) -> bool:
         """The attempt has ended. Returns whether the lease has cut it short, and not its own time."""

@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from requeuest_trio._http.chunks import ChunkedBody
-from requeuest_trio._http.heads import MAX_HEADERS, Head, RawHeaders, framing_of, head_of_odd, head_of_plain
+from requeuest_trio._http.heads import MAX_HEADERS, NO_HEAD, Head, RawHeaders, framing_of, head_of_odd, plain_heads
 
 __all__ = ["MAX_HEAD_BYTES", "MAX_INFORMATIONAL", "AnswerParser", "RawHeaders"]
 
@@ -36,8 +36,8 @@ class AnswerParser:
 
     __slots__ = (
         "_at", "_body", "_has_blank", "_head_bytes", "_held", "_informational", "_input", "_is_head", "_left",
-        "has_begun", "has_leftovers", "has_more", "headers", "http_version", "is_complete", "is_head_complete",
-        "keep_alive", "pieces", "problem", "reason", "status",
+        "has_begun", "has_leftovers", "has_more", "head", "is_complete", "is_head_complete", "keep_alive", "pieces",
+        "problem",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class AnswerParser:
         """Get ready for the answer to another request; `is_head` tells that it is to HEAD, and so has no body."""
         self._is_head = is_head
         self._input = b""
-        self._at = self._head_bytes = self._informational = self.status = 0
+        self._at = self._head_bytes = self._informational = 0
         self._has_blank = False
         """Whether an empty line came before it."""
         self._held: bytearray | None = None
@@ -62,8 +62,7 @@ class AnswerParser:
         """Whether the other side will answer more requests, once this answer is complete."""
         self.has_leftovers = False
         """Whether more came than the answer: whose it is, nobody can tell."""
-        self.http_version = self.reason = b""
-        self.headers: RawHeaders = []
+        self.head = NO_HEAD
         self.pieces: list[bytes] = []
         """What has come of the body, and was not taken yet."""
 
@@ -71,6 +70,11 @@ class AnswerParser:
     def is_reusable(self) -> bool:
         """Whether the connection is in the state in which it was before the request (RFC 9112 section 9.3)."""
         return self.is_complete and self.keep_alive and not self.has_leftovers
+
+    @property
+    def status(self) -> int:
+        """Of the answer, or 0."""
+        return self.head.status
 
     @property
     def effort(self) -> tuple[int, int]:
@@ -127,7 +131,7 @@ class AnswerParser:
         end = data.find(b"\r\n\r\n", at, at + _NEAR if at else len(data))
         if end >= 0:
             try:
-                head = head_of_plain(data[at:end].split(b"\r\n"))
+                head = plain_heads[data[at:end]]
             except ValueError:
                 pass  # as it stands, or at all
             else:
@@ -149,7 +153,7 @@ class AnswerParser:
         is_plain = found[0] == b"\n\r\n" and raw.endswith(b"\r")
         raw = raw.removesuffix(b"\r")
         try:
-            head = head_of_plain(raw.split(b"\r\n")) if is_plain else head_of_odd(raw)
+            head = plain_heads[raw] if is_plain else head_of_odd(raw)
         except ValueError:
             is_plain, head = False, head_of_odd(raw)
         self._take_head(head, found.end() - at, is_plain)
@@ -183,10 +187,9 @@ class AnswerParser:
         self._head_bytes += size
         if self._head_bytes > MAX_HEAD_BYTES:
             raise ValueError(_TOO_LONG)
-        version, status, reason, headers = head
-        if len(headers) > MAX_HEADERS:
+        if len(head.fields) > MAX_HEADERS:
             raise ValueError(f"the answer has more than {MAX_HEADERS:,} header fields")
-        if status < 200 and status != 101:
+        if head.status < 200 and head.status != 101:
             self._informational += 1
             if self._informational > MAX_INFORMATIONAL:
                 raise ValueError(f"more than {MAX_INFORMATIONAL:,} answers with status 1xx")
@@ -195,10 +198,7 @@ class AnswerParser:
         self._left, is_chunked, self.keep_alive, self.problem = framing_of(head, self._is_head, is_plain)
         if is_chunked and not self._has_whole_body():
             self._body = ChunkedBody()
-        self.http_version = version
-        self.status = status
-        self.reason = reason
-        self.headers = headers
+        self.head = head
         self.is_head_complete = True
 
     # --- the body -----------------------------------------------------------------------------------------------------

@@ -69,24 +69,26 @@ class Connection:
         """Whether another request can be sent over it."""
         return self.answer.is_reusable and not self.is_closed and not self._is_last
 
-    def is_silent(self) -> bool:
-        """Whether nothing has come, neither data nor an end. Before a request is sent, that is all that is right."""
-        return not self._stream.has_news()
+    def require_silence(self) -> None:
+        """Raise `NotSent` if something has come, data or an end: it answers nothing before anything was asked."""
+        if self._stream.has_news():
+            raise NotSent("the connection was closed, or said something, before it was asked anything")
 
     def close(self) -> None:
         """Close it at once."""
         self.is_closed = True
         self._stream.close()
 
-    async def send(self, message: Message) -> None:
-        """Send a request, unless an answer comes before it has gone: who answers early may read no more of it.
+    async def ask(self, message: Message) -> None:
+        """Send a request, unless an answer comes before it has gone: who answers early may read no more of it. Then
+        read the answer until status and fields are there.
 
         Whatever comes before the first byte has gone answers nothing (RFC 9112 section 9.2).
 
-        Raises `NotSent`, `Disconnected`, `WriteError` or `WriteTimeout`, and what a body in pieces raises.
+        Raises `NotSent`, `Disconnected`, `WriteError`, `WriteTimeout`, `ReadError`, `ReadTimeout` or
+        `RemoteProtocolError`, and what a body in pieces raises.
         """
-        if not self.is_silent():
-            raise NotSent("the connection was closed, or said something, before it was asked anything")
+        self.require_silence()
         self._is_last = message.is_last
         self.answer.expect(is_head=message.method == "HEAD")
         self._turns = None
@@ -101,13 +103,15 @@ class Connection:
             if self.is_closed:
                 raise
             try:
-                await self.receive_head()
+                await self._receive_head()
             except Disconnected as lost:
                 raise lost from error
             except (ReadError, RemoteProtocolError):
                 raise error from None
             # The other side may still wait for the rest of the request.
             self.answer.keep_alive = False
+        while not self.answer.is_head_complete:
+            await self._receive()
 
     async def _send_watching(self, send: Callable[[], Awaitable[None]]) -> None:
         """Send, and stop if an answer comes, or the connection ends (RFC 9112 section 9.5)."""
@@ -168,15 +172,12 @@ class Connection:
             raise WriteError(_text(error)) from error
         raise WriteTimeout(f"could not send for {self.timeouts.write:g} s")
 
-    async def _read(self) -> bytes:
-        if self.timeouts.read == math.inf:
-            return await self._stream.receive()
+    async def _read_in_time(self) -> bytes:
         with trio.move_on_after(self.timeouts.read):
             return await self._stream.receive()
         raise ReadTimeout(f"nothing came for {self.timeouts.read:g} s")
 
-    async def receive_head(self) -> None:
-        """Read until status and fields are there. Raises `Disconnected`, `ReadError` or `RemoteProtocolError`."""
+    async def _receive_head(self) -> None:
         while not self.answer.is_head_complete:
             await self._receive()
 
@@ -202,7 +203,10 @@ class Connection:
             await self._step(self.answer.go_on)
             return
         try:
-            data = await (self._stream.receive(while_sending=True) if while_sending else self._read())
+            if self.timeouts.read == math.inf or while_sending:
+                data = await self._stream.receive(while_sending=while_sending)
+            else:
+                data = await self._read_in_time()
         except _BROKEN as error:
             if self.answer.has_begun or self.is_closed:
                 raise ReadError(_text(error)) from error

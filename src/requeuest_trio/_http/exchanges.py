@@ -47,6 +47,10 @@ class Incoming(Protocol):
     decoded: bytes | None
     """The body, if somebody has read and decoded it already."""
 
+    def whole(self) -> bytes | None:
+        """The body as it came, if all of it has come together with the head: then it need not be read."""
+        ...
+
     async def read(self, keep: Keep) -> bool:
         """Give `keep` the pieces of the body until it returns False or raises, or the body has more chunks than it may
         have. Returns whether the body has ended."""
@@ -92,8 +96,12 @@ class _Own:
         self._transport = transport
         self._connection = connection
         self._is_stopped = False
-        self.status = connection.answer.status
-        self.headers = _text(connection.answer.headers)
+        self.status = connection.answer.head.status
+        self.headers = connection.answer.head.text
+
+    def whole(self) -> bytes | None:
+        answer = self._connection.answer
+        return b"".join(answer.pieces) if answer.is_complete else None
 
     async def read(self, keep: Keep) -> bool:
         connection = self._connection
@@ -159,6 +167,9 @@ class _Foreign:
         self.headers = _text(response.headers.raw)
         # A transport without a network, or a hook of the caller's client, may have done so.
         self.decoded = response.content if response.is_stream_consumed else None
+
+    def whole(self) -> bytes | None:
+        return None
 
     async def read(self, keep: Keep) -> bool:
         return await read_body(self._response, keep, self._reading, MAX_CHUNKS)

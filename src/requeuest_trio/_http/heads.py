@@ -1,15 +1,19 @@
 """Heads of answers: the status line and the fields, by RFC 9112, and what others write all the same. Pure.
 
-A head by the grammar is read line by line, and lines that were seen before are not looked at again: the same servers
-say the same things. Any other head is put in order first, as far as that can't be misunderstood.
+A head by the grammar is read line by line, and neither heads nor lines that were seen before are looked at again: the
+same servers say the same things, in the same second word for word. Any other head is put in order first, as far as that
+can't be misunderstood.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Final
 
-__all__ = ["MAX_HEADERS", "Framing", "Head", "RawHeaders", "framing_of", "head_of_odd", "head_of_plain"]
+from requeuest_trio._model.headers import Headers
+
+__all__ = ["MAX_HEADERS", "NO_HEAD", "Framing", "Head", "RawHeaders", "framing_of", "head_of_odd", "plain_heads"]
 
 RawHeaders = list[tuple[bytes, bytes]]
 
@@ -30,11 +34,39 @@ _MOST_DIGITS: Final = 18
 _NO_BODY: Final = frozenset({101, 204, 304})  # RFC 9112 section 6.3, rule 1; nobody asks for what comes after 101
 _LINES_KEPT: Final = 4_096
 _LONGEST_LINE_KEPT: Final = 256
+_HEADS_KEPT: Final = 256
+_LONGEST_HEAD_KEPT: Final = 1_024
+_PROMISED: Final = re.compile(rb"timeout=(\d{1,6})")
+_SAFETY_SECONDS: Final = 1.0
 
 
-# Plain tuples, because they are made for each answer, and a class takes as long as all the rest.
-Head = tuple[bytes, int, bytes, RawHeaders]
-"""Version, status, reason, and fields."""
+class Head:
+    """Status line and fields of an answer, and what follows from them. Many answers share one: not to be changed."""
+
+    __slots__ = ("fields", "plain_framing", "promised", "reason", "status", "text", "version")
+
+    def __init__(self, version: bytes, status: int, reason: bytes, fields: RawHeaders) -> None:
+        self.version = version
+        self.status = status
+        self.reason = reason
+        self.fields = fields
+        self.text: Headers = tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields])
+        self.promised = _promised_seconds(fields)
+        """How long the other side keeps an idle connection open."""
+        self.plain_framing: Framing | None = None
+        """What `framing_of` gives for a plain head that answers no HEAD, once it was asked."""
+
+
+def _promised_seconds(fields: RawHeaders) -> float:
+    """What the other side tells (RFC 2068 section 19.7.1), less some."""
+    for name, value in fields:
+        if len(name) == 10 and name.lower() == b"keep-alive" and (found := _PROMISED.search(value.lower())):
+            return float(found[1]) - _SAFETY_SECONDS
+    return math.inf
+
+
+NO_HEAD: Final = Head(b"", 0, b"", [])
+
 Framing = tuple[int | None, bool, bool, str | None]
 """Where the body ends, as RFC 9112 section 6.3 has it: its length, if that is known; whether it is chunked; whether
 another answer may follow it; why it can't be read. Neither length nor chunks: it ends with the connection."""
@@ -77,11 +109,21 @@ _status_lines: Final = _StatusLines()
 _fields: Final = _Fields()
 
 
-def head_of_plain(lines: list[bytes]) -> Head:
-    """A head by the grammar, taken apart at its line ends. Raises `ValueError` for any other."""
-    known = _fields
-    version, status, reason = _status_lines[lines[0]]
-    return version, status, reason, [known[line] for line in lines[1:]]
+class _PlainHeads(dict[bytes, Head]):
+    """The same for whole heads, without the empty line."""
+
+    def __missing__(self, raw: bytes) -> Head:
+        first, *rest = raw.split(b"\r\n")
+        known = _fields
+        read = Head(*_status_lines[first], [known[line] for line in rest])
+        if len(raw) <= _LONGEST_HEAD_KEPT:
+            if len(self) >= _HEADS_KEPT:
+                self.clear()
+            self[raw] = read
+        return read
+
+
+plain_heads: Final = _PlainHeads()
 
 
 # --- what others write ------------------------------------------------------------------------------------------------
@@ -103,8 +145,7 @@ def head_of_odd(data: bytes) -> Head:
     lines = _LINE_END.split(unfolded)
     if any(b"\r" in line for line in (first, *lines)):
         raise ValueError("the answer's head has a CR that ends no line (RFC 9112 section 2.2)")
-    version, status, reason = _status_lines[first.rstrip(b" \t")]
-    return version, status, reason, [field for line in lines if (field := _odd_field(line))]
+    return Head(*_status_lines[first.rstrip(b" \t")], [field for line in lines if (field := _odd_field(line))])
 
 
 def _odd_field(line: bytes) -> tuple[bytes, bytes] | None:
@@ -128,7 +169,15 @@ def framing_of(head: Head, is_head: bool, is_plain: bool) -> Framing:
 
     Raises `ValueError` if there is a length, and it is in doubt.
     """
-    version, status, _, headers = head
+    if is_plain and not is_head:
+        if head.plain_framing is None:
+            head.plain_framing = _framing_of(head, is_head=False, is_plain=True)
+        return head.plain_framing
+    return _framing_of(head, is_head, is_plain)
+
+
+def _framing_of(head: Head, is_head: bool, is_plain: bool) -> Framing:
+    version, status, headers = head.version, head.status, head.fields
     length: bytes | None = None
     is_chunked = False
     for name, value in headers:

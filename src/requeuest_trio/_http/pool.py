@@ -5,8 +5,6 @@ Nothing here is searched: taking a connection and giving it back cost the same w
 
 from __future__ import annotations
 
-import math
-import re
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Final
@@ -19,8 +17,6 @@ from requeuest_trio._model.ecosystem import ConnectError
 
 __all__ = ["ConnectionStatistics", "Connections"]
 
-_PROMISED = re.compile(rb"timeout=(\d{1,6})")
-_SAFETY_SECONDS: Final = 1.0
 _EXTRA_PART: Final = 5
 
 
@@ -82,6 +78,15 @@ class Connections:
         waiting = sum(len(of_origin.waiting) for of_origin in self._origins.values())
         return ConnectionStatistics(open=self._open, idle=len(self._idle), waiting=waiting)
 
+    def take_idle(self, origin: Origin) -> Connection | None:
+        """A connection that is there and that nobody else waits for. It is taken as `take` would."""
+        now = trio.current_time()
+        self._close_expired_now_and_then(now)
+        of_origin = self._origins.get(origin)
+        if of_origin is None or of_origin.waiting or self._is_closed:
+            return None
+        return self._find_idle(of_origin, now)
+
     async def take(self, origin: Origin, *, fresh: bool = False) -> Connection | None:
         """Wait for a place, and return the connection that is there, or None if one has to be opened.
 
@@ -89,12 +94,13 @@ class Connections:
         always None. Raises `ConnectError` once this is closed. Cancelled: nothing was taken.
         """
         self._require_open()
-        self._close_expired_now_and_then()
+        now = trio.current_time()
+        self._close_expired_now_and_then(now)
         of_origin = self._origins.get(origin)
         if of_origin is None:
             of_origin = self._origins[origin] = _OfOrigin()
         if not of_origin.waiting:
-            if (connection := self._find_idle(of_origin)) is not None:
+            if (connection := self._find_idle(of_origin, now)) is not None:
                 if not fresh:
                     return connection
                 self._empty(connection)
@@ -118,7 +124,7 @@ class Connections:
             return
         of_origin = self._origins[connection.origin]
         connection.has_served = True
-        connection.expires_at = trio.current_time() + min(self.keepalive, _promised_seconds(connection))
+        connection.expires_at = trio.current_time() + min(self.keepalive, connection.answer.head.promised)
         if of_origin.waiting and not self._is_turn_of_others(of_origin):
             self._hand_over(connection.origin, of_origin, connection)
         elif self._hungry:
@@ -195,18 +201,17 @@ class Connections:
         if self._is_closed:
             raise ConnectError("the transport is closed")
 
-    def _close_expired_now_and_then(self) -> None:
-        now = trio.current_time()
+    def _close_expired_now_and_then(self, now: float) -> None:
         if now >= self._look_at:
             self._look_at = now + self.keepalive
             self.close_expired()
 
-    def _find_idle(self, of_origin: _OfOrigin) -> Connection | None:
+    def _find_idle(self, of_origin: _OfOrigin, now: float) -> Connection | None:
         """The idle connection that was used last, if its time is not over. Whether it works is seen as it is used."""
         while of_origin.idle:
             connection = of_origin.idle.pop()
             del self._idle[connection]
-            if connection.expires_at > trio.current_time():
+            if connection.expires_at > now:
                 self._in_use.add(connection)
                 return connection
             connection.close()
@@ -328,11 +333,3 @@ class Connections:
         """Put an origin at the end of the line if only the limit for all is in its way."""
         if of_origin.waiting and of_origin.open < self._most_per_origin:
             self._hungry[origin] = None
-
-
-def _promised_seconds(connection: Connection) -> float:
-    """How long the other side keeps an idle connection open, if it tells (RFC 2068 section 19.7.1), less some."""
-    for name, value in connection.answer.headers:
-        if len(name) == 10 and name.lower() == b"keep-alive" and (found := _PROMISED.search(value.lower())):
-            return float(found[1]) - _SAFETY_SECONDS
-    return math.inf

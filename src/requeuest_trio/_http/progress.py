@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
+
+import trio
 
 from requeuest_trio._http.describing import causes, described
 from requeuest_trio._http.shortages import is_shortage as caused_by_shortage
@@ -33,8 +35,8 @@ _BEFORE_SENT: Final = frozenset({Reached.RESOLVE, Reached.CONNECT, Reached.TLS})
 class Progress:
     """How far one attempt has come. Read after the attempt was cut short, wherever that was."""
 
-    def __init__(self, sent: Headers, confirm: Callable[[], Awaitable[None]] | None = None) -> None:
-        """`confirm` is awaited each time before a request begins to be sent, and may stop it by a cancellation."""
+    def __init__(self, sent: Headers, confirm: Callable[[], bool] = lambda: True) -> None:
+        """`confirm` is asked each time before a request begins to be sent; False: it has cancelled that."""
         self.body = bytearray()
         self.headers: Headers = ()
         self.is_decoded = False
@@ -53,8 +55,8 @@ class Progress:
     async def step(self, reached: Reached) -> None:
         """The library's own transport begins a step."""
         self._is_traced = True
-        if reached is Reached.SENT and self._confirm is not None:
-            await self._confirm()
+        if reached is Reached.SENT and not self._confirm():
+            await trio.lowlevel.checkpoint_if_cancelled()
         # Forward only: a second hop, or a second connection, does not unsend the first.
         if _ORDER[reached] > _ORDER[self._reached]:
             self._reached = reached

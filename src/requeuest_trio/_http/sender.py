@@ -78,9 +78,27 @@ class Sender:
         Cancelled: the connection is closed, and `progress` tells how far it came. Raises nothing else.
         """
         progress.sensitive = self._sensitive
+        redirects_left = self._max_redirects
+        hop = Hop(request.method, request.url, request.headers, request.body, added, share=share)
         try:
-            hop = Hop(request.method, request.url, request.headers, request.body, added, share=share)
-            return await self._exchange(request, hop, progress)
+            while True:
+                answer = await self._exchange_once(hop, progress)
+                try:
+                    progress.answered(answer.status, answer.headers, None if hop.url == request.url else hop.url)
+                    following = (
+                        self._following(hop, answer.status, answer.headers) if request.follow_redirects else None
+                    )
+                    if isinstance(following, Hop) and not redirects_left:
+                        following = f"more than {self._max_redirects} redirects"
+                    if not isinstance(following, Hop):
+                        await self._read_body(answer, progress)
+                        return progress.complete(following)
+                finally:
+                    # Of a redirect, the body is not read: it may be endless.
+                    await answer.aclose()
+                hop = following
+                redirects_left -= 1
+                progress.starts_over()
         except Exception as error:
             # Transports raise what they like; none of it may end the runner.
             return progress.failed(error)
@@ -88,31 +106,15 @@ class Sender:
             # A cancellation in the company of such errors, from a transport with a nursery: it alone goes on.
             raise (group.split(Exception)[1] or group) from None
 
-    async def _exchange(self, request: Request, hop: Hop, progress: Progress) -> Delivery:
-        redirects_left = self._max_redirects
-        while True:
-            answer = await self._exchange_once(hop, progress)
-            try:
-                progress.answered(answer.status, answer.headers, None if hop.url == request.url else hop.url)
-                following = self._following(hop, answer.status, answer.headers) if request.follow_redirects else None
-                if isinstance(following, Hop) and not redirects_left:
-                    following = f"more than {self._max_redirects} redirects"
-                if not isinstance(following, Hop):
-                    await self._read_body(answer, progress)
-                    return progress.complete(following)
-            finally:
-                # Of a redirect, the body is not read: it may be endless.
-                await answer.aclose()
-            hop = following
-            redirects_left -= 1
-            progress.starts_over()
-
     async def _read_body(self, answer: Incoming, progress: Progress) -> None:
         if answer.decoded is not None:
             progress.take(answer.decoded, self._body_limit)
             progress.is_decoded = find(answer.headers, "content-encoding") is not None
             return
         decoder = decoder_for(answer.headers)
+        if decoder is None and (body := answer.whole()) is not None:
+            progress.take(body, self._body_limit)
+            return
         try:
             if decoder is None:
                 is_whole = await answer.read(partial(self._keep, answer, progress))

@@ -128,17 +128,29 @@ class TrioTransport(httpx2.AsyncBaseTransport):
         """
         can_repeat = isinstance(message.body, bytes)
         is_repeated = False
-        while True:
-            connection = await self._take(message, on_step, timeouts, fresh=is_repeated)
+        while True:  # noqa: ASYNC913 - each turn asks whether it is cancelled
+            connection = None if is_repeated else self._connections.take_idle(message.origin)
+            if connection is None:
+                connection = await self._take(message, on_step, timeouts, fresh=is_repeated)
+            connection.timeouts = timeouts
             try:
-                await self._exchange_over(connection, message, on_step)
+                # Sending need not wait for anything, and what has no more time must not be sent.
+                await trio.lowlevel.checkpoint_if_cancelled()
+                connection.require_silence()
+                await on_step(Reached.SENT)
+                await connection.ask(message)
             except NotSent:
+                self._drop(connection)
                 if not connection.has_served:
                     raise
                 continue
             except Disconnected:
+                self._drop(connection)
                 if not connection.has_served or not can_repeat:
                     raise
+            except BaseException:
+                self._drop(connection)
+                raise
             else:
                 if not (connection.has_served and can_repeat and connection.answer.has_given_up_waiting):
                     return connection
@@ -149,12 +161,15 @@ class TrioTransport(httpx2.AsyncBaseTransport):
         """Keep the connection for the next request, or close it, if its answer was not read to the end."""
         self._connections.give_back(connection)
 
-    async def _take(self, message: Message, on_step: OnStep, timeouts: Timeouts, *, fresh: bool = False) -> Connection:
+    def _drop(self, connection: Connection) -> None:
+        connection.close()
+        self._connections.give_back(connection)
+
+    async def _take(self, message: Message, on_step: OnStep, timeouts: Timeouts, *, fresh: bool) -> Connection:
         with timeouts.waiting_for_place():
             connection = await self._connections.take(message.origin, fresh=fresh)
         if connection is None:
-            connection = await self._connect(message.origin, message.share, on_step, timeouts)
-        connection.timeouts = timeouts
+            return await self._connect(message.origin, message.share, on_step, timeouts)
         return connection
 
     async def _connect(self, origin: Origin, share: str | None, on_step: OnStep, timeouts: Timeouts) -> Connection:
@@ -171,20 +186,6 @@ class TrioTransport(httpx2.AsyncBaseTransport):
         self._connections.opened(connection)
         return connection
 
-    async def _exchange_over(self, connection: Connection, message: Message, on_step: OnStep) -> None:
-        try:
-            # Sending need not wait for anything, and what has no more time must not be sent.
-            await trio.lowlevel.checkpoint_if_cancelled()
-            if not connection.is_silent():
-                raise NotSent("the connection was closed, or said something, before it was asked anything")
-            await on_step(Reached.SENT)
-            await connection.send(message)
-            await connection.receive_head()
-        except BaseException:
-            connection.close()
-            self._connections.give_back(connection)
-            raise
-
     # --- for httpx2 ---------------------------------------------------------------------------------------------------
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -200,13 +201,14 @@ class TrioTransport(httpx2.AsyncBaseTransport):
                 self.release(connection)
                 raise
         body = _Body(self, connection, partial(_until, ends_at, self._deadline), self._max_body)
+        head = connection.answer.head
         response = httpx2.Response(
-            connection.answer.status,
-            headers=connection.answer.headers,
+            head.status,
+            headers=head.fields,
             stream=body,
             extensions={
-                "http_version": connection.answer.http_version,
-                "reason_phrase": connection.answer.reason,
+                "http_version": head.version,
+                "reason_phrase": head.reason,
                 "truncated": False,
             },
         )
