@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import signal
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
+import trio
+from psycopg import pq
 
 from requeuest_trio import DatabaseUnavailable, JobState, Request, open_requeuest
-from requeuest_trio.cli.dsn import is_lasting
+from requeuest_trio.cli.refusals import is_lasting
 from requeuest_trio.embedded import open_embedded
 from requeuest_trio.testing import open_receiver
 from tests.acceptance.cli import invoke, open_gate, requeuest, running
@@ -81,7 +87,7 @@ async def test_what_the_database_refuses_is_not_tried_for_ever(server: TestServe
         assert (ended.status, ended.out) == (2, "")
         [line] = ended.err.splitlines()
         assert "does not exist" in line
-        assert "this will hardly mend itself: correct --dsn" in line
+        assert "waiting will not help: give a user, password and database that the server has" in line
 
 
 async def test_it_waits_for_its_database() -> None:
@@ -106,8 +112,53 @@ async def test_it_waits_for_its_database() -> None:
         ("the database system is starting up", False),
     ],
 )
-def test_what_will_hardly_mend_itself(text: str, expected: bool) -> None:
-    assert is_lasting(DatabaseUnavailable(f"PostgreSQL is not available: {text}")) is expected
+async def test_what_waiting_will_not_help(text: str, expected: bool) -> None:
+    assert await is_lasting(DatabaseUnavailable(f"PostgreSQL is not available: {text}"), "") is expected
+
+
+@pytest.mark.skipif(pq.version() < 170000, reason="libpq tells no SQLSTATE of a refused connection")
+@pytest.mark.parametrize(
+    ("severity", "state", "words"),
+    [
+        ("FATAL", "28P01", "Passwort-Authentifizierung für Benutzer »app« fehlgeschlagen"),
+        ("ВАЖНО", "28000", "роль «app» не существует"),
+        ("FATAL", "3D000", "la base de données « app » n'existe pas"),
+    ],
+)
+async def test_what_the_database_refuses_in_its_own_language(severity: str, state: str, words: str) -> None:
+    async with open_refusing_server(severity, state, words) as dsn:
+        ended = await requeuest("worker", "--all", dsn=dsn)
+    assert (ended.status, ended.out) == (2, "")
+    [line] = ended.err.splitlines()
+    assert words in line
+    assert "waiting will not help" in line
+
+
+async def test_what_will_pass_is_waited_for_in_every_language() -> None:
+    async with (
+        open_refusing_server("FATAL", "57P03", "das Datenbanksystem startet") as dsn,
+        running("worker", "--all", dsn=dsn) as worker,
+    ):
+        await worker.wait_to_say("trying again in", times=2)
+        worker.signal(signal.SIGTERM)
+        assert await worker.status() == 0
+
+
+@asynccontextmanager
+async def open_refusing_server(severity: str, state: str, words: str) -> AsyncIterator[str]:
+    """A server that speaks as much of PostgreSQL's protocol as it takes to refuse every connection; its DSN."""
+    fields = {"S": severity, "V": "FATAL", "C": state, "M": words}
+    error = b"".join(f"{field}{text}".encode() + b"\0" for field, text in fields.items()) + b"\0"
+
+    async def refuse(stream: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            await stream.receive_some()  # the start-up packet
+            await stream.send_all(b"E" + struct.pack("!i", len(error) + 4) + error)
+
+    async with trio.open_nursery() as nursery:
+        [listener] = await nursery.start(partial(trio.serve_tcp, refuse, 0, host="127.0.0.1"))
+        yield f"host=127.0.0.1 port={listener.socket.getsockname()[1]} user=app dbname=app sslmode=disable"
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_signal_while_it_waits(tmp_path: Path) -> None:

@@ -87,6 +87,8 @@ def mutants() -> list[Mutant]:
 def main(words: Sequence[str]) -> int:
     """Try the mutants, and print what became of each."""
     chosen = [mutant for mutant in mutants() if not words or any(word in mutant.name for word in words)]
+    if not chosen:
+        sys.exit(f"no mutant's name contains {' or '.join(words)}\n{__doc__}")
     with _copy(PROJECT) as original:
         tests = sorted({test for mutant in chosen for test in mutant.noticed_by})
         if failed := _first_failure(original, tests, PATIENCE * len(tests)):
@@ -95,7 +97,7 @@ def main(words: Sequence[str]) -> int:
         with ThreadPoolExecutor(AT_ONCE) as threads:
             survivors = sum(map(_show, chosen, threads.map(partial(_try, original), chosen)))
     print(f"\n{len(chosen) - survivors} of {len(chosen)} are noticed.")
-    return 1 if survivors or not chosen else 0
+    return 1 if survivors else 0
 
 
 def _show(mutant: Mutant, failed: str | None) -> bool:

@@ -131,9 +131,15 @@ async def test_a_worker_that_is_refused_ends(secured: Secured, wrong: dict[str, 
     ended = await requeuest("worker", "--all", dsn=secured.dsn(**wrong))
     assert (ended.status, ended.out) == (2, "")
     [line] = ended.err.splitlines()
-    assert "this will hardly mend itself: correct --dsn" in line
+    assert "waiting will not help: give a user, password and database that the server has" in line
     assert "s3cret" not in line
     assert "pässword" not in line
+
+
+async def test_a_missing_password_is_asked_for(secured: Secured) -> None:
+    ended = await requeuest("jobs", dsn=secured.dsn(password=None))
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err.endswith("no password supplied; put it into PGPASSWORD or ~/.pgpass\n")
 
 
 async def test_a_password_that_is_changed_holds_for_the_next_connection(secured: Secured, tmp_path: Path) -> None:

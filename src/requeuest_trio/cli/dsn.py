@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from shlex import quote
@@ -10,17 +9,12 @@ from typing import Any, cast
 
 import trio
 
-from requeuest_trio import Client, DatabaseUnavailable, Job, RequeuestError, SchemaMismatch, open_requeuest
+from requeuest_trio import Client, Job, RequeuestError, SchemaMismatch, open_requeuest
 from requeuest_trio._embedded.files import Home
 from requeuest_trio._model.dsn import option_for
 from requeuest_trio.embedded import embedded_path, open_embedded
 
-__all__ = ["every_job", "is_lasting", "open_existing", "option_of"]
-
-_LASTING = re.compile(
-    r'(database|role) ".*" does not exist|password authentication failed|no password supplied|no pg_hba\.conf entry'
-    r'|role ".*" is not permitted to log in'
-)
+__all__ = ["every_job", "open_existing", "option_of"]
 
 
 @asynccontextmanager
@@ -53,8 +47,3 @@ def every_job(client: Client, **wanted: Any) -> aclosing[AsyncGenerator[Job, Non
 def option_of(dsn: str) -> tuple[str, str]:
     """As `option_for`, also for an embedded server, which has no secrets."""
     return option_for(dsn) if embedded_path(dsn) is None else (f" --dsn {quote(dsn)}", "")
-
-
-def is_lasting(error: DatabaseUnavailable) -> bool:
-    """Whether somebody has to do something. By its words, which is all that libpq tells of a refused connection."""
-    return _LASTING.search(str(error)) is not None

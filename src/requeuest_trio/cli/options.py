@@ -11,7 +11,7 @@ dsn_option = click.option(
     envvar="REQUEUEST_DSN",
     show_envvar=True,
     help="The database: postgresql://user@host/name or any libpq connection string, or embedded:/path for one of the "
-    "library's own. Keep a password in the environment variable or in ~/.pgpass.",
+    "library's own. Keep a password off the command line: in REQUEUEST_DSN, PGPASSWORD or ~/.pgpass.",
 )
 
 schema_option = click.option(

@@ -16,7 +16,7 @@ from rich.console import Console
 from requeuest_trio import ALL, Client, DatabaseUnavailable, open_requeuest
 from requeuest_trio.cli import options
 from requeuest_trio.cli.display import logging_to, make_console, one_line, say
-from requeuest_trio.cli.dsn import is_lasting
+from requeuest_trio.cli.refusals import is_lasting
 from requeuest_trio.cli.running import FINE, run
 from requeuest_trio.cli.signals import stopping_on_signals
 
@@ -24,7 +24,10 @@ __all__ = ["worker"]
 
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
-_HINT = "; this will hardly mend itself: correct --dsn, or create or permit what it names"
+_HINT = (
+    "; waiting will not help: give a user, password and database that the server has (in --dsn, PGPASSWORD or "
+    "~/.pgpass), or create or permit them there"
+)
 
 
 @click.command(short_help="Deliver what is in the queue, until it is stopped.")
@@ -81,11 +84,11 @@ def worker(
     names = "all channels" if everything else f"channels {', '.join(channels)}"
     greeting = f"delivering {names}; Ctrl-C or SIGTERM stops"
     farewell = f"finishing the requests under way, for {grace:g} s at most"
-    run(partial(_work, queue, greeting, farewell, logging.DEBUG if verbose else logging.INFO))
+    run(partial(_work, dsn, queue, greeting, farewell, logging.DEBUG if verbose else logging.INFO))
 
 
 async def _work(
-    open_queue: Callable[[], AbstractAsyncContextManager[Client]], greeting: str, farewell: str, level: int
+    dsn: str, open_queue: Callable[[], AbstractAsyncContextManager[Client]], greeting: str, farewell: str, level: int
 ) -> int:
     err = make_console(sys.stderr)
     async with stopping_on_signals(partial(say, err)) as stop:
@@ -98,16 +101,20 @@ async def _work(
                         with stop.gracefully(farewell):
                             await trio.sleep_forever()
                 except DatabaseUnavailable as error:
-                    if is_lasting(error):
-                        raise DatabaseUnavailable(str(error) + _HINT) from error
-                    pause = await _wait_for_database(one_line(str(error)), pause, err)
+                    pause = await _wait_for_database(error, dsn, pause, err)
     say(err, "stopped")
     return FINE if stop.signals == 1 else stop.exit_status
 
 
-async def _wait_for_database(reason: str, pause: float, err: Console) -> float:
-    """Wait a while, and return how long to wait the next time. Spread, so that many workers do not come at once."""
+async def _wait_for_database(error: DatabaseUnavailable, dsn: str, pause: float, err: Console) -> float:
+    """Wait a while, and return how long to wait the next time. Spread, so that many workers do not come at once.
+
+    Raises:
+        DatabaseUnavailable: waiting will not help.
+    """
+    if await is_lasting(error, dsn):
+        raise DatabaseUnavailable(str(error) + _HINT) from error
     pause *= random.uniform(0.75, 1.25)  # noqa: S311 - no secret
-    say(err, f"{reason}; trying again in {pause:.1f} s")
+    say(err, f"{one_line(str(error))}; trying again in {pause:.1f} s")
     await trio.sleep(pause)
     return min(pause * 2, _LONGEST_PAUSE)
