@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from requeuest_trio._http.chunks import ChunkedBody
-from requeuest_trio._http.heads import MAX_HEADERS, NO_HEAD, Head, RawHeaders, framing_of, head_of_odd, plain_heads
+from requeuest_trio._http.heads import NO_HEAD, Head, RawHeaders, framing_of, head_of_odd, plain_heads
 
 __all__ = ["MAX_HEAD_BYTES", "MAX_INFORMATIONAL", "AnswerParser", "RawHeaders"]
 
@@ -187,8 +187,6 @@ class AnswerParser:
         self._head_bytes += size
         if self._head_bytes > MAX_HEAD_BYTES:
             raise ValueError(_TOO_LONG)
-        if len(head.fields) > MAX_HEADERS:
-            raise ValueError(f"the answer has more than {MAX_HEADERS:,} header fields")
         if head.status < 200 and head.status != 101:
             self._informational += 1
             if self._informational > MAX_INFORMATIONAL:

@@ -19,6 +19,7 @@ RawHeaders = list[tuple[bytes, bytes]]
 
 MAX_HEADERS: Final = 1_000
 
+_TOO_MANY: Final = f"the answer has more than {MAX_HEADERS:,} lines in its head"
 _TOKEN: Final = (
     b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"  # RFC 9110 section 5.6.2
 )
@@ -31,6 +32,8 @@ _NAMES_OF_FRAMING: Final = re.compile(rb"content.?length|transfer.?encoding", re
 _NAMES: Final = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 _LENGTHS_OF_NAMES: Final = frozenset(map(len, _NAMES))
 _MOST_DIGITS: Final = 18
+_LONGEST_LIST: Final = 1_000
+"""Bytes of what one field says, all its lines together. A longer list is not taken apart."""
 _NO_BODY: Final = frozenset({101, 204, 304})  # RFC 9112 section 6.3, rule 1; nobody asks for what comes after 101
 _LINES_KEPT: Final = 4_096
 _LONGEST_LINE_KEPT: Final = 256
@@ -113,6 +116,8 @@ class _PlainHeads(dict[bytes, Head]):
     """The same for whole heads, without the empty line."""
 
     def __missing__(self, raw: bytes) -> Head:
+        if raw.count(b"\n") > MAX_HEADERS:
+            raise ValueError(_TOO_MANY)
         first, *rest = raw.split(b"\r\n")
         known = _fields
         read = Head(*_status_lines[first], [known[line] for line in rest])
@@ -136,7 +141,7 @@ def head_of_odd(data: bytes) -> Head:
     where the body ends), and if the status line is none.
     """
     if data.count(b"\n") > MAX_HEADERS:
-        raise ValueError(f"the answer has more than {MAX_HEADERS:,} lines in its head")
+        raise ValueError(_TOO_MANY)
     if b"\0" in data:
         raise ValueError("the answer's head has a NUL (RFC 9110 section 5.5)")
     # White space before the first field is no continuation of anything (RFC 9112 section 2.2).
@@ -195,15 +200,16 @@ def _framing_of(head: Head, is_head: bool, is_plain: bool) -> Framing:
                 return None, True, length is None, None
             if length is not None and length.isdigit() and len(length) <= _MOST_DIGITS:
                 return int(length), False, True, None
-    keep_alive = is_plain and _keeps_alive(version, _list_in(headers, b"connection"))
+    keep_alive = is_plain and _keeps_alive(version, _said_in(headers, b"connection"))
     if is_head or status in _NO_BODY:
         return 0, False, keep_alive and status != 101, None
     lengths = [value for name, value in headers if name.lower() == b"content-length"]
-    codings = _list_in(headers, b"transfer-encoding")
+    said = _said_in(headers, b"transfer-encoding")
+    codings = _items_of(said[:_LONGEST_LIST])
     left = [coding for coding in codings if coding != b"identity"]  # which RFC 2616 had
     if not left:
         return _measured(lengths, keep_alive and not codings)
-    if set(left) == {b"chunked"}:
+    if set(left) == {b"chunked"} and len(said) <= _LONGEST_LIST:
         # It comes before a length, which then costs the connection (section 6.3, rule 3), and so does HTTP/1.0 (section
         # 6.1). Nobody applies it twice (section 7.1): a list may be spread over several fields, or repeated by a proxy.
         return None, True, keep_alive and version != b"HTTP/1.0" and len(codings) == 1 and not lengths, None
@@ -211,15 +217,19 @@ def _framing_of(head: Head, is_head: bool, is_plain: bool) -> Framing:
     return None, False, False, problem
 
 
-def _keeps_alive(version: bytes, options: list[bytes]) -> bool:
-    return b"close" not in options and (version != b"HTTP/1.0" or b"keep-alive" in options)
+def _keeps_alive(version: bytes, said: bytes) -> bool:
+    options = _items_of(said[:_LONGEST_LIST])
+    return (
+        len(said) <= _LONGEST_LIST and b"close" not in options and (version != b"HTTP/1.0" or b"keep-alive" in options)
+    )
 
 
 def _measured(lengths: list[bytes], keep_alive: bool) -> Framing:
     if not lengths:
         return None, False, False, None
-    values = {value.strip(b" \t").lstrip(b"0") or b"0" for value in b",".join(lengths).split(b",")}
-    if len(values) > 1:
+    said = b",".join(lengths)
+    values = {value.strip(b" \t").lstrip(b"0") or b"0" for value in said[:_LONGEST_LIST].split(b",")}
+    if len(values) > 1 or len(said) > _LONGEST_LIST:
         raise ValueError(f"the answer has several lengths: {b', '.join(lengths)[:60]!r}")
     [value] = values
     if not _is_number(value) or not b"".join(lengths):
@@ -231,6 +241,10 @@ def _is_number(value: bytes) -> bool:
     return value.isdigit() and len(value) <= _MOST_DIGITS
 
 
-def _list_in(headers: RawHeaders, wanted: bytes) -> list[bytes]:
-    values = b",".join([value for name, value in headers if name.lower() == wanted]).lower()
-    return [value for each in values.split(b",") if (value := each.strip(b" \t"))]
+def _said_in(headers: RawHeaders, wanted: bytes) -> bytes:
+    """What a field says, in all its lines, which are one list (RFC 9110 section 5.3)."""
+    return b",".join([value for name, value in headers if name.lower() == wanted]).lower()
+
+
+def _items_of(said: bytes) -> list[bytes]:
+    return [item for each in said.split(b",") if (item := each.strip(b" \t"))]
