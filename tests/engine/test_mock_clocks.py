@@ -76,6 +76,19 @@ def test_a_slow_answer_is_waited_for(migrated_dsn: str, clock: Callable[[], trio
     assert not log.fields("database_lost")
 
 
+def test_a_limit_of_the_application_is_not_over_while_postgresql_answers(migrated_dsn: str) -> None:
+    """It is what comes next by the clock, and all tasks are blocked while the server sleeps."""
+    with psycopg.connect(migrated_dsn, autocommit=True) as connection:
+        connection.execute(SLOW.encode())
+
+    async def main() -> None:
+        async with open_requeuest(migrated_dsn, (), http=httpx2.MockTransport(answer)) as client:
+            with trio.fail_after(1.0):
+                await client.spawn("c", Request.get("http://x.test/slow"))
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
 async def test_with_the_fixture_of_pytest_trio(migrated_dsn: str, autojump_clock: trio.testing.MockClock) -> None:
     """An hour of the application's passes in a moment, in which beats and polls go on; a delivery over real sockets."""
     async with open_receiver() as receiver, open_requeuest(migrated_dsn, ["c"]) as client:

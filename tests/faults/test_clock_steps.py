@@ -11,11 +11,16 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
+import trio
 
 from requeuest_trio import Config, Request, migrate, open_requeuest
 from requeuest_trio._engine.clocks import DatabaseClock
@@ -76,6 +81,43 @@ async def test_the_living_do_not_rob_each_other(rig: Rig, wall: Wall, seconds: f
         assert not events.keys() & {"rescued", "lease_lost", "outcomes_stale"}
     assert Counter(Counter(arrival.job for arrival in rig.arrivals()).values()) == {1: 2 * places}
     assert await rig.ask("select attempts, count(*) from requeuest.job group by attempts") == [(1, 2 * places)]
+
+
+@asynccontextmanager
+async def kept_from_beating(rig: Rig, worker: Program) -> AsyncIterator[None]:
+    """A worker gives no sign of life as long as this block lasts."""
+    connection = await trio.to_thread.run_sync(partial(psycopg.connect, rig.dsn))
+    try:
+        locked = connection.execute("select from requeuest.worker where pid = %s for update", [worker.pid])
+        assert locked.rowcount == 1
+        yield
+    finally:
+        connection.close()
+
+
+async def until_rescued(rig: Rig) -> None:
+    """Wait for a round of maintenance: it rescues a job of a process that never was."""
+    [[orphan]] = await rig.ask(
+        "insert into requeuest.job (channel, method, url, state, attempts, worker, claim, claimed_at) "
+        "values ('orphans', 'GET', %s, 'running', 1, gen_random_uuid(), gen_random_uuid(), now()) returning id",
+        rig.url,
+    )
+    await rig.until_true("select exists (select from requeuest.attempt where job_id = %s)", orphan)
+
+
+async def test_who_has_given_no_sign_since_the_step_is_not_robbed(rig: Rig, wall: Wall) -> None:
+    """Two others have, and look for lost processes."""
+    await rig.start_receiver(Answer(manner="never"))
+    terms: dict[str, Any] = {"lease": 6.0, "poll_interval": POLL, "concurrency": CONCURRENCY, "attempt_timeout": 60.0}
+    workers = [await rig.start_worker(**terms) for _ in range(WORKERS)]
+    places = WORKERS * CONCURRENCY
+    await rig.produce(jobs=places, largest_batch=10)
+    await rig.until_arrived(places)
+    await until_rescued(rig)  # from now on those that were started first would rescue
+    async with kept_from_beating(rig, workers[-1]):
+        await wall.set(60.0)
+        await until_rescued(rig)
+    assert await rig.ask("select count(*)::int from requeuest.attempt") == [(2,)]
 
 
 @pytest.mark.parametrize("seconds", STEPS)
