@@ -11,6 +11,7 @@ __all__ = ["Ids"]
 
 _VERSION_AND_VARIANT = (0x7 << 76) | (0b10 << 62)
 _RANDOM_BITS = 74
+_STEPS = 256
 
 
 class Ids:
@@ -23,20 +24,22 @@ class Ids:
     def __init__(self) -> None:
         self._milliseconds = 0
         self._random = 0
+        self._steps: list[int] = []
 
     def next(self) -> UUID:
         """A new id."""
-        return self.take(1)[0]
+        return UUID(int=self._next())
 
     def take(self, number: int) -> list[UUID]:
         """New ids, in their order."""
-        # Their randomness is had at once: asking the system for it is what takes time.
-        steps = unpack(f"{number}I", token_bytes(4 * number))
-        return [UUID(int=self._next(step)) for step in steps]
+        return [UUID(int=self._next()) for _ in range(number)]
 
-    def _next(self, step: int) -> int:
+    def _next(self) -> int:
+        if not self._steps:
+            # Many at once: asking the system for randomness is what takes time.
+            self._steps = list(unpack(f"{_STEPS}I", token_bytes(4 * _STEPS)))
         now = time.time_ns() // 1_000_000
-        self._random += 1 + step
+        self._random += 1 + self._steps.pop()
         if now > self._milliseconds or self._random >> _RANDOM_BITS:
             self._milliseconds = max(now, self._milliseconds + 1)
             # The highest bit is left free, so that there is room for increases.
