@@ -117,15 +117,16 @@ class Program:
         self._signal(signal.SIGCONT)
 
     @asynccontextmanager
-    async def suspended(self) -> AsyncIterator[None]:
-        """As long as this block lasts, its machine is in suspend: see `suspension.py`."""
-        at = time.monotonic()
+    async def suspended(self, seconds: float = 0.0) -> AsyncIterator[None]:
+        """As long as this block lasts, its machine is in suspend; as far as it can tell, at least for these seconds."""
         await self.freeze()
+        at = time.monotonic()
         try:
             yield
         finally:
+            stood_still = time.monotonic() - at
             with Suspension(self.log.with_suffix(".suspended")) as suspension:
-                suspension.add(time.monotonic() - at)
+                suspension.add(stood_still, max(stood_still, seconds))
             self.thaw()
 
     def _signal(self, number: signal.Signals) -> None:

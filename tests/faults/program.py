@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import trio
 
-from tests.faults.suspension import SuspendableClock, Suspension
+from tests.faults.suspension import SuspendableClock, Suspension, suspend_boottime
 
 ORPHANED = 3
 """The exit status of a program whose test is gone."""
@@ -41,9 +41,9 @@ def run(main: Callable[[dict[str, Any]], Awaitable[None]], settings: dict[str, A
     """Run a program in this process, and say at the end that it came to its end."""
     status = 1
     try:
-        suspended = settings.get("suspended")
-        clock = SuspendableClock(Suspension(Path(suspended))) if suspended else None
-        trio.run(main, settings, clock=clock)
+        suspension = Suspension(Path(settings["suspended"]))
+        suspend_boottime(suspension)
+        trio.run(main, settings, clock=SuspendableClock(suspension))
         say("exit")
         status = 0
     finally:

@@ -8,7 +8,10 @@ others have sent meanwhile; what it had in flight goes on; it never works again;
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import AsyncExitStack
+from uuid import UUID
 
+import pytest
 import trio
 
 from requeuest_trio import Config, Request
@@ -20,37 +23,55 @@ from tests.faults.arrivals import Answer
 from tests.faults.journal import read_journal
 from tests.faults.processes import Program
 from tests.faults.rig import Rig
+from tests.faults.wall import Wall
 
 LEASE = 1.5
+FIVE_MINUTES = 300.0
 CONCURRENCY = 2
+ANSWER = Answer(delay=0.02)
 FINISHED = "select count(*) = 0 from requeuest.job where id = any(%s) and finished_at is null"
 
 
-async def hold_more_than_it_sends(rig: Rig, worker: Program) -> None:
-    """Until it has jobs that wait for its places, and stands still with them."""
+async def holding_more_than_it_sends(rig: Rig, worker: Program) -> tuple[frozenset[UUID], frozenset[UUID]]:
+    """
+    Let it go on until it has jobs that wait for its places, and stands still with them.
+
+    Returns what it holds, and what of that is in flight.
+    """
     while True:
         await worker.freeze()
-        if len(await rig.held_in_the_end(worker)) > CONCURRENCY:
-            return
+        held = await rig.held_in_the_end(worker)
+        for _ in range(3):
+            # What it has sent, the receiver has read: a connection, a request, and what it was told here.
+            await rig.answer(ANSWER)
+        in_flight = held.intersection(arrival.job for arrival in rig.arrivals())
+        if in_flight and in_flight < held:
+            return held, in_flight
         worker.thaw()
         await trio.sleep(0.01)
 
 
-async def test_after_suspend_it_sends_nothing_that_others_may_have_sent(rig: Rig) -> None:
-    await rig.start_receiver(Answer(delay=0.02))
+def sent_twice(rig: Rig) -> set[UUID]:
+    return {job for job, number in Counter(arrival.job for arrival in rig.arrivals()).items() if number > 1}
+
+
+@pytest.mark.parametrize("seconds", [0.0, FIVE_MINUTES])
+async def test_after_suspend_it_sends_nothing_that_others_may_have_sent(rig: Rig, seconds: float) -> None:
+    wall = Wall(rig.dsn)
+    await wall.hang_up(FIVE_MINUTES)
+    await rig.start_receiver(ANSWER)
     others = [await rig.start_worker(lease=LEASE, channels=("none yet",)) for _ in range(2)]
     worker = await rig.start_worker(lease=LEASE, concurrency=CONCURRENCY)
     await rig.produce(jobs=1_500, largest_batch=500)
-    await hold_more_than_it_sends(rig, worker)
-    held = await rig.held_by(worker)
-    in_flight = {arrival.job for arrival in rig.arrivals()} & held
-    async with worker.suspended():
+    held, in_flight = await holding_more_than_it_sends(rig, worker)
+    async with worker.suspended(seconds):
         others.append(await rig.start_worker(lease=LEASE, concurrency=16))
         await rig.until_true(FINISHED, list(held))
+        await wall.set(seconds)
     await rig.until_logged(worker, "lease_lost")
     await rig.until_finished()
-    times = Counter(arrival.job for arrival in rig.arrivals())
-    assert {job for job, number in times.items() if number > 1} <= in_flight
+    assert sent_twice(rig) <= in_flight
+    await wall.set(0.0)
     # It is a worker like any other again.
     for other in others:
         await rig.leave(other)
@@ -86,6 +107,30 @@ async def test_all_wake_up_at_once(rig: Rig) -> None:
     for worker in workers:
         assert "rescued" not in {line["event"] for line in read_journal(worker.log)}
     assert Counter(Counter(arrival.job for arrival in rig.arrivals()).values()) == {2: 3}
+
+
+async def test_all_of_it_is_in_suspend_for_five_minutes(rig: Rig) -> None:
+    """Three workers and their database, with jobs in flight and others that were claimed and not begun."""
+    wall = Wall(rig.dsn)
+    await wall.hang_up(FIVE_MINUTES)
+    await rig.start_receiver(ANSWER)
+    await rig.produce(jobs=3_000, largest_batch=500)
+    workers = [await rig.start_worker(lease=LEASE, concurrency=CONCURRENCY) for _ in range(3)]
+    holdings = [await holding_more_than_it_sends(rig, worker) for worker in workers]
+    held, in_flight = (frozenset[UUID]().union(*parts) for parts in zip(*holdings, strict=True))
+    async with AsyncExitStack() as suspends:
+        for worker in workers:
+            await suspends.enter_async_context(worker.suspended(FIVE_MINUTES))
+        await wall.set(FIVE_MINUTES)
+    for worker in workers:
+        await rig.until_logged(worker, "lease_lost")
+    await rig.until_finished()
+    assert sent_twice(rig) <= in_flight
+    await wall.set(0.0)
+    rig.note_fault("suspend", 0.0, jobs=held)
+    for worker in workers:
+        await rig.leave(worker)
+    await rig.must_hold()
 
 
 async def test_before_the_first_byte_the_lease_is_looked_at(receiver: Receiver) -> None:
