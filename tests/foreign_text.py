@@ -367,6 +367,7 @@ EXEMPT: Mapping[str, str] = {
     "_model.checks.seconds": "takes numbers, and refuses what is none by its type",
     "_model.ecosystem.ForeignClient.build_request": "is a protocol",
     "_model.errors.DatabaseUnavailable.__init__": _KEEPS,
+    "_model.errors.kind_of": "looks at the type alone",
     "_model.groups.raise_bare": _OURS,
     "_model.headers.header_items": "is called by `checked_headers`",
     "_model.outcome.failed_within": _OURS,

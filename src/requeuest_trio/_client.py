@@ -24,6 +24,7 @@ from requeuest_trio._model.errors import (
     JobDead,
     JobNotFound,
     SchemaMismatch,
+    kind_of,
 )
 from requeuest_trio._model.job import Attempt, Job, Stats
 from requeuest_trio._model.request import Request
@@ -174,7 +175,7 @@ class Client:
         options = Options(delay, at, priority, ordering_key, retry, timeout)
         self._require_open()
         if isinstance(requests, str | bytes) or not isinstance(requests, Iterable):
-            raise InvalidRequest("requests", f"must be a collection of Request, not {type(requests).__name__}")
+            raise InvalidRequest("requests", f"must be a collection of Request, not {kind_of(requests)}")
         jobs = self._checked.jobs(channel, list(requests), job_id, options)
         if not jobs:
             await trio.lowlevel.checkpoint()
@@ -216,10 +217,21 @@ class Client:
 
     async def _join(self, connection: TrioConnection[Any], jobs: Sequence[NewJob]) -> None:
         if not isinstance(connection, TrioConnection):
-            raise InvalidRequest("connection", f"must be a TrioConnection, not {type(connection).__name__}")
+            raise InvalidRequest(
+                "connection",
+                f"must be a TrioConnection, not {kind_of(connection)}; write async with client.transaction() as "
+                "connection, or make one with TrioConnection.connect",
+            )
         if connection.closed:
             raise InvalidRequest("connection", "is closed")
-        if connection in self._lent and connection.info.transaction_status == TransactionStatus.IDLE:
+        status = connection.info.transaction_status
+        if status == TransactionStatus.INERROR:
+            raise InvalidRequest(
+                "connection",
+                "a statement of its transaction has failed, so it can only be rolled back; around what may fail, set a "
+                "savepoint: async with connection.transaction()",
+            )
+        if status == TransactionStatus.IDLE and connection in self._lent:
             raise InvalidRequest("connection", "its client.transaction() block has ended")
         try:
             with for_callers():

@@ -10,13 +10,15 @@ from uuid import UUID
 from requeuest_trio._config import Config
 from requeuest_trio._model import checks
 from requeuest_trio._model.channel import Channel
-from requeuest_trio._model.errors import InvalidRequest
+from requeuest_trio._model.errors import InvalidRequest, kind_of
 from requeuest_trio._model.ids import Ids
 from requeuest_trio._model.request import Request
 from requeuest_trio._model.retry import DEFAULT_RETRY, RetryPolicy
 from requeuest_trio._store.rows import NewJob
 
 __all__ = ["Checked", "Options"]
+
+_OF_HTTPX = frozenset({"httpx.Request", "httpx2.Request"})
 
 
 class Options(NamedTuple):
@@ -67,10 +69,8 @@ class Checked:
 
     def _check_request(self, request: Request) -> None:
         if not isinstance(request, Request):
-            kind = type(request)
-            raise InvalidRequest(
-                "request", f"must be a requeuest_trio.Request, not {kind.__module__}.{kind.__qualname__}"
-            )
+            remedy = "; write Request.from_httpx(...)" if kind_of(request) in _OF_HTTPX else ""
+            raise InvalidRequest("request", f"must be a requeuest_trio.Request, not {kind_of(request)}{remedy}")
         if len(request.body) > self._body_limit:
             raise InvalidRequest(
                 "body", f"must have at most {self._body_limit} bytes (Config.max_request_body), not {len(request.body)}"
@@ -89,8 +89,10 @@ class Checked:
         if isinstance(given, UUID | str) or not isinstance(given, Sequence):
             raise InvalidRequest("job_id", "must be a sequence with one id for each request")
         ids = [checks.job_id(job_id) for job_id in given]
-        if len(ids) != number or len(set(ids)) != number:
-            raise InvalidRequest("job_id", f"must have one id of its own for each of {number} requests, not {len(ids)}")
+        if len(ids) != number:
+            raise InvalidRequest("job_id", f"must have one id for each of {number} requests, not {len(ids)}")
+        if len(set(ids)) != number:
+            raise InvalidRequest("job_id", "must have another id for each request, and has one of them twice")
         return ids
 
 
@@ -98,7 +100,7 @@ def _due(delay: float | timedelta | None, at: datetime | None) -> tuple[float, d
     if at is None:
         return 0.0 if delay is None else checks.seconds("delay", delay), None
     if delay is not None:
-        raise InvalidRequest("at", "goes without delay")
+        raise InvalidRequest("at", "is given together with delay: give one of them")
     return 0.0, checks.instant("at", at)
 
 
@@ -106,5 +108,6 @@ def _retry(policy: RetryPolicy | None) -> RetryPolicy:
     if policy is None:
         return DEFAULT_RETRY
     if not isinstance(policy, RetryPolicy):
-        raise InvalidRequest("retry", f"must be a RetryPolicy, not {type(policy).__name__}")
+        example = "RetryPolicy(max_attempts=5)"
+        raise InvalidRequest("retry", f"must be a RetryPolicy, such as {example}, not {kind_of(policy)}")
     return policy

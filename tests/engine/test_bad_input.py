@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import httpx2
 import pytest
 
 from requeuest_trio import (
@@ -41,7 +42,7 @@ OPTIONS: list[tuple[dict[str, Any], str, str]] = [
     ({"delay": "5"}, "delay", "seconds or a timedelta"),
     ({"delay": True}, "delay", "seconds or a timedelta"),
     ({"delay": timedelta(days=-1)}, "delay", "at least 0"),
-    ({"delay": 1, "at": datetime.now(UTC)}, "at", "without delay"),
+    ({"delay": 1, "at": datetime.now(UTC)}, "at", "together with delay: give one of them"),
     ({"at": datetime(2030, 1, 1)}, "at", "aware"),  # noqa: DTZ001
     ({"at": "2030-01-01"}, "at", "must be a datetime"),
     ({"at": datetime.max.replace(tzinfo=UTC)}, "at", "between the years"),
@@ -52,7 +53,7 @@ OPTIONS: list[tuple[dict[str, Any], str, str]] = [
     ({"priority": None}, "priority", "must be an int"),
     ({"priority": True}, "priority", "must be an int"),
     *(({"ordering_key": name}, "ordering_key", text) for name, text in NAMES if name is not None),
-    ({"retry": 5}, "retry", "must be a RetryPolicy"),
+    ({"retry": 5}, "retry", r"must be a RetryPolicy, such as RetryPolicy\(max_attempts=5\), not int"),
     ({"retry": 0}, "retry", "must be a RetryPolicy"),
     ({"timeout": 0}, "timeout", "more than 0"),
     ({"timeout": -1}, "timeout", "more than 0"),
@@ -62,12 +63,13 @@ CHANNEL: list[tuple[tuple[Any, ...], dict[str, Any], str, str]] = [
     ((name, GOOD), {}, "channel", text) for name, text in NAMES
 ]
 REQUEST: list[tuple[tuple[Any, ...], dict[str, Any], str, str]] = [
-    (("c", "GET http://x.test/"), {}, "request", "must be a requeuest_trio.Request, not builtins.str"),
-    (("c", None), {}, "request", "must be a requeuest_trio.Request"),
+    (("c", "GET http://x.test/"), {}, "request", "must be a requeuest_trio.Request, not str$"),
+    (("c", None), {}, "request", "must be a requeuest_trio.Request, not None"),
+    (("c", httpx2.Request("GET", URL)), {}, "request", r"not httpx2.Request; write Request.from_httpx\(...\)"),
     (("c", Request.post(URL, content=b"x" * 101)), {}, "body", "at most 100 bytes .Config.max_request_body., not 101"),
 ]
 JOB_ID: list[tuple[tuple[Any, ...], dict[str, Any], str, str]] = [
-    (("c", GOOD), {"job_id": str(uuid4())}, "job_id", "must be a uuid.UUID"),
+    (("c", GOOD), {"job_id": str(uuid4())}, "job_id", r"must be a uuid.UUID, not str; write uuid.UUID\("),
     (("c", GOOD), {"job_id": 7}, "job_id", "must be a uuid.UUID"),
 ]
 
@@ -109,10 +111,18 @@ async def test_spawn_many(client: Client) -> None:
     for requests in (GOOD, "http://x.test/", b"x", None, 5):
         with refused("requests", "must be a collection of Request, not"):
             await client.spawn_many("c", requests)  # type: ignore[arg-type]
+    transaction: Any = client.transaction()
+    with refused("connection", r"write async with client.transaction\(\) as connection"):
+        await client.spawn("c", GOOD, connection=transaction)
     one = uuid4()
-    ids: list[Any] = [[one], [one, one], [one, "x"], one, str(one), {one, uuid4()}, 5]
-    for job_id in ids:
-        with refused("job_id", "must "):
+    ids: list[tuple[Any, str]] = [
+        ([one], "must have one id for each of 2 requests, not 1"),
+        ([one, one], "has one of them twice"),
+        ([one, "x"], "must be a uuid.UUID, not str"),
+        *((job_id, "must be a sequence") for job_id in (one, str(one), {one, uuid4()}, 5)),
+    ]
+    for job_id, text in ids:
+        with refused("job_id", text):
             await client.spawn_many("c", [GOOD, GOOD], job_id=job_id)
     with refused("connection", "must be a TrioConnection"):
         await client.spawn_many("c", [GOOD], connection=5)  # type: ignore[arg-type]
@@ -159,7 +169,11 @@ REQUESTS: list[tuple[Callable[[], Any], str, str]] = [
     (lambda: Request.get(URL, headers={"content-length": "1"}), "headers", "content-length is set"),
     (lambda: Request.get(URL, headers={"Transfer-Encoding": "chunked"}), "headers", "is set by the library"),
     (lambda: Request.get(URL, headers={"Connection": "close"}), "headers", "is set by the library"),
+    (lambda: Request.get(URL, headers={"X": None}), "headers", "of 'X' must be a str, not None: leave the field out"),  # type: ignore[arg-type]
+    (lambda: Request.get(URL, headers={"X": 7}), "headers", "the value of 'X' must be a str, not int"),  # type: ignore[arg-type]
+    (lambda: Request.get(URL, headers={7: "X"}), "headers", "a name must be a str, not int"),  # type: ignore[arg-type]
     (lambda: Request.post(URL, json={1, 2}), "json", "can't be written as JSON"),
+    (lambda: Request.post(URL, json={"at": datetime.now(UTC)}), "json", "datetime .*; convert that first"),
     (lambda: Request.post(URL, json=float("nan")), "json", "can't be written as JSON"),
     (lambda: Request.post(URL, content=iter([b"x"])), "content", "stream"),  # type: ignore[arg-type]
     (lambda: Request.post(URL, content=5), "content", "must be bytes"),  # type: ignore[arg-type]
@@ -187,6 +201,7 @@ OPENINGS: list[tuple[dict[str, Any], str, str]] = [
     ({"channels": 5}, "channels", "must be a collection of names or ALL"),
     ({"channels": ["a", "a"]}, "channels", "each channel once"),
     ({"channels": [""]}, "channel", "1 to 200"),
+    ({"channels": ["a", 5]}, "channels", "must be names or Channel objects, not int"),
     ({"http": 5}, "http", "must be an httpx2.AsyncBaseTransport or an AsyncClient"),
     ({"schema": "a b"}, "schema", "a-z, 0-9 and _"),
     ({"schema": 5}, "schema", "a-z, 0-9 and _"),

@@ -12,7 +12,6 @@ from requeuest_trio import (
     InvalidRequest,
     JobState,
     Request,
-    RequeuestError,
     TrioConnection,
     migrate,
     open_requeuest,
@@ -186,9 +185,10 @@ async def test_a_failed_transaction_says_so(eye: Eye) -> None:
     async with open_requeuest(eye.dsn, ()) as client, await connect(eye.dsn, autocommit=False) as connection:
         with pytest.raises(psycopg.errors.DivisionByZero):
             await connection.execute("SELECT 1 / 0")
-        with pytest.raises(RequeuestError, match="current transaction is aborted"):
+        with pytest.raises(InvalidRequest, match=r"^connection: a statement of its transaction has failed"):
             await client.spawn("c", Request.get("http://x.test/"), connection=connection)
         await connection.rollback()
+        await client.spawn("c", Request.get("http://x.test/"), connection=connection)
     with pytest.raises(trio.ClosedResourceError):
         async with client.transaction():
             pass

@@ -1,6 +1,7 @@
 """What is refused before anything is stored: always `InvalidRequest`, naming the argument and the limit."""
 
 import math
+import re
 import string
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta
@@ -211,6 +212,21 @@ def test_content(content: Any, limit: str) -> None:
     refused("content", limit, content=content)
 
 
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("data", "write form= or content="),
+        ("body", "write content="),
+        ("auth", 'write headers={"Authorization": ...}'),
+        ("jsn", "it has accept, content, follow_redirects, form, headers, json, params, timeout"),
+    ],
+)
+def test_an_option_that_there_is_not(option: str, text: str) -> None:
+    options: Any = {option: b""}
+    with pytest.raises(TypeError, match=re.escape(f"Request.post() has no option {option!r}: {text}") + "$"):
+        Request.post(URL, **options)
+
+
 def test_body_is_not_text() -> None:
     with pytest.raises(InvalidRequest, match=r"^body: must be bytes, not str"):
         Request("POST", URL, body="text")  # type: ignore[arg-type]
@@ -220,7 +236,7 @@ def test_body_is_not_text() -> None:
     "bodies", [{"json": 1, "form": {}}, {"json": None, "content": b""}, {"form": {}, "content": ""}]
 )
 def test_one_body_only(bodies: dict[str, Any]) -> None:
-    refused(list(bodies)[1], f"goes without {next(iter(bodies))}", **bodies)
+    refused(list(bodies)[1], f"is given together with {next(iter(bodies))}", **bodies)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def test_channel_name(name: Any) -> None:
         checks.channel_name(name)
     with refuses("channel", ""):
         Channel(name)
-    with refuses("channel", ""):
+    with refuses("channels?", ""):
         channels_of([name])
 
 

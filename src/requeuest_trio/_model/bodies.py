@@ -21,7 +21,9 @@ def json_body(value: Any) -> bytes:
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidRequest("json", f"can't be written as JSON: {error}") from error
+        raise InvalidRequest(
+            "json", f"can't be written as JSON: {error}; convert that first, or give JSON of your own as content="
+        ) from error
 
 
 def content_body(value: object) -> bytes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, final
 
 from requeuest_trio._model import checks
-from requeuest_trio._model.errors import InvalidRequest, shown
+from requeuest_trio._model.errors import InvalidRequest, kind_of, shown
 
 __all__ = ["ALL", "All", "Channel", "channels_of"]
 
@@ -68,6 +68,9 @@ def channels_of(channels: Iterable[str | Channel] | All) -> tuple[frozenset[str]
     if any(isinstance(channel, All) for channel in given):
         raise InvalidRequest("channels", "ALL stands alone; write ALL, not [ALL]")
     settings = tuple(channel for channel in given if isinstance(channel, Channel) and channel.ordered is not None)
+    for channel in given:
+        if not isinstance(channel, str | Channel):
+            raise InvalidRequest("channels", f"must be names or Channel objects, not {kind_of(channel)}")
     names = [channel.name if isinstance(channel, Channel) else checks.channel_name(channel) for channel in given]
     if len(set(names)) != len(names):
         raise InvalidRequest("channels", "must name each channel once")

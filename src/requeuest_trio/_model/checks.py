@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from requeuest_trio._model.errors import InvalidRequest, shown
+from requeuest_trio._model.errors import InvalidRequest, kind_of, shown
 
 __all__ = [
     "MAX_CHANNEL_LENGTH",
@@ -41,7 +41,7 @@ _FIRST_YEAR, _LAST_YEAR = 1970, 9000
 def short_text(argument: str, value: object, longest: int) -> str:
     """A text of 1 to `longest` characters that PostgreSQL can store."""
     if not isinstance(value, str):
-        raise InvalidRequest(argument, f"must be a str, not {type(value).__name__}")
+        raise InvalidRequest(argument, f"must be a str, not {kind_of(value)}")
     if not 1 <= len(value) <= longest:
         raise InvalidRequest(argument, f"must have 1 to {longest} characters, not {len(value)}")
     if _UNSTORABLE.search(value):
@@ -112,5 +112,6 @@ def priority(value: object) -> int:
 def job_id(value: object) -> UUID:
     """A job's id."""
     if not isinstance(value, UUID):
-        raise InvalidRequest("job_id", f"must be a uuid.UUID, not {type(value).__name__}")
+        remedy = "; write uuid.UUID(...) around it" if isinstance(value, str) else ""
+        raise InvalidRequest("job_id", f"must be a uuid.UUID, not {kind_of(value)}{remedy}")
     return value

@@ -31,6 +31,7 @@ __all__ = [
     "JobNotFound",
     "RequeuestError",
     "SchemaMismatch",
+    "kind_of",
     "shown",
 ]
 
@@ -97,6 +98,14 @@ class JobCancelled(_JobEnded):
 
     def __str__(self) -> str:
         return f"job {self.job.id} was cancelled"
+
+
+def kind_of(value: object) -> str:
+    """The type of a refused argument, as its user would call it: `None`, `str`, `Request`, `httpx2.Request`."""
+    kind = type(value)
+    if value is None or kind.__module__ == "builtins" or kind.__module__.startswith("requeuest_trio."):
+        return "None" if value is None else kind.__qualname__
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def shown(value: object) -> str:

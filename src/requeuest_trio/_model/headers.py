@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from requeuest_trio._model.errors import InvalidRequest, shown
+from requeuest_trio._model.errors import InvalidRequest, kind_of, shown
 from requeuest_trio._model.masking import HIDDEN, has_token, is_secret_name, masked_url
 
 __all__ = [
@@ -100,9 +100,7 @@ def _pair(item: Any) -> tuple[object, object]:
 
 def _checked(name: object, value: object) -> tuple[str, str]:
     if not isinstance(name, str) or not isinstance(value, str):
-        raise InvalidRequest(
-            "headers", f"name and value must be str, not {type(name).__name__}, {type(value).__name__}"
-        )
+        raise InvalidRequest("headers", _not_text(name, value))
     if not _TOKEN.fullmatch(name):
         raise InvalidRequest("headers", f"{shown(name)} is no header name (RFC 9110 section 5.6.2)")
     if name.lower().translate(_ALIKE) in RESERVED:
@@ -114,6 +112,13 @@ def _checked(name: object, value: object) -> tuple[str, str]:
     except UnicodeEncodeError as error:
         raise InvalidRequest("headers", f"the value of {name} must be Latin-1 text (RFC 9110 section 5.5)") from error
     return name, value.strip(" \t")
+
+
+def _not_text(name: object, value: object) -> str:
+    if not isinstance(name, str):
+        return f"a name must be a str, not {kind_of(name)}"
+    remedy = ": leave the field out" if value is None else ""
+    return f"the value of {shown(name)} must be a str, not {kind_of(value)}{remedy}"
 
 
 def find(headers: Headers, name: str) -> str | None:

@@ -47,6 +47,8 @@ class RequestOptions(TypedDict, total=False):
 
 
 _OPTIONS = frozenset(RequestOptions.__annotations__)
+_CALLED_HERE = {"data": "form= or content=", "body": "content=", "auth": 'headers={"Authorization": ...}'}
+"""What other clients, or `Request` itself, call it."""
 _LONGEST_SHOWN = 2_000
 _LIKE_A_METHOD = re.compile("[A-Za-z]{1,20}")
 _BODIES = frozenset({"json", "form", "content"})
@@ -240,7 +242,9 @@ class Request:
     @classmethod
     def _build(cls, method: str, url: str, options: RequestOptions) -> Self:
         if not options.keys() <= _OPTIONS:
-            raise TypeError(f"Request.{method.lower()}() has no option {min(options.keys() - _OPTIONS)!r}")
+            wrong = min(options.keys() - _OPTIONS)
+            known = f"write {_CALLED_HERE[wrong]}" if wrong in _CALLED_HERE else f"it has {', '.join(sorted(_OPTIONS))}"
+            raise TypeError(f"Request.{method.lower()}() has no option {wrong!r}: {known}")
         headers = options.get("headers", ())
         body, content_type = _encoded_body(options)
         if content_type is not None:
@@ -318,7 +322,7 @@ def _encoded_body(options: RequestOptions) -> tuple[bytes, str | None]:
     given = options.keys() & _BODIES
     if len(given) > 1:
         one, other = [name for name in ("json", "form", "content") if name in given][:2]
-        raise InvalidRequest(other, f"goes without {one}: a request has one body")
+        raise InvalidRequest(other, f"is given together with {one}: a request has one body")
     if "json" in options:
         return json_body(options["json"]), "application/json"
     if "form" in options:

@@ -145,7 +145,7 @@ def _request(fields: dict[str, Any], max_body: int) -> Request:
 def _body(fields: dict[str, Any]) -> dict[str, Any]:
     given = [name for name in ("json", "body", "body_base64") if name in fields]
     if len(given) > 1:
-        raise InvalidRequest(given[1], f"goes without {given[0]}: a request has one body")
+        raise InvalidRequest(given[1], f"is given together with {given[0]}: a request has one body")
     if not given:
         return {}
     [name] = given
