@@ -2,7 +2,8 @@
 #   make run     the demo: an embedded PostgreSQL, a failing receiver, 200 requests delivered
 #   make test    the tests
 #   make bench   the benchmarks, and the peers that they compare with; BENCH="drain spawn" for some, BENCH=--list for which
-#   make chaos   everything that can go wrong, at once and for MINUTES=30; SEED=... for what a failed run was given
+#   make chaos   everything that can go wrong, at once and for MINUTES=30; SEED=... for what a failed run was given, POOLED=1
+#                for all of it behind a transaction pooler
 #   make mutants breaks one thing after the other, and tells which test has noticed; writes docs/mutations.md
 # and for those who change something: make check, make docs, make lock, make clean. All make .venv themselves, with uv if it is
 # there and pip if not, and install again when pyproject.toml has changed.
@@ -52,7 +53,7 @@ bench: $(BENCH_INSTALLED)
 MINUTES ?= 30
 
 chaos: $(DEV_INSTALLED)
-	@$(BIN)/python -m tests.faults.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m tests.faults.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(POOLED),--pooler $(POOLER))
 
 mutants: $(DEV_INSTALLED)
 	@$(BIN)/python -m tests.faults.mutations >docs/mutations.md.new

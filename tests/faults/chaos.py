@@ -11,12 +11,14 @@ Exit status 1: an invariant does not hold.
 """
 
 import argparse
+import os
 import random
 import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from tests.faults.throwaway import Throwaway, throwaway_server
 from tests.faults.wall import Wall
 from tests.faults.ways import COMMITS, LOSSES, Way, Ways, open_ways
 from tests.poolers import OWN, PGBOUNCER
+from tests.servers import BINARIES_VARIABLE
 
 STEADY = 8.0
 """Seconds without faults at the beginning, to know what is usual."""
@@ -120,10 +123,10 @@ class Chaos:
         await self._rig.produce(jobs=round(seconds * MOST_PER_SECOND), largest_batch=500, retry=RETRY, asks_again=True)
 
     async def _do_faults(self, until: float) -> None:
-        """Each at least once; then by chance."""
+        """Each at least once, however long that takes; then by chance."""
         faults = list(self._faults)
         self._chance.shuffle(faults)
-        while time.monotonic() < until:
+        while faults or time.monotonic() < until:
             [fault] = [faults.pop()] if faults else self._chance.choices(*zip(*self._faults.items(), strict=True))
             await fault()
             await self._rig.run_for(self._chance.uniform(0.2, 2.0))
@@ -270,9 +273,10 @@ class Chaos:
         self._rig.note_fault("host silent", at, jobs=held)
 
     async def lose_behind_pooler(self) -> None:
-        """At a commit, the pooler loses its session; nothing is lost by that, and nobody's attempts."""
-        with self._rig.fault("lost behind the pooler", jobs=()):
-            await self._ways.lose(self._chance.choice(LOSSES), self._chance.choice(COMMITS))
+        """At commits of each kind, the pooler loses its session; nothing is lost by that, and nobody's attempts."""
+        for lose, when in self._chance.sample(list(product(LOSSES, COMMITS)), len(LOSSES) * len(COMMITS)):
+            with self._rig.fault("lost behind the pooler", jobs=()):
+                await self._ways.lose(lose, when)
 
 
 def _listening(way: Way, name: str) -> dict[str, Any]:
@@ -323,7 +327,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="requeuest-chaos-") as directory:
         seconds = max(chosen.minutes * 60, STEADY + QUIET + 10)
         behind = f" --pooler {chosen.pooler}" if chosen.pooler else ""
-        command = f"python -m tests.faults.chaos --minutes {chosen.minutes:g} --seed {seed}{behind}"
+        server = f"{BINARIES_VARIABLE}={named} " if (named := os.environ.get(BINARIES_VARIABLE)) else ""
+        command = f"{server}python -m tests.faults.chaos --minutes {chosen.minutes:g} --seed {seed}{behind}"
         print(command, flush=True)
         violations = trio.run(play, seed, seconds, Path(directory), chosen.pooler, command)
     return 1 if violations else 0

@@ -41,7 +41,7 @@ HEAD = """\
 # What the tests notice
 
 Each line is a change of the code that breaks something on which an invariant (I1 to I10, in `tests/faults/checker.py`)
-or a promise (1 to 7, in the order of [guarantees](guarantees.md)) rests, and the test that fails of it. The table
+or a promise (1 to 10, in the order of [guarantees](guarantees.md)) rests, and the test that fails of it. The table
 is made by `python -m tests.faults.mutations`, which tries the changes of `tests/faults/mutants.toml` one by one and
 fails if one of them goes unnoticed.
 

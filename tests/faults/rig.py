@@ -344,7 +344,7 @@ class Rig:
     def _epitaph(self) -> str:
         """The seed, the ends of all logs, and what the database is doing."""
         parts = [f"REQUEUEST_FAULTS_SEED={self.seed}", *(str(fault) for fault in self.faults[-20:])]
-        for path in sorted(self.directory.iterdir()):
+        for path in sorted(set(self.directory.iterdir()) - set(self.directory.glob("*.suspended"))):
             parts += [f"--- {path.name}", *path.read_text(errors="replace").splitlines()[-12:]]
         try:
             parts += ["--- pg_stat_activity", *(str(row) for row in self._ask(ACTIVITY, ()))]
