@@ -263,7 +263,7 @@ class Chaos:
         host.freeze()
         held = await self._rig.held_in_the_end(worker)
         claims = await self._rig.claims_of(worker)
-        await self._rig.until_claimed(worker, claims, patience=FAILOVER)
+        await self._rig.until_claimed(worker, claims, patience=2 * FAILOVER)
         self._rig.usages.append(
             Usage(what="seconds to the other host", before=0, after=time.monotonic() - at, allowed=FAILOVER)
         )
