@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC
 
+import httpx2
 import psycopg
 import pytest
 import trio
@@ -143,6 +144,34 @@ async def test_everything_works_with_other_defaults(dsn: str, receiver: Receiver
         await receiver.wait_for(5)
         assert await client.clear(["ü\\'"]) == 1
     assert (await migrate(dsn, target=0))[-1] == "0001_queue.down"
+
+
+class _Failing(httpx2.AsyncBaseTransport):
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        await trio.lowlevel.checkpoint()
+        raise httpx2.ConnectError("\u2192 is no route")
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "KOI8R", "SQL_ASCII"])
+async def test_an_answer_is_kept_whatever_the_database_can_write(
+    server: TestServer, receiver: Receiver, encoding: str, log: Log
+) -> None:
+    """Neither the fields of an answer nor what an error quotes of one has to be in the database's own encoding."""
+    every_byte = bytes([*range(0x20, 0x7F), *range(0x80, 0x100)]).decode("latin-1")
+    async with _database(server, encoding) as dsn:
+        await migrate(dsn)
+        answer = (("X-A", f"a{every_byte}b"), ("X-B", "\u00a3"))
+        receiver.script(Reply(200, headers=answer, body=b"\xff\xa3"), target="/a")
+        async with open_requeuest(dsn, poll_interval=0.2) as client:
+            response = await client.spawn_returning("a", Request.get(receiver.url + "/a"))
+            assert response.content == b"\xff\xa3"
+            assert {(name, value) for name, value in response.headers.raw} >= {
+                (name.encode(), value.encode("latin-1")) for name, value in answer
+            }
+        async with open_requeuest(dsn, http=_Failing()) as client:
+            with pytest.raises(JobDead, match=r"\\u2192"):
+                await client.spawn_returning("b", Request.get(receiver.url), retry=RetryPolicy(max_attempts=1))
+    assert log.fields("outcome_refused") == []
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])

@@ -590,7 +590,7 @@ WITH input AS MATERIALIZED (
     SELECT * FROM ROWS FROM (
         json_to_recordset(%(rows)s::json) AS (
             id uuid, claim uuid, state text, retry_in double precision, reached text, status integer, error text,
-            headers json, truncated boolean, kept integer, ago double precision, duration double precision),
+            headers text, truncated boolean, kept integer, ago double precision, duration double precision),
         unnest(%(bodies)b::bytea[])
     ) AS r (id, claim, state, retry_in, reached, status, error, headers, truncated, kept, ago, duration, body)
 ), current AS MATERIALIZED (
@@ -608,7 +608,7 @@ WITH input AS MATERIALIZED (
         finished_at = CASE WHEN input.state <> 'available' THEN statement_timestamp() END,
         worker = NULL, claim = NULL, claimed_at = NULL,
         status = input.status, error = input.error,
-        response_headers = CASE WHEN input.state = 'succeeded' THEN input.headers END,
+        response_headers = CASE WHEN input.state = 'succeeded' THEN input.headers::json END,
         response_body = CASE WHEN input.state <> 'succeeded' THEN NULL
                              WHEN input.kept IS NULL THEN input.body ELSE substr(input.body, 1, input.kept) END,
         response_truncated = CASE WHEN input.state = 'succeeded' THEN input.truncated END

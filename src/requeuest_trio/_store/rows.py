@@ -170,10 +170,12 @@ class Report(NamedTuple):
 
 
 def outcome_rows(
-    reports: Sequence[Report], now: float, excerpt: int, keep: int | None = None
+    reports: Sequence[Report], now: float, excerpt: int, keep: int | None = None, *, is_unicode: bool = True
 ) -> tuple[str, list[bytes]]:
     """The parameters `rows` (JSON) and `bodies` of the query `record`.
 
+    PostgreSQL refuses what its own encoding has no character for. So headers stay JSON inside of the JSON, which is
+    ASCII; and errors are too, unless the database `is_unicode`.
     A body is kept whole only with a success that is waited for. Of another that succeeds, the first `keep` bytes are
     kept, if that is a number; of any other answer, only an excerpt.
     """
@@ -193,7 +195,7 @@ def outcome_rows(
                 "retry_in": outcome.retry_in,
                 "reached": outcome.reached,
                 "status": answer and answer.status,
-                "error": outcome.error and _storable(outcome.error),
+                "error": outcome.error and _storable(outcome.error, is_unicode),
                 "headers": _response_headers(answer) if answer and delivered else None,
                 "truncated": answer.truncated or is_cut if answer else None,
                 "ago": max(0.0, now - report.started),
@@ -206,9 +208,17 @@ def outcome_rows(
     return json.dumps(rows), bodies
 
 
-def _response_headers(answer: Answer) -> Headers:
+def _response_headers(answer: Answer) -> str:
     """With the URL that redirects have led to in front, in a form that no field can have (RFC 9110 section 5.1)."""
-    return answer.headers if answer.url is None else ((_URL, answer.url), *answer.headers)
+    if answer.url is None:
+        return _text_of_headers(answer.headers)
+    return json.dumps(((_URL, answer.url), *answer.headers))
+
+
+@lru_cache(maxsize=64)
+def _text_of_headers(headers: Headers) -> str:
+    """Within a second, servers say the same again and again."""
+    return json.dumps(headers)
 
 
 @lru_cache(maxsize=256)
@@ -269,10 +279,10 @@ def attempt_from_row(row: Sequence[Any]) -> Attempt:
     )
 
 
-def _storable(text: str) -> str:
+def _storable(text: str, is_unicode: bool) -> str:
     """The text without what PostgreSQL refuses: errors quote what a hostile receiver sent."""
-    text = text[:_LONGEST_ERROR]
-    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()[:_LONGEST_ERROR]
+    text = text[:_LONGEST_ERROR].replace("\0", "\\0")
+    return text.encode("utf-8" if is_unicode else "ascii", "backslashreplace").decode()[:_LONGEST_ERROR]
 
 
 def _headers(text: str) -> tuple[tuple[str, str], ...]:

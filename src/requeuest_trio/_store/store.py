@@ -74,7 +74,7 @@ class Store(Storing):
     async def register(self, connection: TrioConnection, worker: UUID, lease: float) -> float:
         """Announce a process. Returns the database's clock, in seconds since 1970."""
         cursor = await self._execute(
-            connection, "register", worker=worker, lease=lease, host=socket.gethostname(), pid=os.getpid()
+            connection, "register", worker=worker, lease=lease, host=ascii(socket.gethostname())[1:-1], pid=os.getpid()
         )
         [(clock,)] = await cursor.fetchall()
         return float(clock)
@@ -158,7 +158,8 @@ class Store(Storing):
     async def _record(
         self, connection: TrioConnection, reports: Sequence[Report], now: float, excerpt: int, keep: int | None
     ) -> set[UUID]:
-        rows, bodies = outcome_rows(reports, now, excerpt, keep)
+        is_unicode = connection.info.parameter_status("server_encoding") == "UTF8"
+        rows, bodies = outcome_rows(reports, now, excerpt, keep, is_unicode=is_unicode)
         parameters = {"rows": rows, "bodies": bodies, "excerpt": excerpt, "topic": self._done}
         [(stale, wanted, _)] = await (await self._execute(connection, "record", **parameters)).fetchall()
         if not wanted:
