@@ -6,15 +6,27 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import trio
 from psycopg.rows import dict_row
 
-from requeuest_trio import Channel, InvalidRequest, Job, JobState, Request, RetryPolicy, StatusClass
+from requeuest_trio import (
+    Channel,
+    InvalidRequest,
+    Job,
+    JobState,
+    Request,
+    RequeuestError,
+    RetryPolicy,
+    StatusClass,
+    migrate,
+    open_requeuest,
+)
 from requeuest_trio._store.rows import NewJob
 from tests.engine.bench import Bench, delivered, new_id, new_job
-from tests.postgres.harness import Conn, until_running, value
+from tests.postgres.harness import Conn, connect, until_running, value
 
 
 async def test_the_same_id_is_stored_once(bench: Bench, conn: Conn) -> None:
@@ -235,3 +247,25 @@ async def test_nothing_is_announced_without_notifications(bench: Bench, conn: Co
     await silent.spawn(conn, [new_job(), new_job(key="k")])
     await conn.execute("NOTIFY \"requeuest:due\", 'last'")
     assert [n.payload async for n in other.notifies(timeout=5, stop_after=1)] == ["last"]
+
+
+@pytest.mark.parametrize("options", [{}, {"delay": 60}, {"ordering_key": "k"}])
+async def test_what_a_trigger_drops_is_not_accepted(dsn: str, options: dict[str, Any]) -> None:
+    """An id that exists is not stored again, and what is dropped looks alike; but only one of them is there."""
+    await migrate(dsn)
+    request = Request.get("http://x.test/")
+    async with await connect(dsn) as owner, open_requeuest(dsn, []) as client:
+        known = await client.spawn("c", request, **options)
+        await owner.execute("CREATE FUNCTION dropping() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+        await owner.execute(
+            "CREATE TRIGGER dropping BEFORE INSERT ON requeuest.job FOR EACH ROW EXECUTE FUNCTION dropping()"
+        )
+        assert await client.spawn("c", request, job_id=known, **options) == known
+        with pytest.raises(RequeuestError, match="has not stored 1 of 1 jobs: a trigger or rule"):
+            await client.spawn("c", request, **options)
+        with pytest.raises(RequeuestError, match="has not stored 2 of 3 jobs"):
+            await client.spawn_many("c", [request] * 3, job_id=[uuid4(), known, uuid4()], **options)
+        with pytest.raises(RequeuestError, match="has not stored 1 of 1 jobs"):
+            async with client.transaction() as connection:
+                await client.spawn("c", request, connection=connection, **options)
+        assert [job.id async for job in client.jobs()] == [known]

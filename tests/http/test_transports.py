@@ -185,6 +185,7 @@ class FailsToClose(httpx2.AsyncByteStream):
         lambda: None,
         lambda: "200 OK",
         lambda: httpx2.Response("OK"),  # type: ignore[arg-type]
+        *[lambda status=status: httpx2.Response(status) for status in (-1, 0, 99, 1_000, 10**30)],
         lambda: httpx2.Response(200, stream=SyncOnly()),
     ],
 )

@@ -17,7 +17,7 @@ from requeuest_trio._http.progress import Progress
 from requeuest_trio._http.reading import read_body
 from requeuest_trio._http.redirects import Hop, goes_along
 from requeuest_trio._http.transport import TrioTransport
-from requeuest_trio._model.ecosystem import ReadError
+from requeuest_trio._model.ecosystem import ReadError, RemoteProtocolError
 from requeuest_trio._model.errors import InvalidRequest
 from requeuest_trio._model.headers import RESERVED, Headers, find
 
@@ -163,7 +163,7 @@ class _Foreign:
     def __init__(self, response: Any) -> None:
         self._response = response
         self._reading = trio.CancelScope()
-        self.status = int(response.status_code)
+        self.status = _checked_status(response.status_code)
         self.headers = _text(response.headers.raw)
         # A transport without a network, or a hook of the caller's client, may have done so.
         self.decoded = response.content if response.is_stream_consumed else None
@@ -179,6 +179,13 @@ class _Foreign:
 
     async def aclose(self) -> None:
         await self._response.aclose()
+
+
+def _checked_status(status: object) -> int:
+    """That of a transport which may be anything. Three digits are all that HTTP has (RFC 9110 section 15)."""
+    if isinstance(status, int) and 100 <= status <= 999:
+        return int(status)
+    raise RemoteProtocolError("the transport gave a status that is no number from 100 to 999")
 
 
 async def _by_transport(transport: httpx2.AsyncBaseTransport, hop: Hop, progress: Progress) -> Incoming:

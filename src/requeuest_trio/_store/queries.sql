@@ -369,6 +369,12 @@ SELECT (SELECT pg_catalog.json_agg(name) FROM ordered) AS ordered, extract(epoch
                  END END AS written;
 
 
+-- name: not_stored
+-- Those of these jobs that are not there.
+SELECT wanted.id FROM pg_catalog.unnest(%(ids)s::pg_catalog.uuid[]) AS wanted (id)
+WHERE NOT EXISTS (SELECT FROM {schema}.job WHERE job.id OPERATOR(pg_catalog.=) wanted.id);
+
+
 -- name: announce
 -- Tell listening processes of channels with something due.
 SELECT {schema}.announce(%(topic)s::pg_catalog.text, %(announced)s::pg_catalog.text)::pg_catalog.text AS announced;

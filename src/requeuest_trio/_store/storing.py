@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from operator import attrgetter
 from typing import NamedTuple
 
+from requeuest_trio._model.errors import RequeuestError
 from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._store.columns import chunks, spawn_columns, spawn_values, text_array
 from requeuest_trio._store.rows import WHOLE_CHANNEL, NewJob, Reservation
@@ -120,7 +121,17 @@ class Storing(Statements):
                     if job.channel in ordered_channels:
                         job.ordering_key = WHOLE_CHANNEL
             waits = merged(waits, waits_of(piece, float(result.get_value(0, 1) or 0)))
+            if result.get_value(0, 3) is not None:
+                await self._require_stored(connection, [job for job in piece if job.ordering_key is None])
         return waits
+
+    async def _require_stored(self, connection: TrioConnection, jobs: Sequence[NewJob]) -> None:
+        """Fewer were stored than there are: the others exist already, unless a trigger or rule has dropped them."""
+        cursor = await self._execute(connection, "not_stored", ids=[job.id for job in jobs])
+        if missing := await cursor.fetchall():
+            raise RequeuestError(
+                f"PostgreSQL has not stored {len(missing)} of {len(jobs)} jobs: a trigger or rule drops some"
+            )
 
     async def _store_in_order(self, connection: TrioConnection, jobs: Sequence[NewJob], wait_for_keys: bool) -> Stored:
         waits: Waits = {}
@@ -149,6 +160,8 @@ class Storing(Statements):
             [result] = await self._run_encoded(connection, "spawn_ordered", [spawn_columns(now, encoding)])
             if available := result.get_value(0, 0):
                 waits = firsts((channel, wait) for channel, wait in json.loads(available.decode(encoding)))
+            if result.get_value(0, 1) is not None:
+                await self._require_stored(connection, now)
         return Stored(waits, [job for job in jobs if _key(job) not in locked])
 
     async def key_holders(self, connection: TrioConnection, jobs: Sequence[NewJob]) -> list[str]:
