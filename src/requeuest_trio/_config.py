@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 
 from requeuest_trio._model.checks import MAX_SECONDS
 from requeuest_trio._model.dsn import HiddenText, problem_of
-from requeuest_trio._model.errors import InvalidRequest, shown
+from requeuest_trio._model.errors import InvalidRequest, kind_of, shown
 from requeuest_trio._model.frames import without_locals_when_made
 from requeuest_trio._model.origin import origin_of
 from requeuest_trio._model.urls import checked_url
@@ -94,7 +94,7 @@ class Config:
         if self.listen_dsn is not None:
             if not callable(self.listen_dsn):
                 dsn = HiddenText(self.listen_dsn) if isinstance(self.listen_dsn, str) else self.listen_dsn
-                check_dsn("listen_dsn", dsn, "is no libpq connection string or URL")
+                check_dsn("listen_dsn", dsn, "must be a PostgreSQL URL or a connection string of libpq")
                 object.__setattr__(self, "listen_dsn", dsn)
             if not self.notifications:
                 raise InvalidRequest("listen_dsn", "is of no use with notifications=False")
@@ -134,6 +134,6 @@ def _origins(argument: str, values: Collection[str]) -> frozenset[str]:
 def check_dsn(argument: str, dsn: object, problem: str) -> None:
     """Raise unless libpq understands it, with the reason. The text is not repeated: it may have a password in it."""
     if not isinstance(dsn, str):
-        raise InvalidRequest(argument, f"must be a str, not {type(dsn).__name__}")
+        raise InvalidRequest(argument, f"{problem}, not {kind_of(dsn)}")
     if (reason := problem_of(dsn)) is not None:
-        raise InvalidRequest(argument, f"{problem}: {reason}")
+        raise InvalidRequest(argument, f"{problem}; {reason}")

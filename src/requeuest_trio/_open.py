@@ -147,6 +147,7 @@ async def open_requeuest(
     config = _checked_config(config, concurrency)
 
     async with _resources() as stack:
+        sender = await stack.enter_async_context(open_sender(http, config))
         address = await stack.enter_async_context(_server(dsn))
         route = Route(address)
         past_pooler = None if config.listen_dsn is None else Route(config.listen_dsn)
@@ -159,7 +160,6 @@ async def open_requeuest(
         no_pooler = await run_once(route, queries, config, prepare)
         sessions = no_pooler or await has_sessions(route, queries, config)
         listen_at = _listen_at(route, past_pooler, config, sessions, poll_seconds)
-        sender = await stack.enter_async_context(open_sender(http, config))
 
         async def connect(
             size: int, route: Route = route, *, has_sessions: bool = sessions, **options: Any
@@ -309,15 +309,16 @@ async def _server(dsn: Dsn) -> AsyncIterator[Dsn]:
             yield address
         return
     if not callable(dsn):
-        check_dsn("dsn", dsn, "is neither a libpq connection string or URL, nor embedded:")
+        check_dsn("dsn", dsn, 'must be a PostgreSQL URL, a connection string of libpq, or "embedded:"')
     yield dsn
 
 
 def _require_trio() -> None:
     if not trio.lowlevel.in_trio_run():
         raise RequeuestError(
-            "requeuest-trio runs on Trio only: start with trio.run(main) or anyio.run(main, backend='trio'), "
-            "not on an asyncio loop"
+            "requeuest-trio runs on Trio only, not on an asyncio loop: start with trio.run(main) or anyio.run(main, "
+            "backend='trio'), and a web application with hypercorn --worker-class trio (uvicorn has no Trio); what has "
+            "to stay on asyncio can add jobs by SQL"
         )
 
 

@@ -195,8 +195,9 @@ def test_values() -> None:
 
 
 OPENINGS: list[tuple[dict[str, Any], str, str]] = [
-    ({"dsn": 5}, "dsn", "must be a str, not int"),
-    ({"dsn": "nonsense"}, "dsn", "neither a libpq connection string or URL, nor embedded"),
+    ({"dsn": 5}, "dsn", 'must be a PostgreSQL URL, a connection string of libpq, or "embedded:", not int'),
+    ({"dsn": None}, "dsn", "not None"),
+    ({"dsn": "nonsense"}, "dsn", 'must be a PostgreSQL URL, a connection string of libpq, or "embedded:"; libpq'),
     ({"channels": "abc"}, "channels", "must be a collection of names; write"),
     ({"channels": 5}, "channels", "must be a collection of names or ALL"),
     ({"channels": ["a", "a"]}, "channels", "each channel once"),
@@ -228,11 +229,18 @@ async def test_open_requeuest_and_migrate(eye: Eye) -> None:
         ({"target": 99}, "target", "a version from 0 to"),
         ({"target": "1"}, "target", "a version from 0 to"),
         ({"target": True}, "target", "a version from 0 to"),
-        ({"dsn": None}, "dsn", "must be a str"),
+        ({"dsn": None}, "dsn", "must be a PostgreSQL URL"),
     ]
     for options, argument, text in migrations:
         with refused(argument, text):
             await migrate(**({"dsn": eye.dsn} | options))
+
+
+async def test_arguments_are_checked_before_the_database_is_asked() -> None:
+    for options, argument, text in OPENINGS:
+        with refused(argument, text):
+            async with open_requeuest(**({"dsn": "host=127.0.0.1 port=1"} | options)):
+                pass
 
 
 def test_under_asyncio() -> None:
@@ -243,7 +251,7 @@ def test_under_asyncio() -> None:
             pass
 
     for call in (main(), migrate("postgresql:///x")):
-        with pytest.raises(RequeuestError, match=r"runs on Trio only: start with trio.run\(main\) or anyio.run"):
+        with pytest.raises(RequeuestError, match=r"on Trio only, .* trio.run\(main\) .* --worker-class trio"):
             asyncio.run(call)
 
 

@@ -20,6 +20,9 @@ WRONG = [
     ("postgresql://app:x/s3cret@h/db", "%2F"),
     ("postgresql://app:x?s3cret/@h/db", "parameter|%3F"),
     ("postgresql://app:s3cret@h/db?pgbouncer=true", "no parameter pgbouncer: remove it"),
+    ("postgresql://app:s3cret@h/db?ssl=require", "write sslmode=require"),
+    ("embeded:", "write embedded: with the colon"),
+    ("embedded", "write embedded: with the colon"),
     ("postgresql://app:s3cret@h/db?sslmode", "name=value"),
     ("postgresql://app:s3cret@h:port/db", "port must be a number"),
     ("postgresql://s3cret:x:y/db", "port must be a number|understand"),
@@ -61,6 +64,7 @@ async def test_the_remedy_is_said_and_no_password(dsn: str, remedy: str) -> None
     ["", "postgresql://", "postgresql:///app", "postgres://app:x%40y@h:5432/db?sslmode=require", "host=h dbname='a b'",
      "postgresql://app@/db?host=/var/run/postgresql", "postgresql://h1:1,h2:2/db?target_session_attrs=any",
      "postgresql://[::1]:5432/db", "postgresql://%2Fvar%2Frun/db", "host=@abstract", "dbname=app password='a@b/c d'",
+     "postgresql://h/db?ssl=true",
      "postgresql://h/db?options=-c%20a%3Db", "postgresql://h/db?password=a@b", "service=app"],
 )  # fmt: skip
 def test_what_libpq_understands_is_fine(dsn: str) -> None:

@@ -19,6 +19,9 @@ _ESCAPES = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PORTS = re.compile(r"\d{0,5}(?:,\d{0,5})*")
 _ENCODE = "percent-encode what stands in user and password: @ as %40, / as %2F, : as %3A, % as %25"
 
+_PAIRS = "write name=value pairs, a value with spaces in single quotes, or a URL"
+_EMBEDDED = "for a PostgreSQL of the library's own, write embedded: with the colon, or embedded:/path"
+
 
 class HiddenText(str):
     """A text whose `repr` hides it: what shows the locals of a traceback shows that."""
@@ -38,9 +41,8 @@ def problem_of(dsn: str) -> str | None:
     try:
         parts = conninfo_to_dict(dsn)
     except Exception:  # its text repeats the connection string
-        if dsn.startswith(_SCHEMES):
-            return f"libpq does not understand it: {_ENCODE}"
-        return "libpq does not understand it: write name=value pairs, a value with spaces in single quotes, or a URL"
+        remedy = _ENCODE if dsn.startswith(_SCHEMES) else _EMBEDDED if dsn.startswith("emb") else _PAIRS
+        return f"libpq does not understand it: {remedy}"
     if not _PORTS.fullmatch(str(parts.get("port", ""))):
         return f"the port must be a number; if it is not meant for one: {_ENCODE}"
     return None
@@ -104,6 +106,8 @@ def _problem_of_parameters(parameters: str) -> str | None:
         name, equals, _ = parameter.partition("=")
         if not equals:
             return "a parameter in it has no value: write name=value after the ?, and & between two"
+        if name == "ssl" and parameter != "ssl=true":
+            return "libpq has no parameter ssl: write sslmode=require, or another mode of libpq's"
         if _PARAMETER.fullmatch(name) and not _is_known(name):
             if "@" in parameters:  # so that the name may be a part of a password
                 return f"there is a ? in user or password: {_ENCODE}, ? as %3F; or libpq has no such parameter"
