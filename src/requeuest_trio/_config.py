@@ -57,7 +57,7 @@ class Config:
     reserved for channels that have none under way, one for each: so attempts that hang in some channels do not keep
     another from its first. Nothing is reserved if this process delivers one channel only, by name."""
     pool_size: int = 4
-    """Database connections for this client's callers, beside the three of the runner; one less for transactions."""
+    """Database connections for this client's callers, beside those of the runner; one less for transactions."""
     connect_timeout: float = 10.0
     """One try to connect to PostgreSQL."""
     statement_timeout: float = 10.0

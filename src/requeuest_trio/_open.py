@@ -181,6 +181,7 @@ async def open_requeuest(
             runner = Runner(
                 await connect(1, lease=lease_seconds, plans_once=True),
                 await connect(1, lease=lease_seconds, plans_once=True),
+                await connect(1),
                 store,
                 sender,
                 waiters,

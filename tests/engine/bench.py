@@ -109,7 +109,7 @@ class Bench:
     async def claim(self, connection: Conn, worker: UUID, places: Mapping[str, int] | int = 10) -> list[Claimed]:
         """Claim under a token of its own; a number means places of the channel `c`."""
         wanted = {"c": places} if isinstance(places, int) else dict(places)
-        jobs, _ = await self.store.claim(connection, worker, uuid4(), wanted)
+        jobs, *_ = await self.store.claim(connection, worker, uuid4(), wanted)
         return jobs
 
     async def record(self, connection: Conn, reports: Iterable[Report]) -> set[UUID]:

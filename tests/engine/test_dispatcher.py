@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+import psycopg
 import pytest
 import trio
 
@@ -339,7 +340,7 @@ async def test_what_a_claim_that_failed_was_for_is_claimed_soon(
         nonlocal tries
         tries += 1
         if tries == 1:
-            raise DatabaseUnavailable("not now")
+            raise DatabaseUnavailable("not now") from psycopg.OperationalError("gone")
         return await claim(store, connection, **options)
 
     monkeypatch.setattr(Store, "claim", unlucky)

@@ -15,7 +15,7 @@ import pytest
 import trio
 from psycopg import errors
 
-from requeuest_trio import Channel, Request, TrioConnection, open_requeuest
+from requeuest_trio import Channel, Config, JobState, Request, TrioConnection, open_requeuest
 from requeuest_trio.testing import Receiver
 from tests.engine.bench import Bench, new_job
 from tests.engine.roles import another_role
@@ -300,21 +300,58 @@ HUGE = {
 async def test_a_job_that_is_too_large_is_given_up_unread_and_others_are_delivered(
     eye: Eye, receiver: Receiver, column: str
 ) -> None:
+    """Like any damaged one: with an attempt that says why, and the next of its key is sent."""
     await eye.connection.execute("ALTER TABLE requeuest.job DROP CONSTRAINT job_limits")
     await eye.connection.execute(
-        f"INSERT INTO requeuest.job (id, channel, method, url, {column}, priority) "
-        f"SELECT '{UUID(int=1)}', 'a', 'POST', 'http://x.test/', {HUGE[column]}, -100".encode()
+        f"INSERT INTO requeuest.job (id, channel, ordering_key, method, url, {column}, priority) "
+        f"SELECT '{UUID(int=1)}', 'a', 'k', 'POST', 'http://x.test/', {HUGE[column]}, -100".encode()
     )
-    async with open_requeuest(eye.dsn, ["a", "b"], concurrency=1) as client:
+    async with open_requeuest(eye.dsn, ["a", "b"], concurrency=1, poll_interval=600, lease=600) as client:
         await client.spawn_many("a", [Request.post(receiver.url)] * 3)
         await client.spawn_many("b", [Request.post(receiver.url)] * 3)
-        await eye.until_states(dead=1, succeeded=6)
+        await client.spawn("a", Request.post(receiver.url), ordering_key="k")
+        await eye.until_states(dead=1, succeeded=7)
         job = await client.job(UUID(int=1))
         assert job is not None
         assert job.error == "the stored job is damaged: it is larger than a job may be"
         assert len(job.request.body) + len(job.request.headers) < MIB
-        assert len([job async for job in client.jobs()]) == 7
-        assert await client.attempts(UUID(int=1)) == []
+        assert len([job async for job in client.jobs()]) == 8
+        [attempt] = await client.attempts(UUID(int=1))
+        assert (attempt.number, attempt.error, attempt.status) == (job.attempts, job.error, None)
+
+
+@pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")
+@pytest.mark.parametrize("notifications", [True, False])
+async def test_who_waits_for_a_job_that_is_too_large_hears_of_its_end(eye: Eye, notifications: bool) -> None:
+    """In another process by a notification, and in the one that finds it without."""
+    await eye.connection.execute("ALTER TABLE requeuest.job DROP CONSTRAINT job_limits")
+    config = Config(notifications=notifications)
+    async with (
+        open_requeuest(eye.dsn, (), poll_interval=600, config=config) as other,
+        open_requeuest(eye.dsn, ["a"], poll_interval=600, config=config) as client,
+    ):
+        await eye.connection.execute(
+            "INSERT INTO requeuest.job (id, channel, method, url, headers) "
+            f"SELECT '{UUID(int=1)}', 'a', 'POST', 'http://x.test/', {HUGE['headers']}".encode()
+        )
+        with trio.fail_after(20):
+            assert (await (other if notifications else client).wait(UUID(int=1))).state is JobState.DEAD
+
+
+async def test_a_job_that_is_too_large_dies_though_its_key_is_busy(eye: Eye, receiver: Receiver, other: Conn) -> None:
+    """An application's transaction may hold it for as long as it likes."""
+    await eye.connection.execute("ALTER TABLE requeuest.job DROP CONSTRAINT job_limits")
+    await eye.connection.execute(
+        "INSERT INTO requeuest.job (channel, ordering_key, method, url, headers) "
+        f"SELECT 'a', 'k', 'POST', 'http://x.test/', {HUGE['headers']}".encode()
+    )
+    await eye.connection.execute(KEYED.encode(), ["a", receiver.url, b""])
+    async with open_requeuest(eye.dsn, lease=1), other.transaction():
+        await other.execute("SELECT pg_advisory_xact_lock(requeuest.key_lock('a', 'k'))")
+        await eye.connection.execute(INSERT.encode(), ["a", receiver.url, b""])
+        await eye.until_states(dead=1, blocked=1, succeeded=1)
+    async with open_requeuest(eye.dsn, lease=1):
+        await eye.until_states(dead=1, succeeded=2)
 
 
 async def test_pages_of_large_jobs_are_cut(eye: Eye, bench: Bench, conn: Conn) -> None:

@@ -379,7 +379,7 @@ async def test_a_claim_that_is_carried_out_late_is_given_back(eye: Eye, receiver
         async with open_requeuest(eye.dsn, ()) as other:
             job_id = await other.spawn("other", Request.get(receiver.url))
         worker = await eye.value("select id from requeuest.worker")
-        jobs, _ = await store.claim(eye.connection, worker=worker, claim=uuid4(), places={"other": 1})
+        jobs, *_ = await store.claim(eye.connection, worker=worker, claim=uuid4(), places={"other": 1})
         assert len(jobs) == 1
         assert await log.wait_for("claim_lost") == [{"jobs": 1}]
         assert await eye.job(job_id) == ("available", 0, None)

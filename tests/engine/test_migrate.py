@@ -271,11 +271,26 @@ async def test_limits_come_to_a_queue_that_has_jobs_and_go_again(dsn: str, recei
 
 
 async def test_an_unfinished_job_that_is_too_large_dies_and_is_kept(dsn: str, log: Log) -> None:
+    """Who waits for it is told, and the next of its key is sent."""
     await migrate(dsn, target=2)
     query(dsn, OVERSIZED)
-    await migrate(dsn)
-    found = query(dsn, "SELECT state::text, error, length(headers::text) FROM requeuest.job")
-    assert found == [("dead", "the stored job is damaged: it is larger than a job may be", 1_000_002)]
+    query(dsn, "UPDATE requeuest.job SET ordering_key = 'k', position = 0, awaited = true")
+    query(dsn, KEYED.replace("WHEN 1 THEN", "WHEN 0 THEN"))
+    [(job_id,)] = query(dsn, "SELECT id FROM requeuest.job WHERE awaited")
+    listener = await connect(dsn)
+    async with listener:
+        await listener.execute('LISTEN "requeuest:done"')
+        await migrate(dsn)
+        [told] = [notify.payload async for notify in listener.notifies(timeout=5, stop_after=1)]
+        assert told == str(job_id)
+    found = query(dsn, "SELECT state::text, error, length(headers::text) FROM requeuest.job WHERE awaited")
+    problem = "the stored job is damaged: it is larger than a job may be"
+    assert found == [("dead", problem, 1_000_002)]
+    assert query(dsn, "SELECT job_id, number, reached, error FROM requeuest.attempt") == [
+        (job_id, 1, "resolve", problem)
+    ]
+    states = query(dsn, "SELECT state::text FROM requeuest.job WHERE NOT awaited ORDER BY position")
+    assert states == [("available",), ("blocked",), ("blocked",)]
     assert query(dsn, f"{CONSTRAINTS} AND NOT convalidated") == []
     assert log.fields("limits_exceeded") == []
 

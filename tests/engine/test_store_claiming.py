@@ -10,11 +10,11 @@ from uuid import UUID, uuid4
 import pytest
 import trio
 
-from requeuest_trio import Request, open_requeuest
+from requeuest_trio import InvalidRequest, Request, open_requeuest
 from requeuest_trio._config import Config
 from requeuest_trio._store.rows import NewJob
 from requeuest_trio.testing import Receiver
-from tests.engine.bench import Bench, new_job
+from tests.engine.bench import REQUEST, Bench, new_job
 from tests.engine.support import Eye
 from tests.postgres.harness import Conn, value
 
@@ -140,21 +140,25 @@ async def test_a_claim_is_cut_before_its_bodies_are_too_large(bench: Bench, conn
     await bench.spawn(conn, *(large() for _ in range(6)), new_job("small"), *(large("other") for _ in range(3)))
     worker, taken = await bench.worker(conn), list[list[str]]()
     while True:
-        jobs, was_cut = await bench.store.claim(conn, worker, uuid4(), {"c": 10, "small": 10, "other": 10})
+        jobs, is_cut, _ = await bench.store.claim(conn, worker, uuid4(), {"c": 10, "small": 10, "other": 10})
         taken.append(sorted(job.channel for job in jobs))
-        if not was_cut:
+        if not is_cut:
             break
     assert taken == [["c", "c", "other", "small"], ["c", "c", "other", "other"], ["c", "c"]]
     assert await bench.claim(conn, worker) == []
 
 
-async def test_a_job_larger_than_a_claim_goes_alone_and_in_order(bench: Bench, conn: Conn) -> None:
-    jobs = [large(mebibytes=5, priority=1), new_job(), large(mebibytes=5, priority=-1)]
-    await bench.spawn(conn, *jobs)
+async def test_a_body_larger_than_a_claim_is_read_apart(bench: Bench, conn: Conn, other: Conn) -> None:
+    await bench.spawn(conn, *[large(mebibytes=5)] * 2, new_job(), large(mebibytes=5), large(mebibytes=3))
     worker = await bench.worker(conn)
-    claims = [await bench.store.claim(conn, worker, uuid4(), {"c": 10}) for _ in range(4)]
-    assert [[job.id for job in claimed] for claimed, _ in claims] == [[job.id] for job in jobs] + [[]]
-    assert [was_cut for _, was_cut in claims] == [True, True, False, False]
+    jobs, is_cut, _ = await bench.store.claim(conn, worker, uuid4(), {"c": 10})
+    assert not is_cut
+    assert [job.body and len(job.body) for job in jobs] == [None, len(REQUEST.body), None, 3 * 1_048_576]
+    assert await bench.store.body(other, jobs[0]) == b"x" * 5 * 1_048_576
+    with pytest.raises(InvalidRequest, match="body: was not read"):
+        jobs[0].read()
+    await bench.store.give_back(conn, worker, jobs)
+    assert await bench.store.body(other, jobs[0]) is None, "it is not held under this claim any more"
 
 
 async def test_what_a_cut_claim_has_left_is_delivered_at_once(eye: Eye, receiver: Receiver) -> None:
@@ -183,18 +187,23 @@ async def test_a_claim_is_cut_and_counts_the_whole_row(bench: Bench, conn: Conn,
     )
     urls = "" if column == "url" else "'http://x.test/', "
     await conn.execute(f"{text} SELECT 'c', 'GET', {urls}{value[column]} FROM generate_series(1, 30)".encode())
-    jobs, was_cut = await bench.store.claim(conn, worker, uuid4(), {"c": 30})
-    assert was_cut
+    jobs, is_cut, _ = await bench.store.claim(conn, worker, uuid4(), {"c": 30})
+    assert is_cut
     assert 5 < len(jobs) < 11
 
 
-async def test_in_the_place_of_a_job_that_is_given_up_there_may_be_another(bench: Bench, conn: Conn) -> None:
+async def test_a_job_that_is_too_large_is_named_and_left(bench: Bench, conn: Conn) -> None:
     worker = await bench.worker(conn)
     await conn.execute(b"ALTER TABLE requeuest.job DROP CONSTRAINT job_limits")
     await conn.execute(
         b"INSERT INTO requeuest.job (channel, method, url, priority) "
         b"SELECT 'c', 'GET', string_agg(gen_random_uuid()::text, ''), 9 FROM generate_series(1, 20000)"
     )
-    await bench.spawn(conn, new_job())
-    claims = [await bench.store.claim(conn, worker, uuid4(), {"c": 1}) for _ in range(2)]
-    assert [(len(jobs), was_cut) for jobs, was_cut in claims] == [(0, True), (1, False)]
+    small = await bench.spawn(conn, new_job(), new_job())
+    for ids in ([small[0]], []):
+        claims = await bench.store.claim(conn, worker, uuid4(), {"c": len(ids) + 1})
+        assert ([job.id for job in claims.jobs], claims.is_cut) == (ids, True), "in its place there may be another"
+        assert len(claims.oversized) == 1
+    await bench.store.condemn(conn, claims.oversized, "too large")
+    last = await bench.store.claim(conn, worker, uuid4(), {"c": 1})
+    assert ([job.id for job in last.jobs], last.is_cut, last.oversized) == ([small[1]], False, [])

@@ -44,6 +44,18 @@ async def test_an_outcome_is_written_whole(bench: Bench, conn: Conn) -> None:
     assert retried.response is None
 
 
+async def test_only_what_is_not_being_sent_is_condemned(bench: Bench, conn: Conn) -> None:
+    """Another process may have read it after all."""
+    ids = await bench.spawn(conn, new_job(priority=1), new_job())
+    [sent] = await bench.claim(conn, await bench.worker(conn), 1)
+    assert sent.id == ids[0]
+    for _ in range(2):
+        assert await bench.store.condemn(conn, ids, "unreadable") == {}
+    assert await bench.states(conn) == ["running", "dead"]
+    assert await bench.rows(conn, "SELECT job_id, number FROM requeuest.attempt") == [(ids[1], 1)]
+    assert await bench.record(conn, [delivered(sent)]) == {sent.id}
+
+
 async def test_a_stale_claim_records_nothing(bench: Bench, conn: Conn) -> None:
     await bench.spawn(conn, new_job())
     worker = await bench.worker(conn)

@@ -28,7 +28,7 @@ from requeuest_trio._store.queries import Queries
 from requeuest_trio.testing import Receiver, Reply
 from tests.engine.support import Eye, Log, eye_on
 from tests.poolers import direct
-from tests.postgres.harness import connect
+from tests.postgres.harness import connect, until, value
 from tests.servers import TestServer
 
 DEFAULTS = {
@@ -192,6 +192,25 @@ async def test_a_database_in_another_encoding(server: TestServer, receiver: Rece
                 await client.spawn("\u2192", Request.get(receiver.url))
             expected = {"Größe"} if encoding == "LATIN1" else {"Größe", "\u2192"}
             assert (await client.stats()).channels.keys() == expected
+
+
+async def test_text_of_another_encoding_is_given_up_and_delays_nobody(server: TestServer, receiver: Receiver) -> None:
+    """Where a database takes any bytes, those of another program need not be text, and can't be read as such."""
+    async with _database(server, "SQL_ASCII") as dsn, await connect(dsn) as connection:
+        await migrate(dsn)
+        await connection.execute("SET client_encoding TO SQL_ASCII")
+        await connection.execute(
+            rb"INSERT INTO requeuest.job (channel, method, url) VALUES ('c', 'GET', E'http://x.test/\xff')"
+        )
+        async with open_requeuest(dsn, poll_interval=0.2) as client:
+            await client.spawn_many("c", [Request.get(receiver.url)] * 3)
+            await receiver.wait_for(3)
+            dead = "SELECT count(*) FROM requeuest.job WHERE state = 'dead' AND error LIKE '%can''t be read: invalid%'"
+
+            async def is_dead() -> bool:
+                return bool(await value(connection, dead) == 1)
+
+            await until(is_dead, patience=20)
 
 
 @asynccontextmanager

@@ -46,6 +46,8 @@ async def test_every_transition_is_made_by_some_statement(bench: Bench, conn: Co
     await bench.spawn(conn, *(new_job(key=key) for key in ("k", "k", None, None)))
     head, dead, again = await bench.claim(conn, worker)
     await bench.record(conn, [delivered(head), gave_up(dead), to_be_retried(again)])
+    waiting = await bench.spawn(conn, *(new_job(key="other") for _ in range(2)))
+    await bench.store.condemn(conn, waiting, "unreadable", (JobState.AVAILABLE, JobState.BLOCKED))
     moves = await bench.rows(conn, "SELECT DISTINCT before, after FROM public.moves")
     assert set(moves) == ALLOWED
 
@@ -79,6 +81,7 @@ async def try_all(bench: Bench, conn: Conn, state: JobState, key: str | None) ->
         "release": lambda: store.release(conn, worker),
         "release one": lambda: store.release(conn, worker, [claim]),
         "heal": lambda: store.free_stranded(conn),
+        "condemn": lambda: store.condemn(conn, [job_id], "unreadable", (JobState.AVAILABLE, JobState.BLOCKED)),
         "await": lambda: store.await_job(conn, job_id),
         "prune": lambda: store.prune(conn, state, no_wait),
         "rescue": lambda: rescue(bench, conn),

@@ -13,7 +13,7 @@ import trio
 
 from requeuest_trio import DatabaseUnavailable
 from requeuest_trio._store.rows import Claimed, Report
-from requeuest_trio._store.store import FIRST_KEY, Recorded, Sign
+from requeuest_trio._store.store import FIRST_KEY, Claims, Recorded, Sign
 from tests.faults.store_model import ModelQueue, Spawned
 
 __all__ = ["FakeDatabase", "FakeStore"]
@@ -82,9 +82,14 @@ class FakeStore:
                 waits[job.new.channel] = min(wait, waits.get(job.new.channel, wait))
         return waits
 
-    async def claim(self, _: object, worker: UUID, claim: UUID, places: dict[str, int]) -> tuple[list[Claimed], bool]:
+    async def claim(self, _: object, worker: UUID, claim: UUID, places: dict[str, int]) -> Claims:
         taken = self.now.claim(worker, claim, places)
-        return [self.requests(self.queue.jobs[job_id].new, claim, number) for job_id, number in sorted(taken)], False
+        jobs = [self.requests(self.queue.jobs[job_id].new, claim, number) for job_id, number in sorted(taken)]
+        return Claims(jobs, is_cut=False, oversized=[])
+
+    async def first_due(self, _: object, channel: str) -> tuple[UUID, int] | None:
+        waiting = [job for job in self.now.jobs.values() if (job.new.channel, job.state) == (channel, "available")]
+        return (min(waiting, key=lambda job: job.due).new.id, 1_000) if waiting else None
 
     async def record(self, _: object, reports: Sequence[Report], **_options: object) -> Recorded:
         if self.bug is not None:

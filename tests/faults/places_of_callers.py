@@ -205,7 +205,7 @@ async def the_last_migration_to_be_taken_back(scene: Scene) -> None:
     await migrate(scene.eye.dsn)
 
 
-@place("condemn_oversized", unsent=Became(jobs=0, fails=True), unheard=Became(jobs=0, fails=True))
+@place("condemn", unsent=Became(jobs=0, fails=True), unheard=Became(jobs=0, fails=True))
 async def what_a_migration_finds_too_large(scene: Scene) -> None:
     limits = await scene.eye.value("select pg_get_constraintdef(oid) from pg_constraint where conname = 'job_limits'")
     execute = scene.eye.connection.execute
@@ -218,4 +218,5 @@ async def what_a_migration_finds_too_large(scene: Scene) -> None:
     await scene.until_lost()
     await migrate(scene.proxy.dsn)
     assert await scene.eye.states() == {"dead": 1}
-    await execute("delete from requeuest.job")
+    assert await scene.eye.rows("select number from requeuest.attempt") == [(1,)]
+    await execute("delete from requeuest.job; delete from requeuest.attempt")

@@ -30,6 +30,24 @@ async def a_claim(scene: Scene) -> None:
         await scene.until_delivered(3)
 
 
+@place("condemn", "unblock", unsent=ONCE, unheard=ONCE)
+async def a_job_that_a_claim_finds_too_large(scene: Scene) -> None:
+    execute = scene.eye.connection.execute
+    await execute("alter table requeuest.job drop constraint job_limits")
+    await execute(
+        "insert into requeuest.job (channel, ordering_key, method, url, headers) "
+        f"select '{CHANNEL}', 'k', 'GET', 'http://x.test/', json_agg(gen_random_uuid()) from generate_series(1, 50000)"
+    )
+    async with scene.elsewhere(channels=()) as client:
+        await client.spawn(CHANNEL, scene.request, ordering_key="k")
+    scene.lose()
+    async with scene.open():
+        await scene.eye.until_true("select count(*) = 1 from requeuest.job where state = 'succeeded'")
+    assert await scene.eye.rows("select number from requeuest.attempt where error is not null") == [(1,)]
+    await execute("delete from requeuest.attempt where error is not null")
+    await execute("delete from requeuest.job where state = 'dead'")
+
+
 @place("release", unsent=ONCE, unheard=ONCE)
 async def a_claim_that_is_given_back(scene: Scene) -> None:
     async with scene.open(), scene.elsewhere(channels=()) as client:

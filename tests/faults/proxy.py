@@ -11,6 +11,7 @@ it out, and nobody hears of it::
             await loss.happened.wait()
 """
 
+import math
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
@@ -109,6 +110,8 @@ class Proxy:
         self.links: list[Link] = []
         """The connections that are open now, the oldest first."""
         self.accepted = 0
+        self.bytes_per_second = math.inf
+        """How much of the server's answers comes through, over each connection."""
         self.executed: list[str] = []
         """All statements, over all connections, those that are closed too."""
         self._frozen: set[Toward] = set()
@@ -234,6 +237,7 @@ class Proxy:
                         loss.happened.set()
                         return
                 await lane.wait()
+                await trio.sleep(len(passed) / self.bytes_per_second)
                 await client.send_all(passed)
             await lane.wait()
             await client.send_eof()

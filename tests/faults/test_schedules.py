@@ -93,8 +93,9 @@ class Scenario:
         """Start a runner, and end it at some step, as `open_requeuest` does."""
         waiters = Waiters(cast("Any", None), poll_interval=5.0)
         claims, records, store, sender = cast("Any", (self.claims, self.records, self.store, self.sender))
+        bodies = cast("Any", None)
         self.runner = Runner(
-            claims, records, store, sender, waiters, frozenset({"c0", "c1", "c2"}), CONFIG,
+            claims, records, bodies, store, sender, waiters, frozenset({"c0", "c1", "c2"}), CONFIG,
             concurrency=3, lease=Lease(LEASE, trio.current_time), poll_interval=0.5,
         )  # fmt: skip
         now = trio.Event()

@@ -110,9 +110,9 @@ class Play:
     async def claim(self, one: int, two: int) -> None:
         worker, claim = self.worker(one), uuid4()
         places = {channel: (two + n) % 4 for n, channel in enumerate(CHANNELS) if (two + n) % 4}
-        jobs, was_cut = await self.store.claim(self.connection, worker, claim, places)
+        jobs, is_cut, _ = await self.store.claim(self.connection, worker, claim, places)
         assert {(job.id, job.attempt) for job in jobs} == self.model.claim(worker, claim, places)
-        assert not was_cut
+        assert not is_cut
         self.claimed += [(worker, job) for job in jobs]
 
     async def record(self, one: int, two: int) -> None:

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from psycopg import errors
 from psycopg.pq import DiagnosticField
 
-from requeuest_trio._store.failures import Meaning, answer_of, meaning_of, was_answered
+from requeuest_trio import DatabaseUnavailable
+from requeuest_trio._store.failures import (
+    Meaning,
+    answer_of,
+    is_of_time,
+    is_of_what_was_read,
+    meaning_of,
+    was_answered,
+)
 
 KINDS = {
     kind
@@ -95,3 +103,24 @@ def test_the_error_that_another_was_made_from() -> None:
     error.__cause__ = cause
     assert answer_of(error) is cause
     assert answer_of(cause) is cause
+
+
+@pytest.mark.parametrize("sqlstate", sorted(ALL))
+def test_what_a_row_may_be_to_blame_for(sqlstate: str) -> None:
+    """Nothing that anybody else may be, such as a full disk or a lock; also as the cause of another error."""
+    of_time = sqlstate == "57014"
+    of_rows = of_time or sqlstate[:2] in {"22", "54", "58", "XX"}
+    wrapped = DatabaseUnavailable("no")
+    wrapped.__cause__ = Answered(sqlstate)
+    assert is_of_time(ALL[sqlstate]("no")) is of_time
+    assert is_of_what_was_read(ALL[sqlstate]("no")) is is_of_what_was_read(wrapped) is of_rows
+    assert not is_of_what_was_read(Answered(sqlstate, "FATAL")) or of_time
+
+
+def test_no_answer_at_all_is_a_matter_of_time_but_no_connection_is_not() -> None:
+    silence, unreachable = DatabaseUnavailable("no answer"), DatabaseUnavailable("no connection")
+    unreachable.__cause__ = psycopg.OperationalError("no")
+    assert is_of_time(silence)
+    assert is_of_what_was_read(silence)
+    assert not is_of_what_was_read(unreachable)
+    assert not is_of_what_was_read(ValueError("no"))

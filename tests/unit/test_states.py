@@ -32,8 +32,8 @@ def test_every_unfinished_state_leads_to_an_end(state: JobState) -> None:
     assert ahead & FINISHED
 
 
-def test_only_a_claimed_job_can_be_finished() -> None:
-    assert {before for before, after in WAYS if after in FINISHED} == {JobState.RUNNING}
+def test_only_a_claimed_job_can_be_delivered() -> None:
+    assert {before for before, after in WAYS if after is JobState.SUCCEEDED} == {JobState.RUNNING}
 
 
 def test_each_pair_stands_once_with_its_cause() -> None:

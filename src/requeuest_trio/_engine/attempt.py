@@ -12,6 +12,7 @@ from functools import lru_cache
 import trio
 
 from requeuest_trio._config import Config
+from requeuest_trio._engine.large_bodies import LargeBodies, UnreadableError
 from requeuest_trio._engine.lease import Lease
 from requeuest_trio._engine.origin_health import OriginHealth
 from requeuest_trio._engine.recorder import Recorder
@@ -27,6 +28,7 @@ from requeuest_trio._model.outcome import Delivery, Outcome, damaged, failed_wit
 from requeuest_trio._model.request import Request
 from requeuest_trio._model.retry import RetryPolicy
 from requeuest_trio._model.states import JobState
+from requeuest_trio._store.database import DATABASE_ERRORS, first_line
 from requeuest_trio._store.rows import Claimed, Report
 
 __all__ = ["Deliverer"]
@@ -36,6 +38,8 @@ _logger = logging.getLogger("requeuest_trio.attempt")
 _LEVEL = Event.ATTEMPT.value.level
 _NOT_SENT = "not sent: this process had lost its lease"
 _CUT_SHORT = "cut short: this process could not renew its lease"
+_UNREAD = "not sent: its body could not be read"
+_READ_AGAIN_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class Deliverer:
 
     sender: Sender
     recorder: Recorder
+    bodies: LargeBodies
     lease: Lease
     config: Config
     origins: OriginHealth = field(default_factory=OriginHealth)
@@ -64,6 +69,10 @@ class Deliverer:
         """
         started = trio.current_time()
         try:
+            if job.body is None:
+                if not await self._read_body(job, scope, started):
+                    return None
+                started = trio.current_time()
             try:
                 request, policy = job.read()
             except MemoryError as error:
@@ -89,6 +98,25 @@ class Deliverer:
         what = error.argument if isinstance(error, InvalidRequest) else type(error).__name__
         outcome = damaged(str(error) or type(error).__name__)
         self._report(job, outcome, started, logged=f"the stored job is damaged: {what}")
+
+    async def _read_body(self, job: Claimed, scope: trio.CancelScope, started: float) -> bool:
+        """Read what the claim has left unread. Returns whether it is there; if not, that is reported."""
+        outcome = None
+        self.lease.begin(scope, math.inf)
+        try:
+            job.body = await self.bodies.read(job)
+        except UnreadableError as error:
+            outcome = damaged(str(error))
+        except (*DATABASE_ERRORS, MemoryError) as error:
+            outcome = _interrupted(Reached.RESOLVE, f"{_UNREAD}: {first_line(error)}", _READ_AGAIN_SECONDS)
+        except BaseException:
+            if self.lease.ended(scope):
+                self.give_up(job)
+            raise
+        self.lease.ended(scope)
+        if outcome is not None:
+            self._report(job, outcome, started)
+        return job.body is not None
 
     async def _deliver(
         self, job: Claimed, request: Request, policy: RetryPolicy, scope: trio.CancelScope, started: float
@@ -162,14 +190,14 @@ def _judged(delivery: Delivery, job: Claimed, request: Request, policy: RetryPol
 
 def _most_attempts(job: Claimed) -> int:
     try:
-        return job.read()[1].max_attempts
+        return job.policy().max_attempts
     except Exception:
         return 0
 
 
-def _interrupted(reached: Reached, error: str) -> Outcome:
+def _interrupted(reached: Reached, error: str, retry_in: float = 0.0) -> Outcome:
     """The outcome for an attempt that this process broke off: as after a rescue, it counts, but is never the last."""
-    return Outcome(JobState.AVAILABLE, reached, retry_in=0.0, error=error)
+    return Outcome(JobState.AVAILABLE, reached, retry_in=retry_in, error=error)
 
 
 def _added_headers(job: Claimed, request: Request) -> Headers:

@@ -18,7 +18,7 @@ import logging
 import math
 import random
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -27,6 +27,7 @@ from uuid import UUID, uuid4
 import trio
 
 from requeuest_trio._engine.attempt import Deliverer
+from requeuest_trio._engine.caution import Caution
 from requeuest_trio._engine.lease import Lease
 from requeuest_trio._engine.shortages import Shortages
 from requeuest_trio._engine.slots import Slots, Wish
@@ -34,9 +35,10 @@ from requeuest_trio._engine.worker import Worker
 from requeuest_trio._model.channel import ALL, All
 from requeuest_trio._model.events import Event, emit
 from requeuest_trio._postgres import Backoff, TrioConnection
-from requeuest_trio._store.database import DATABASE_ERRORS, Database
+from requeuest_trio._store.database import DATABASE_ERRORS, Database, why_unreadable
+from requeuest_trio._store.failures import is_of_time, is_of_what_was_read
 from requeuest_trio._store.rows import Claimed, Reservation
-from requeuest_trio._store.store import Store
+from requeuest_trio._store.store import TOO_LARGE, Store
 from requeuest_trio._store.waits import Waits, pairs
 
 __all__ = ["Dispatcher"]
@@ -65,19 +67,25 @@ class Dispatcher:
         deliverer: Deliverer,
         lease: Lease,
         channels: frozenset[str] | All,
+        on_condemned: Callable[[Iterable[UUID]], None],
         *,
         concurrency: int,
         max_running: int,
         poll_interval: float,
     ) -> None:
+        """`on_condemned` is called with jobs that were given up because they can't be read."""
         self._database = database
         self._store = store
         self._deliverer = deliverer
         self._lease = lease
         self._channels = None if isinstance(channels, All) else channels
+        self._on_condemned = on_condemned
         self._concurrency = concurrency
         self._slots = Slots(max_running, None if self._channels is None else len(self._channels))
         self._shortages = Shortages(concurrency)
+        self._caution = Caution()
+        self._claim_problem = ""
+        """Why the last claim that has failed of what it has read has."""
         self._poll_interval = poll_interval
         self._workers: dict[str, Worker] = {}
         self._hot: dict[str, None] = {}
@@ -212,6 +220,8 @@ class Dispatcher:
                 # One claim at a time, so that a backlog can't keep this loop from what has become due meanwhile.
                 if self._claim_was_lost:
                     await self.give_back_lost_claims()
+                if self._caution.accused is not None:
+                    await self._examine(self._caution.accused)
                 self._shortages.ease(trio.current_time())
                 self._take_stalled()
                 await self._release_unwanted()
@@ -219,7 +229,9 @@ class Dispatcher:
                     next_poll = trio.current_time() + self._poll_interval
                     await self._find_due_channels()
                 self._warm_up()
-                if not (places := self._places()):
+                if not (places := self._caution.limited(self._places())):
+                    if not self._hot:
+                        self._caution.over()
                     await self._sleep_until_needed(next_poll)
                 elif self._lease.is_fresh:
                     self._asked_for = places
@@ -308,11 +320,16 @@ class Dispatcher:
         claim = uuid4()
         operation = partial(self._store.claim, worker=worker, claim=claim, places=places)
         try:
-            jobs, was_cut = await self._database.run(operation)
-        except BaseException:
+            jobs, is_cut, oversized = await self._database.run(operation)
+        except BaseException as error:
             # If only the answer is lost, they are claimed, and nobody knows it.
             self._claim_was_lost = True
+            if isinstance(error, DATABASE_ERRORS) and is_of_what_was_read(error):
+                self._caution.failed(places, was_time=is_of_time(error))
+                self._claim_problem = why_unreadable(error, self._database.statement_timeout)
             raise
+        if self._caution:
+            self._caution.passed(places)
         if not self._lease.is_valid or self._lease.term != term:
             # Too late to be trusted. Nothing was sent, so they go back uncounted.
             self._claim_was_lost = self._look_around = True
@@ -320,7 +337,7 @@ class Dispatcher:
         by_channel: dict[str, list[Claimed]] = {}
         for job in jobs:
             by_channel.setdefault(job.channel, []).append(job)
-        if was_cut:
+        if is_cut:
             # Any of them may have more, and those that got nothing come first.
             self._hot.update(dict.fromkeys(sorted(places, key=by_channel.__contains__)))
         for channel, claimed in by_channel.items():
@@ -331,7 +348,23 @@ class Dispatcher:
         if jobs:
             self._handed_over.append(claim)
             emit(_logger, Event.CLAIMED, jobs=len(jobs), channels=len(by_channel))
+        if oversized:
+            await self._condemn(oversized, TOO_LARGE)
         await self._look_up_emptied(self._timed.intersection(places).difference(self._hot))
+
+    async def _examine(self, channel: str) -> None:
+        """Find out which job of a channel could not be claimed alone, and give it up if that is not the first time."""
+        found = await self._database.run(partial(self._store.first_due, channel=channel))
+        if found is None:
+            self._caution.acquit()
+        elif self._caution.is_guilty(channel, *found):
+            await self._condemn([found[0]], f"it can't be read{self._claim_problem}")
+
+    async def _condemn(self, job_ids: Collection[UUID], problem: str) -> None:
+        operation = partial(self._store.condemn, job_ids=job_ids, problem=problem)
+        unblocked = await self._database.run(operation)
+        self._on_condemned(job_ids)
+        self.wake(unblocked)
 
     async def _look_up_emptied(self, channels: set[str]) -> None:
         """Note when channels are due next that had been waited for, and have nothing more now."""

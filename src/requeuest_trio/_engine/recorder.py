@@ -30,7 +30,7 @@ from requeuest_trio._model.outcome import Answer, Outcome
 from requeuest_trio._model.states import JobState
 from requeuest_trio._postgres import Backoff
 from requeuest_trio._store.database import DATABASE_ERRORS, Database
-from requeuest_trio._store.failures import Meaning, answer_of, meaning_of, was_answered
+from requeuest_trio._store.failures import Meaning, complaint_of, meaning_of
 from requeuest_trio._store.rows import Report
 from requeuest_trio._store.store import Keys, Store
 
@@ -198,7 +198,7 @@ class Recorder:
             await self._write_together(batch, [entry.report for entry in batch])
             return
         except DATABASE_ERRORS as error:
-            if (complaint := _complaint(error)) is None:
+            if (complaint := complaint_of(error)) is None:
                 raise
         if isinstance(complaint, errors.LockNotAvailable):
             free = await self._set_locked_aside(batch)
@@ -225,7 +225,7 @@ class Recorder:
         try:
             await self._write_together([entry], [_without_answer(entry.report, refusal)])
         except DATABASE_ERRORS as error:
-            if _complaint(error) is None:
+            if complaint_of(error) is None:
                 raise
             self._set_aside(entry, error)
 
@@ -281,25 +281,13 @@ class Recorder:
                 partial(self._store.unblock_what_is_free, keys=self._busy_keys)
             )
         except DATABASE_ERRORS as error:
-            if _complaint(error) is None:
+            if complaint_of(error) is None:
                 raise
             self._problem = error
             return
         if not self._busy_keys:
             self._busy_keys_at = math.inf
         self._on_recorded((), unblocked)
-
-
-def _complaint(error: Exception) -> psycopg.Error | None:
-    """What was said of a statement, if it may be the fault of one outcome in it.
-
-    In an outage it is not, nor if the schema, or what the role may do, does not fit. Of data that can't be passed on,
-    psycopg itself complains.
-    """
-    answer = answer_of(error)
-    if answer is None or meaning_of(answer) in {Meaning.FORBIDDEN, Meaning.MISUSE}:
-        return None
-    return answer if was_answered(answer) or isinstance(answer, psycopg.DataError) else None
 
 
 def _tell_of_death(entry: _Entry) -> None:

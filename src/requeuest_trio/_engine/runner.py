@@ -14,6 +14,7 @@ from requeuest_trio._engine.attempt import Deliverer
 from requeuest_trio._engine.clocks import DatabaseClock
 from requeuest_trio._engine.dispatcher import Dispatcher
 from requeuest_trio._engine.heartbeat import Heartbeat
+from requeuest_trio._engine.large_bodies import LargeBodies
 from requeuest_trio._engine.lease import Lease
 from requeuest_trio._engine.maintenance import Maintenance
 from requeuest_trio._engine.recorder import Recorder
@@ -40,13 +41,14 @@ class Runner:
     """Delivers for one process: dispatcher, workers, recorder, heartbeat and maintenance.
 
     The dispatcher shares one connection with heartbeat and maintenance; the recorder has one for itself, so that a slow
-    claim never holds up an outcome.
+    claim never holds up an outcome. Large bodies have another, which is made when the first of them is claimed.
     """
 
     def __init__(
         self,
         claims: Database,
         records: Database,
+        bodies: Database,
         store: Store,
         sender: Sender,
         waiters: Waiters,
@@ -66,9 +68,10 @@ class Runner:
         self.dispatcher = Dispatcher(
             claims,
             store,
-            Deliverer(sender, self.recorder, self._lease, config),
+            Deliverer(sender, self.recorder, LargeBodies(bodies, store, self._lease), self._lease, config),
             self._lease,
             channels,
+            waiters.wake,
             concurrency=concurrency,
             max_running=config.max_running,
             poll_interval=poll_interval,

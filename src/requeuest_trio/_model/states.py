@@ -44,6 +44,8 @@ TRANSITIONS = (
     Transition(None, JobState.RUNNING, "spawn where it can be sent at once"),
     Transition(JobState.BLOCKED, JobState.AVAILABLE, "the job before it has finished or was cleared"),
     Transition(JobState.AVAILABLE, JobState.RUNNING, "claim"),
+    Transition(JobState.AVAILABLE, JobState.DEAD, "condemn: it can't be read"),
+    Transition(JobState.BLOCKED, JobState.DEAD, "condemn: it is larger than limits that came after it"),
     Transition(JobState.RUNNING, JobState.SUCCEEDED, "record: an accepted status"),
     Transition(JobState.RUNNING, JobState.AVAILABLE, "record: try again later; release; rescue"),
     Transition(JobState.RUNNING, JobState.DEAD, "record: given up"),

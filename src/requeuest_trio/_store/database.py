@@ -24,7 +24,15 @@ from requeuest_trio._postgres import (
     TrioTransaction,
     move_on_after,
 )
-from requeuest_trio._store.failures import Meaning, is_of_notify_queue, meaning_of, was_answered, without_contents
+from requeuest_trio._store.failures import (
+    Meaning,
+    answer_of,
+    is_of_notify_queue,
+    is_of_time,
+    meaning_of,
+    was_answered,
+    without_contents,
+)
 from requeuest_trio._store.queries import Queries
 
 __all__ = [
@@ -37,6 +45,7 @@ __all__ = [
     "in_transaction",
     "run_once",
     "translated",
+    "why_unreadable",
 ]
 
 T = TypeVar("T")
@@ -110,6 +119,13 @@ def for_callers() -> Iterator[None]:
 def first_line(error: BaseException) -> str:
     """What an error says, without the details."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def why_unreadable(error: Exception, seconds: float) -> str:
+    """What to add to "can't be read", of an error that `is_of_what_was_read`."""
+    if is_of_time(error):
+        return f" within {seconds:g} s, the time for a statement"
+    return f": {first_line(answer_of(error) or error)}"
 
 
 @asynccontextmanager

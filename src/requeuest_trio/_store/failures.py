@@ -9,9 +9,22 @@ from __future__ import annotations
 from enum import Enum
 
 import psycopg
+from psycopg import errors
 from psycopg.pq import DiagnosticField
 
-__all__ = ["Meaning", "answer_of", "is_of_notify_queue", "meaning_of", "was_answered", "without_contents"]
+from requeuest_trio._model.errors import DatabaseUnavailable
+
+__all__ = [
+    "Meaning",
+    "answer_of",
+    "complaint_of",
+    "is_of_notify_queue",
+    "is_of_time",
+    "is_of_what_was_read",
+    "meaning_of",
+    "was_answered",
+    "without_contents",
+]
 
 
 class Meaning(Enum):
@@ -51,6 +64,11 @@ _IN_DOUBT = ("08", "57P", "25", "26", "0A", "42P03", "42P05")
 """What says nothing of the statement, but that it has met the wrong session: one that is lost or shut down (08, 57P),
 in a state, or on a server, that takes no such statement (25, such as a replica's), or whose prepared statements and
 cursors are not what they were taken for. A plan that no longer fits its table is 0A."""
+
+
+_OF_ROWS = ("22", "54", "58", "XX")
+"""What PostgreSQL says of a row that it can't read: it is no text of the database's encoding, it is too large, its page
+can't be read, or is not what it should be."""
 
 
 def meaning_of(error: psycopg.Error) -> Meaning:
@@ -110,6 +128,34 @@ def answer_of(error: BaseException) -> psycopg.Error | None:
     """The error of psycopg that another was made from, or that it is itself."""
     found = error if isinstance(error, psycopg.Error) else error.__cause__
     return found if isinstance(found, psycopg.Error) else None
+
+
+def complaint_of(error: Exception) -> psycopg.Error | None:
+    """What was said of a statement, if it may be the fault of something in it.
+
+    In an outage it is not, nor if the schema, or what the role may do, does not fit. Of data that can't be passed on,
+    psycopg itself complains.
+    """
+    answer = answer_of(error)
+    if answer is None or meaning_of(answer) in {Meaning.FORBIDDEN, Meaning.MISUSE}:
+        return None
+    return answer if was_answered(answer) or isinstance(answer, psycopg.DataError) else None
+
+
+def is_of_time(error: BaseException) -> bool:
+    """Whether a statement has taken more than its time: PostgreSQL has said so, or nothing at all."""
+    answer = answer_of(error)
+    if answer is None:
+        return isinstance(error, DatabaseUnavailable) and error.__cause__ is None
+    return answer.sqlstate == errors.QueryCanceled.sqlstate
+
+
+def is_of_what_was_read(error: BaseException) -> bool:
+    """Whether a statement may have failed of the rows that it has read: of their size, or of what became of them."""
+    answer = answer_of(error)
+    if answer is None or _is_fatal(answer):
+        return is_of_time(error)
+    return is_of_time(error) or (answer.sqlstate or "").startswith(_OF_ROWS)
 
 
 def _is_fatal(error: psycopg.Error) -> bool:

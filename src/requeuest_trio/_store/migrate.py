@@ -21,6 +21,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TypeVar
+from uuid import UUID
 
 import trio
 from psycopg import errors
@@ -29,9 +30,11 @@ from psycopg.conninfo import make_conninfo
 from requeuest_trio._model.dsn import option_for
 from requeuest_trio._model.errors import InvalidRequest, SchemaMismatch
 from requeuest_trio._model.events import Event, emit
+from requeuest_trio._model.states import JobState
 from requeuest_trio._postgres import Dsn, Route, TrioConnection
 from requeuest_trio._store.database import NO_LIMITS, connected, for_callers, in_transaction
 from requeuest_trio._store.queries import Queries
+from requeuest_trio._store.store import TOO_LARGE, Store
 
 __all__ = ["Migration", "apply_migrations", "check_schema", "migrations"]
 
@@ -43,6 +46,8 @@ _LOCK_SECONDS = 1.0
 _PAUSE_SECONDS = 2.0
 """For how long it then lets others go on."""
 _LIMITS = {**NO_LIMITS, "lock_timeout": f"{_LOCK_SECONDS:g}s"}
+_PAGE = 100
+_SENDABLE = (JobState.BLOCKED, JobState.AVAILABLE, JobState.RUNNING)
 _TABLES = ("migration", "job", "attempt", "worker", "channel", "key_secret")
 _CHANGED_MEANWHILE = (
     errors.UndefinedTable,
@@ -136,7 +141,15 @@ async def _validate(connection: TrioConnection, queries: Queries, schema: str) -
 
     Unfinished jobs that are larger die, since nobody could send them; whatever else is, stays as it is.
     """
-    await _patiently(connection, queries, partial(_execute, statement=queries["condemn_oversized"]))
+    oversized = await _patiently(connection, queries, partial(_oversized, queries))
+    for start in range(0, len(oversized), _PAGE):
+        condemn = partial(
+            Store(queries, schema).condemn,
+            job_ids=oversized[start : start + _PAGE],
+            problem=TOO_LARGE,
+            states=_SENDABLE,
+        )
+        await _patiently(connection, queries, condemn)
     for constraint, statement in await _patiently(connection, queries, partial(_validations, queries, schema)):
         validate = partial(_execute, statement=statement.encode())
         try:
@@ -144,6 +157,14 @@ async def _validate(connection: TrioConnection, queries: Queries, schema: str) -
         except errors.CheckViolation as error:
             await connection.rollback()
             emit(_logger, Event.LIMITS_EXCEEDED, constraint=constraint, error=error)
+
+
+async def _oversized(queries: Queries, connection: TrioConnection) -> list[UUID]:
+    found: list[UUID] = []
+    for (statement,) in await (await connection.execute(queries["oversized"])).fetchall():
+        cursor = await connection.execute(statement.encode())
+        found += [job_id for (job_id,) in await cursor.fetchall()]
+    return found
 
 
 async def _validations(queries: Queries, schema: str, connection: TrioConnection) -> list[tuple[str, str]]:

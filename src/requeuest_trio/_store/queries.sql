@@ -244,20 +244,13 @@ INSERT INTO {schema}.migration (version, name, checksum) VALUES (%(version)s, %(
 DELETE FROM {schema}.migration WHERE version = %(version)s;
 
 
--- name: condemn_oversized
--- Give up unfinished jobs that were stored before there were limits, and break them: no change of theirs would be taken.
-DO $$
-DECLARE
-    limits text;
-BEGIN
-    SELECT pg_get_expr(conbin, conrelid) INTO limits FROM pg_constraint
-    WHERE conrelid = to_regclass('{schema}.job') AND conname = 'job_limits' AND NOT convalidated;
-    IF limits IS NOT NULL THEN
-        EXECUTE format('UPDATE {schema}.job SET state = ''dead'', finished_at = now(), worker = NULL, claim = NULL, '
-                       'claimed_at = NULL, error = ''the stored job is damaged: it is larger than a job may be'' '
-                       'WHERE finished_at IS NULL AND NOT (%s)', limits);
-    END IF;
-END $$;
+-- name: oversized
+-- The statement that finds unfinished jobs which were stored before there were limits, and break them: no change of theirs
+-- would be taken, but that they die. No row if there are no limits, or all jobs are known to keep them.
+SELECT format('SELECT id FROM %s WHERE finished_at IS NULL AND NOT (%s)', conrelid::regclass,
+              pg_get_expr(conbin, conrelid))
+FROM pg_constraint
+WHERE conrelid = to_regclass('{schema}.job') AND conname = 'job_limits' AND NOT convalidated;
 
 
 -- name: validations
@@ -528,9 +521,10 @@ FROM step WHERE due_at <= now() + %(horizon)s * interval '1 second' GROUP BY cha
 
 -- name: claim
 -- Take due jobs for the free places of each channel: highest priority first, then the longest due; from all channels
--- in turn, until their rows come to `budget` bytes, but always one. Tells with each whether that has left some. Nothing
--- is taken by a process that is not registered (any more). A job that is larger than a job may be, as an old queue can
--- have it, is not read, but given up: whoever read it would fail of its size, again and again.
+-- in turn, until what is read of them comes to `budget` bytes, but always one. A body that is larger is not read, so that
+-- other jobs do not wait for it: `body` does, for the attempt. Tells with each whether that has left some. Nothing is
+-- taken by a process that is not registered (any more). A job that is larger than a job may be, as an old queue can have
+-- it, is only named, for `condemn`: whoever read it would fail of its size, again and again.
 WITH RECURSIVE place AS MATERIALIZED (
     SELECT channel, places FROM unnest(%(channels)s::text[], %(places)s::integer[]) AS p (channel, places)
     WHERE EXISTS (SELECT FROM {schema}.worker WHERE id = %(worker)s)
@@ -545,10 +539,12 @@ WITH RECURSIVE place AS MATERIALIZED (
                      ORDER BY -priority LIMIT 1)
     FROM rank WHERE rank.rank IS NOT NULL
 ), due AS MATERIALIZED (
-    SELECT numbered.id, numbered.is_broken, numbered.turn, place.channel,
-           CASE WHEN is_broken THEN 0 ELSE body + greatest(rest * factor - 1024, 0) END AS size
+    SELECT numbered.id, numbered.is_broken, numbered.is_large, numbered.turn, place.channel,
+           CASE WHEN is_broken THEN 0
+                ELSE CASE WHEN is_large THEN 0 ELSE body END + greatest(rest * factor - 1024, 0) END AS size
     FROM place CROSS JOIN LATERAL (SELECT *, row_number() OVER () AS turn FROM (
-        SELECT of_rank.id, body, rest, factor, body > 268435456 OR rest > 524288 AS is_broken
+        SELECT of_rank.id, body, rest, factor, body > 268435456 OR rest > 524288 AS is_broken,
+               body > %(budget)s AS is_large
         FROM (SELECT rank FROM rank WHERE rank.channel = place.channel AND rank IS NOT NULL ORDER BY rank) AS ranks
         CROSS JOIN LATERAL (
             -- Without reading what is stored apart. The first kilobyte of all but the body is free; what is compressed
@@ -563,28 +559,64 @@ WITH RECURSIVE place AS MATERIALIZED (
             ORDER BY due_at, id LIMIT place.places FOR UPDATE SKIP LOCKED) AS of_rank
         LIMIT place.places) AS first) AS numbered
 ), picked AS MATERIALIZED (
-    SELECT id, is_broken
-    FROM (SELECT id, is_broken, size, sum(size) OVER (ORDER BY turn, channel) AS total FROM due) AS summed
+    SELECT id, channel, is_broken, is_large
+    FROM (SELECT *, sum(size) OVER (ORDER BY turn, channel) AS total FROM due) AS summed
     WHERE total <= %(budget)s OR total = size
-), broken AS MATERIALIZED (
-    SELECT array_agg(id) AS ids FROM picked WHERE is_broken
+), taken AS (
+    UPDATE {schema}.job
+    SET state = 'running', worker = %(worker)s, claim = %(claim)s, claimed_at = now(),
+        attempts = least(attempts, 2147483646) + 1
+    WHERE id = ANY (ARRAY(SELECT id FROM picked WHERE NOT is_broken))
+    RETURNING id, channel, ordering_key, attempts, method, url, headers::text,
+              CASE WHEN id = ANY (ARRAY(SELECT id FROM picked WHERE is_large)) THEN NULL ELSE body END, accept::text,
+              timeout, follow_redirects, retry::text, awaited
 )
-UPDATE {schema}.job
-SET state = CASE WHEN id = ANY ((SELECT ids FROM broken)::uuid[]) THEN 'dead'::{schema}.job_state
-                 ELSE 'running'::{schema}.job_state END,
-    worker = CASE WHEN id = ANY ((SELECT ids FROM broken)::uuid[]) THEN NULL ELSE %(worker)s::uuid END,
-    claim = CASE WHEN id = ANY ((SELECT ids FROM broken)::uuid[]) THEN NULL ELSE %(claim)s::uuid END,
-    claimed_at = CASE WHEN id = ANY ((SELECT ids FROM broken)::uuid[]) THEN NULL ELSE now() END,
-    finished_at = CASE WHEN id = ANY ((SELECT ids FROM broken)::uuid[]) THEN now() END,
-    error = CASE WHEN id = ANY ((SELECT ids FROM broken)::uuid[])
-                 THEN 'the stored job is damaged: it is larger than a job may be' ELSE error END,
-    attempts = least(attempts, 2147483646) + 1
-WHERE id = ANY (ARRAY(SELECT id FROM picked))
-RETURNING id, channel, ordering_key, attempts, CASE WHEN state = 'running' THEN method END,
-          CASE WHEN state = 'running' THEN url END, CASE WHEN state = 'running' THEN headers::text END,
-          CASE WHEN state = 'running' THEN body END, CASE WHEN state = 'running' THEN accept::text END, timeout,
-          follow_redirects, CASE WHEN state = 'running' THEN retry::text END, awaited,
-          (SELECT count(*) FROM due) > (SELECT count(*) FROM picked), state = 'dead';
+SELECT taken.*, (SELECT count(*) FROM due) > (SELECT count(*) FROM picked) AS is_cut, false AS is_broken FROM taken
+UNION ALL
+SELECT id, channel, NULL, 0, '', '', '', NULL, '', NULL, false, NULL, false, true, true FROM picked WHERE is_broken;
+
+
+-- name: body
+-- The body of a job that a process holds, where `claim` has not read it. No row: the job is held no longer.
+SELECT body FROM {schema}.job WHERE id = %(id)s AND claim = %(claim)s;
+
+
+-- name: first_due
+-- The job that a claim for one place of a channel would take, and how many bytes it has, or at least has if some of them
+-- are compressed.
+SELECT id, octet_length(body)::bigint + octet_length(url) + pg_column_size(headers) + pg_column_size(accept)
+           + coalesce(pg_column_size(retry), 0) AS size
+FROM {schema}.job
+WHERE channel = %(channel)s AND state = 'available' AND due_at <= now()
+ORDER BY -priority, due_at, id LIMIT 1 FOR UPDATE SKIP LOCKED;
+
+
+-- name: keys_of
+-- The ordering keys of those of the jobs that have one.
+SELECT DISTINCT channel, ordering_key FROM {schema}.job WHERE id = ANY (%(ids)s::uuid[]) AND ordering_key IS NOT NULL;
+
+
+-- name: condemn
+-- Give up jobs that can't be read, those that are in one of the states. The attempt is written down, and counted unless it
+-- was already; who waits for one is told. Reads nothing of what may be damaged.
+WITH doomed AS MATERIALIZED (
+    SELECT id, state FROM {schema}.job
+    WHERE id = ANY (%(ids)s::uuid[]) AND state = ANY (%(states)s::{schema}.job_state[])
+    ORDER BY id FOR UPDATE
+), condemned AS (
+    UPDATE {schema}.job
+    SET state = 'dead', finished_at = now(), worker = NULL, claim = NULL, claimed_at = NULL, status = NULL,
+        error = %(error)s, attempts = least(attempts, 2147483646) + (doomed.state <> 'running')::integer
+    FROM doomed WHERE job.id = doomed.id
+    RETURNING job.id, channel, attempts, awaited
+), logged AS (
+    INSERT INTO {schema}.attempt (job_id, number, started_at, duration, reached, error)
+    SELECT id, attempts, now(), 0, 'resolve', %(error)s FROM condemned
+    ON CONFLICT (job_id, number) DO NOTHING
+), announced AS (
+    SELECT {schema}.announce(%(topic)s, string_agg(id::text, ',')) FROM condemned WHERE awaited
+)
+SELECT id, channel, attempts FROM condemned WHERE (SELECT count(*) FROM announced) = 1;
 
 
 -- name: record

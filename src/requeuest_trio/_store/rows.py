@@ -82,7 +82,8 @@ class Claimed:
     method: str
     url: str
     headers: str
-    body: bytes
+    body: bytes | None
+    """None where it was too large to be read with the claim: then it is to be read before `read`."""
     accept: str
     timeout: float | None
     follow_redirects: bool
@@ -93,16 +94,23 @@ class Claimed:
     def __repr__(self) -> str:
         """Without secrets: neither headers nor body."""
         where = cut(escaped(f"{self.method} {masked_url(self.url)}"), _LONGEST_SHOWN)
-        return f"<Claimed {self.id}, attempt {self.attempt}: {where}, body={len(self.body)} bytes>"
+        size = "unread" if self.body is None else f"{len(self.body)} bytes"
+        return f"<Claimed {self.id}, attempt {self.attempt}: {where}, body={size}>"
 
     def read(self) -> tuple[Request, RetryPolicy]:
         """The request and its policy. Raises `ValueError` or `TypeError` if the row holds none."""
         try:
-            return self._request(), _policy(self.retry)
+            return self._request(), self.policy()
         except RecursionError as error:
             raise InvalidRequest("headers", "are nested too deeply") from error
 
+    def policy(self) -> RetryPolicy:
+        """The policy alone. Raises the same."""
+        return _policy(self.retry)
+
     def _request(self) -> Request:
+        if self.body is None:
+            raise InvalidRequest("body", "was not read")
         if self.method not in METHODS or len(self.url) > MAX_URL_LENGTH or normal_form(self.url) is None:
             # Somebody else may have stored it.
             return Request(

@@ -12,10 +12,12 @@ import os
 import socket
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from psycopg import errors
+from psycopg import AsyncCursor, errors
+from psycopg.rows import tuple_row
 
 from requeuest_trio._model.channel import Channel
 from requeuest_trio._model.events import Event, emit
@@ -27,18 +29,28 @@ from requeuest_trio._store.statements import Key, Keys, key_columns
 from requeuest_trio._store.storing import Storing
 from requeuest_trio._store.waits import Waits
 
-__all__ = ["FIRST_KEY", "Keys", "Sign", "Store"]
+__all__ = ["FIRST_KEY", "TOO_LARGE", "Claims", "Keys", "Sign", "Store"]
 
 FIRST_KEY: Key = ("", "")
 """Where a walk over all ordering keys begins: before the first of them."""
 
+TOO_LARGE = "it is larger than a job may be"
 _LOST = "the process that made this attempt was lost before it could record the outcome"
-_OVERSIZED = "the stored job is damaged: it is larger than a job may be"
 
 _logger = logging.getLogger("requeuest_trio.recorder")
 
 # A claim's answer has to be had within a third of a lease, over a slow network too.
 _MAX_CLAIM_BYTES = 4 * 1_048_576
+
+
+class Claims(NamedTuple):
+    """What a claim has found."""
+
+    jobs: list[Claimed]
+    is_cut: bool
+    """Whether there may be more that it could have taken."""
+    oversized: list[UUID]
+    """Jobs that are larger than a job may be. They were left as they are."""
 
 
 class Recorded(NamedTuple):
@@ -98,31 +110,67 @@ class Store(Storing):
             cursor = await self._execute(connection, "due_of_channels", channels=list(channels), horizon=horizon)
         return dict(await cursor.fetchall())
 
-    async def claim(
-        self, connection: TrioConnection, worker: UUID, claim: UUID, places: dict[str, int]
-    ) -> tuple[list[Claimed], bool]:
+    async def claim(self, connection: TrioConnection, worker: UUID, claim: UUID, places: dict[str, int]) -> Claims:
         """Take due jobs for the free places of channels, under one new claim.
 
-        Returns also whether some were left for the next claim, because all together would have been too large.
+        What all together would have been too large is left for the next claim, and a body that is too large by itself
+        for `body`.
         """
         columns = {"channels": list(places), "places": list(places.values()), "budget": _MAX_CLAIM_BYTES}
         cursor = await self._execute(connection, "claim", worker=worker, claim=claim, **columns)
         rows = await cursor.fetchall()
         jobs = [Claimed(claim, *row[:-2]) for row in rows if not row[-1]]
-        if len(jobs) < len(rows):
-            for job_id, channel, _, number, *_, is_broken in rows:
-                if is_broken:
-                    emit(
-                        _logger,
-                        Event.JOB_DEAD,
-                        job=job_id,
-                        channel=channel,
-                        attempts=number,
-                        status=None,
-                        error=_OVERSIZED,
-                    )
-        # In the place of one that was given up, there may be another.
-        return jobs, len(jobs) < len(rows) or any(row[-2] for row in rows[:1])
+        oversized = [row[0] for row in rows if row[-1]] if len(jobs) < len(rows) else []
+        # In the place of one that is left, there may be another.
+        return Claims(jobs, bool(oversized) or any(row[-2] for row in rows[:1]), oversized)
+
+    async def body(self, connection: TrioConnection, job: Claimed) -> bytes | None:
+        """The body of a job that was claimed without; None if it is not held under its claim any more."""
+        cursor = AsyncCursor(connection, row_factory=tuple_row)
+        # Half as many bytes as in text.
+        await cursor.execute(self._queries["body"], {"id": job.id, "claim": job.claim}, binary=True)
+        row = await cursor.fetchone()
+        return None if row is None else row[0]
+
+    async def first_due(self, connection: TrioConnection, channel: str) -> tuple[UUID, int] | None:
+        """The job that a claim for one place of a channel would take, and its bytes as far as that needs no reading."""
+        row = await (await self._execute(connection, "first_due", channel=channel)).fetchone()
+        return None if row is None else (row[0], int(row[1]))
+
+    async def condemn(
+        self,
+        connection: TrioConnection,
+        job_ids: Iterable[UUID],
+        problem: str,
+        states: Iterable[JobState] = (JobState.AVAILABLE,),
+    ) -> dict[str, float]:
+        """Give up jobs that can't be read, as far as they are in one of the states. Returns as `unblock` does.
+
+        The next of their ordering keys become available, as after every job; see `record`.
+        """
+        columns = {"ids": list(job_ids), "states": list(states), "error": f"the stored job is damaged: {problem}"}
+        keys = set(await (await self._execute(connection, "keys_of", ids=columns["ids"])).fetchall())
+        condemn = partial(self._execute, connection, "condemn", topic=self._done, **columns)
+        try:
+            async with connection.transaction():
+                await self._execute(connection, "wait_for_keys_briefly")
+                await self._lock_keys(connection, keys)
+                condemned = await (await condemn()).fetchall()
+                unblocked = await self._unblock(connection, keys, self._due)
+        except errors.LockNotAvailable:
+            condemned = await (await condemn()).fetchall()
+            unblocked, _ = await self.unblock_what_is_free(connection, keys)
+        for job_id, channel, number in condemned:
+            emit(
+                _logger,
+                Event.JOB_DEAD,
+                job=job_id,
+                channel=channel,
+                attempts=number,
+                status=None,
+                error=columns["error"],
+            )
+        return unblocked
 
     async def record(
         self,

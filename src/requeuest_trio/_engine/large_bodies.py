@@ -1,0 +1,56 @@
+"""Bodies that a claim has left unread, because they are large.
+
+They are read one at a time, over a connection of their own: so no other job waits for them, nor does the lease, and
+there is never more than one on its way here.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import trio
+
+from requeuest_trio._engine.lease import Lease
+from requeuest_trio._store.database import DATABASE_ERRORS, Database, why_unreadable
+from requeuest_trio._store.failures import is_of_what_was_read
+from requeuest_trio._store.rows import Claimed
+from requeuest_trio._store.store import Store
+
+__all__ = ["LargeBodies", "UnreadableError"]
+
+
+class UnreadableError(Exception):
+    """A body can't be read, though PostgreSQL is there. The text says why."""
+
+
+class LargeBodies:
+    """Reads them for the attempts of one process."""
+
+    def __init__(self, database: Database, store: Store, lease: Lease) -> None:
+        self._database = database
+        self._store = store
+        self._lease = lease
+        self._one_at_a_time = trio.Lock()
+
+    async def read(self, job: Claimed) -> bytes | None:
+        """The body of a claimed job; None if it is not held under its claim any more.
+
+        Raises `UnreadableError` if that has failed twice of the body itself, while the lease was renewed all the same;
+        any other error of the database as it is.
+        """
+        async with self._one_at_a_time:
+            try:
+                return await self._read(job)
+            except DATABASE_ERRORS as error:
+                if not is_of_what_was_read(error):
+                    raise
+            try:
+                return await self._read(job)
+            except DATABASE_ERRORS as error:
+                if not is_of_what_was_read(error) or not self._lease.is_fresh:
+                    raise
+                problem = f"its body can't be read{why_unreadable(error, self._database.statement_timeout)}"
+                raise UnreadableError(problem) from error
+
+    async def _read(self, job: Claimed) -> bytes | None:
+        return await self._database.run(partial(self._store.body, job=job))
