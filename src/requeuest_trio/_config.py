@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 
 from requeuest_trio._model.checks import MAX_SECONDS
 from requeuest_trio._model.dsn import HiddenText, problem_of
@@ -109,7 +110,9 @@ class Config:
             wanted = int if isinstance(default, int) else int | float
             if isinstance(value, bool) or not isinstance(value, wanted) or not least <= value <= most:
                 kind = "an int" if wanted is int else "a number"
-                raise InvalidRequest(name, f"must be {kind} from {least:,.10g} to {most:,.10g}, not {shown(value)}")
+                remedy = "; write its total_seconds()" if isinstance(value, timedelta) else ""
+                span = f"from {least:,.10g} to {most:,.10g}"
+                raise InvalidRequest(name, f"must be {kind} {span}, not {shown(value)}{remedy}")
 
 
 def _names(argument: str, values: Collection[str]) -> frozenset[str]:

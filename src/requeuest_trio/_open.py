@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
@@ -281,14 +281,14 @@ async def _prepare(
     dsn: Dsn,
     queries: Queries,
     store: Store,
-    settings: Iterable[Channel],
+    settings: Collection[Channel],
     config: Config,
     past_pooler: Route | None,
     delivers: bool,
     connection: TrioConnection,
 ) -> bool:
     """Find out at once, and not by and by, whether this database will do. Returns whether no pooler is in between."""
-    await check_rights(connection, queries, delivers=delivers)
+    await check_rights(connection, queries, delivers=delivers, sets=bool(settings))
     await check_schema(connection, dsn, queries.schema)
     await check_listen_dsn(connection, queries, config, past_pooler)
     # In one order for everybody, since it is one transaction.

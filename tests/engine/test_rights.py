@@ -13,7 +13,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from requeuest_trio import Request, RequeuestError, open_requeuest
+from requeuest_trio import Channel, Request, RequeuestError, open_requeuest
 from requeuest_trio.testing import Receiver
 from tests.engine.support import Eye
 from tests.poolers import direct
@@ -78,6 +78,20 @@ async def test_what_is_lacking_is_named_and_the_remedy_works(
     await role.run(remedy.replace("{", "{{").replace("}", "}}"))
     async with open_requeuest(role.dsn) as client:
         await client.spawn_returning("a", Request.get(receiver.url))
+
+
+@pytest.mark.parametrize("right", ["insert", "update"])
+async def test_to_set_a_channel_takes_rights_on_it(role: Role, right: str) -> None:
+    await role.run(WORKER)
+    await role.run("grant insert, update on requeuest.channel to {role}")
+    await role.run(f"revoke {right} on requeuest.channel from {{role}}")
+    with pytest.raises(RequeuestError, match=f"lacks {right.upper()} on table") as caught:
+        async with open_requeuest(role.dsn, [Channel("ledger", ordered=True)]):
+            pass
+    _, _, remedy = str(caught.value).partition("Remedy: ")
+    await role.run(remedy.replace("{", "{{").replace("}", "}}"))
+    async with open_requeuest(role.dsn, [Channel("ledger", ordered=True)]):
+        pass
 
 
 async def test_a_function_that_may_not_be_called_is_named(role: Role) -> None:

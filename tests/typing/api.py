@@ -176,6 +176,8 @@ async def opening() -> None:
         pass
     async with httpx2.AsyncClient() as http, open_requeuest("postgresql:///app", (), http=http):
         pass
+    async with httpx.AsyncClient() as older, open_requeuest("postgresql:///app", (), http=older):
+        pass
 
 
 async def failing(client: Client, job_id: UUID) -> None:

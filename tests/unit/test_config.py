@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import FrozenInstanceError, fields
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -91,6 +92,11 @@ def test_the_limits_themselves_are_allowed(limits: dict[str, Any]) -> None:
 def test_an_answer_is_kept_for_those_who_wait_for_it() -> None:
     with pytest.raises(InvalidRequest, match=r"^keep_succeeded: must be a number from 60 to"):
         Config(keep_succeeded=0.0)
+
+
+def test_times_are_numbers_of_seconds() -> None:
+    with pytest.raises(InvalidRequest, match=r"timedelta\(days=3\); write its total_seconds\(\)$"):
+        Config(keep_succeeded=timedelta(days=3))  # type: ignore[arg-type]
 
 
 def test_a_value() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from httpx2 import (
@@ -53,8 +54,9 @@ __all__ = [
 class ForeignClient(Protocol):
     """What `httpx.AsyncClient` has in common with httpx2's."""
 
-    def build_request(self, method: str, url: str, /, **options: Any) -> Any:
-        """Make a request with the client's own defaults."""
+    @property
+    def build_request(self) -> Callable[..., Any]:
+        """Make a request with the client's own defaults. (As a method it would have to take whatever has a name.)"""
         ...
 
     async def aclose(self) -> None:

@@ -74,14 +74,16 @@ DISCARD ALL;
 
 
 -- name: missing_rights
--- Which rights this role lacks in the schema, for opening a queue, or for delivering; and tables with policies that hide
--- rows from it. It asks the catalogue, which is open to everybody.
-WITH needed (kind, name, privilege, to_deliver) AS (VALUES
-    ('table', 'migration', 'SELECT', false), ('table', 'channel', 'SELECT', true),
-    ('table', 'job', 'SELECT', true), ('table', 'job', 'UPDATE', true), ('table', 'job', 'DELETE', true),
-    ('table', 'attempt', 'SELECT', true), ('table', 'attempt', 'INSERT', true), ('table', 'attempt', 'DELETE', true),
-    ('table', 'worker', 'SELECT', true), ('table', 'worker', 'INSERT', true), ('table', 'worker', 'UPDATE', true),
-    ('table', 'worker', 'DELETE', true)
+-- Which rights this role lacks in the schema, for opening a queue, for delivering, or for setting channels; and tables
+-- with policies that hide rows from it. It asks the catalogue, which is open to everybody.
+WITH needed (kind, name, privilege, purpose) AS (VALUES
+    ('table', 'migration', 'SELECT', 'open'), ('table', 'channel', 'SELECT', 'deliver'),
+    ('table', 'channel', 'INSERT', 'set'), ('table', 'channel', 'UPDATE', 'set'),
+    ('table', 'job', 'SELECT', 'deliver'), ('table', 'job', 'UPDATE', 'deliver'), ('table', 'job', 'DELETE', 'deliver'),
+    ('table', 'attempt', 'SELECT', 'deliver'), ('table', 'attempt', 'INSERT', 'deliver'),
+    ('table', 'attempt', 'DELETE', 'deliver'), ('table', 'worker', 'SELECT', 'deliver'),
+    ('table', 'worker', 'INSERT', 'deliver'), ('table', 'worker', 'UPDATE', 'deliver'),
+    ('table', 'worker', 'DELETE', 'deliver')
 ), relation AS (
     SELECT pg_class.oid, relname::text AS name FROM pg_catalog.pg_class
     JOIN pg_catalog.pg_namespace ON pg_namespace.oid OPERATOR(pg_catalog.=) relnamespace
@@ -94,7 +96,8 @@ WHERE nspname OPERATOR(pg_catalog.=) %(schema)s::name
 UNION ALL
 SELECT current_user::text, 'TABLE', '{schema}.' || name, privilege
 FROM needed JOIN relation USING (name)
-WHERE (%(delivers)s OR NOT to_deliver)
+WHERE (purpose OPERATOR(pg_catalog.=) 'open' OR (purpose OPERATOR(pg_catalog.=) 'deliver' AND %(delivers)s)
+       OR (purpose OPERATOR(pg_catalog.=) 'set' AND %(sets)s))
   AND NOT CASE privilege WHEN 'DELETE' THEN pg_catalog.has_table_privilege(relation.oid, privilege)
                          ELSE pg_catalog.has_any_column_privilege(relation.oid, privilege) END
 UNION ALL

@@ -11,13 +11,14 @@ from requeuest_trio._store.queries import Queries
 __all__ = ["check_rights"]
 
 
-async def check_rights(connection: TrioConnection, queries: Queries, *, delivers: bool) -> None:
+async def check_rights(connection: TrioConnection, queries: Queries, *, delivers: bool, sets: bool) -> None:
     """Raise `RequeuestError` if the role lacks a right, or if row-level security hides rows of the queue from it.
 
-    To deliver takes rights on every table. Who only enqueues, or only looks, may have as few as he needs: what he then
-    asks for in vain, he is told of.
+    To deliver takes rights on every table, and to set a channel some more. Who only enqueues, or only looks, may have
+    as few as he needs: what he then asks for in vain, he is told of.
     """
-    cursor = await connection.execute(queries["missing_rights"], {"schema": queries.schema, "delivers": delivers})
+    needs = {"schema": queries.schema, "delivers": delivers, "sets": sets}
+    cursor = await connection.execute(queries["missing_rights"], needs)
     rows = await cursor.fetchall()
     if not rows:
         return
