@@ -244,7 +244,8 @@ class Client:
 
         Committed when the block ends normally, rolled back otherwise; jobs spawned on it share that fate. It is
         READ COMMITTED, and one of at most `Config.pool_size - 1` at a time, so keep it short: for as long as it lasts,
-        nothing else can be added to the ordering keys that it has used, nor the next of their jobs be sent.
+        nothing else can be added to the ordering keys that it has used, nor the next of their jobs be sent. What it
+        leaves in its session, such as settings, locks and temporary tables, is gone when the block ends.
 
         Raises:
             DatabaseUnavailable: no connection was to be had, or the commit failed: then it is unknown whether it

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, suppress
 import psycopg
 import pytest
 import trio
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from requeuest_trio import (
     Client,
@@ -27,6 +27,7 @@ from requeuest_trio import (
 from requeuest_trio._store.database import Database
 from requeuest_trio._store.queries import Queries
 from requeuest_trio.testing import Receiver, Reply
+from tests.engine.roles import another_role
 from tests.engine.support import Eye
 from tests.engine.test_logging import check_table
 from tests.engine.test_store_settings import change_defaults
@@ -45,6 +46,17 @@ NOT_OURS = {"application_name", "client_encoding", "DateStyle", "TimeZone", "sta
 """Settings that PgBouncer itself keeps of each client, and gives to whichever session that has."""
 NOT_OURS |= {"transaction_isolation", "transaction_read_only", "transaction_deferrable"}
 QUICKLY = RetryPolicy(initial=0.01)
+LEFT = {
+    "a path": "SET search_path = nowhere",
+    "a role": "SET ROLE {role}",
+    "a user": "SET SESSION AUTHORIZATION {role}",
+    "a kind of transaction": "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY",
+    "formats and plans": "SET DateStyle = German; SET enable_indexscan = off; SET enable_seqscan = on",
+    "temporary tables": "CREATE TEMP TABLE job (id int); CREATE TEMP VIEW pg_class AS SELECT 1 AS oid",
+    "a statement": "PREPARE _pg3_0 AS SELECT 'not yours'",
+    "a subscription": 'LISTEN "requeuest:due"',
+}
+"""What an application may leave in a session, in spite of all that is said about poolers."""
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -109,18 +121,25 @@ async def test_what_others_have_left_in_a_session_is_in_nobodys_way(
 ) -> None:
     """A session pooler that does not reset sessions, and a client whose prepared statements have the same names."""
     options = "server_reset_query =\n"
-    with running_pooler(server, PGBOUNCER, mode="session", sessions=20, options=options) as pooler, logged() as log:
-        dsn = pooler.through(migrated_dsn)
+    with (
+        another_role(migrated_dsn) as theirs,
+        running_pooler(server, PGBOUNCER, mode="session", sessions=20, options=options) as pooler,
+        logged() as log,
+    ):
+        dsn, role = pooler.through(migrated_dsn), conninfo_to_dict(theirs)["user"]
         for _ in range(3):
             async with AsyncExitStack() as stack:
                 for _ in range(8):
                     connection = await connect(dsn)
                     stack.callback(connection.close_nowait)
-                    await connection.execute("set time zone 'Asia/Kathmandu'")
+                    await connection.execute("reset role")
+                    await connection.execute("set time zone 'Asia/Kathmandu'; set search_path = nowhere")
                     await connection.execute("create temp table if not exists job (id int)")
                     for number in range(3):
                         with suppress(psycopg.errors.DuplicatePreparedStatement):
                             await connection.execute(f"prepare _pg3_{number} as select 'not yours'".encode())
+                    await connection.execute(f"set role {role}".encode())
+            assert await migrate(dsn) == []
             async with open_requeuest(dsn, poll_interval=0.1) as client:
                 for _ in range(8):  # more often than psycopg needs to prepare a statement
                     assert (await client.spawn_returning("a", Request.get(receiver.url))).content == b"ok"
@@ -214,6 +233,47 @@ async def test_a_transaction_of_the_caller_has_the_databases_settings(pooled: st
         assert await value(connection, "select current_setting('transaction_isolation')") == "read committed"
         await connection.execute("CREATE TABLE note (text text)")
     assert shown == settings
+
+
+@pytest.mark.parametrize("left", LEFT.values(), ids=LEFT)
+async def test_what_a_caller_leaves_in_its_sessions_is_in_nobodys_way(
+    pooled: str, eye: Eye, receiver: Receiver, left: str
+) -> None:
+    """It stays there: a session is the pooler's. But each operation brings with it all that it rests on."""
+    with another_role(eye.dsn) as theirs, logged() as log:
+        statement = left.replace("{role}", str(conninfo_to_dict(theirs)["user"])).encode()
+        config = Config(pool_size=SESSIONS + 1)
+        async with open_requeuest(pooled, poll_interval=0.1, config=config) as client:
+            left_in: list[int] = []
+            async with trio.open_nursery() as nursery:
+                everywhere = trio.Event()
+                for _ in range(SESSIONS):
+                    nursery.start_soon(_leave, client, statement, left_in, everywhere)
+            assert len(set(left_in)) == SESSIONS
+            for key in (None, "k"):
+                request = Request.get(receiver.url)
+                job_id = await client.spawn("a", request, ordering_key=key)
+                assert (await client.result(job_id)).content == b"ok"
+                async with client.transaction() as connection:
+                    job_id = await client.spawn("a", request, ordering_key=key, connection=connection)
+                    assert await value(connection, "select current_user") == "postgres"
+                assert (await client.result(job_id)).content == b"ok"
+            assert [job async for job in client.jobs()]
+            assert await migrate(pooled) == []
+            async with open_requeuest(pooled, ()) as other:
+                assert (await other.stats()).channels["a"] == {JobState.SUCCEEDED: 4}
+    for event in ("record_failed", "claim_failed", "heartbeat_failed", "maintenance_failed"):
+        assert log.fields(event) == []
+
+
+async def _leave(client: Client, statement: bytes, left_in: list[int], everywhere: trio.Event) -> None:
+    """Keep the session until something is left in each that the pooler has."""
+    async with client.transaction() as connection:
+        left_in.append(await value(connection, "select pg_backend_pid()"))
+        await connection.execute(statement)
+        if len(left_in) == SESSIONS:
+            everywhere.set()
+        await everywhere.wait()
 
 
 async def test_the_limits_of_statements_hold(pooled: str, eye: Eye, receiver: Receiver) -> None:

@@ -135,6 +135,74 @@ async def test_an_error_in_configuring_closes_the_connection(dsn: str) -> None:
         assert open_fds() == fds
 
 
+async def test_one_that_is_to_start_over_is_configured_once_more(dsn: str) -> None:
+    configured: list[object] = []
+
+    async def configure(conn: Conn) -> None:
+        configured.append(conn)
+        await conn.execute("set application_name = 'configured'")
+
+    async with make_pool(dsn, configure=configure, autocommit=False, prepare_threshold=3) as pool:
+        for start_over in (True, False):
+            async with pool.connection(start_over=start_over) as conn:
+                await conn.execute("set application_name = 'changed'")
+                await conn.commit()
+                conn.prepare_threshold = 7
+        async with pool.connection() as conn:
+            assert await value(conn, "show application_name") == "changed"
+            assert conn.prepare_threshold == 7
+        async with pool.connection(start_over=True):
+            pass
+        async with pool.connection() as conn:
+            assert await value(conn, "show application_name") == "configured"
+            assert conn.prepare_threshold == 3
+    assert configured == [conn] * 3
+
+
+@pytest.mark.parametrize("obstacle", ["an error", "a delay", "the connection is lost"])
+async def test_one_that_cannot_start_over_is_closed_and_nobody_is_told(
+    dsn: str, observer: Conn, monkeypatch: pytest.MonkeyPatch, obstacle: str
+) -> None:
+    monkeypatch.setattr("requeuest_trio._postgres.pool.SETTLE_TIMEOUT", 0.1)
+    configured: list[object] = []
+
+    async def configure(conn: Conn) -> None:
+        configured.append(conn)
+        if len(configured) == 2:
+            match obstacle:
+                case "an error":
+                    await conn.execute("select 1 / 0")
+                case "a delay":
+                    await conn.execute("select pg_sleep(60)")
+                case _:
+                    await terminate(observer, conn.info.backend_pid)
+                    await conn.execute("select 1")
+
+    async with make_pool(dsn, configure=configure, max_size=1) as pool:
+        with trio.fail_after(10):
+            async with pool.connection(start_over=True) as conn:
+                pass
+        assert conn.closed
+        assert pool.statistics().size == 0
+        async with pool.connection() as other:
+            assert await value(other, "select 1") == 1
+            assert other is not conn
+
+
+async def test_starting_over_is_not_cut_short_by_a_cancellation(dsn: str) -> None:
+    async def configure(conn: Conn) -> None:
+        await conn.execute("set application_name = 'configured'")
+
+    async with make_pool(dsn, configure=configure, max_size=1) as pool:
+        with trio.CancelScope() as scope:
+            async with pool.connection(start_over=True) as first:
+                await first.execute("set application_name = 'changed'")
+                scope.cancel()
+        async with pool.connection() as second:
+            assert second is first
+            assert await value(second, "show application_name") == "configured"
+
+
 async def test_an_open_transaction_is_rolled_back_on_return(dsn: str) -> None:
     async with make_pool(dsn, autocommit=False, max_size=1) as pool:
         async with pool.connection() as first:

@@ -3,12 +3,13 @@ PostgreSQL for Trio: psycopg's protocol, Trio's waiting. Knows nothing of queues
 
 Reading order: `waiting` (a socket and a generator), `connection` (what an operation is, and what follows when it is
 cancelled) with its parts `lock`, `connecting`, `draining` and `transaction`, then `encoded`, `route`,
-`backoff` and `pool`; and `real_time`, whose limits all of them have.
+`backoff`, `forgetting` and `pool`; and `real_time`, whose limits all of them have.
 """
 
 from requeuest_trio._postgres.backoff import Backoff
 from requeuest_trio._postgres.connection import SETTLE_TIMEOUT, TrioConnection
 from requeuest_trio._postgres.encoded import Statement, execute_encoded
+from requeuest_trio._postgres.forgetting import forget_prepared, prepared_names
 from requeuest_trio._postgres.pool import ConnectionPool, PoolStatistics, PoolTimeout
 from requeuest_trio._postgres.real_time import is_mocked, move_on_after
 from requeuest_trio._postgres.route import Dsn, Route
@@ -26,6 +27,8 @@ __all__ = (
     "TrioConnection",
     "TrioTransaction",
     "execute_encoded",
+    "forget_prepared",
     "is_mocked",
     "move_on_after",
+    "prepared_names",
 )

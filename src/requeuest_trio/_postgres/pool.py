@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections import deque
 from contextlib import asynccontextmanager
@@ -15,7 +16,8 @@ import psycopg
 import trio
 
 from requeuest_trio._postgres.backoff import Backoff
-from requeuest_trio._postgres.connection import TrioConnection
+from requeuest_trio._postgres.connection import SETTLE_TIMEOUT, TrioConnection
+from requeuest_trio._postgres.forgetting import forget_news, forget_options
 from requeuest_trio._postgres.real_time import move_on_after, move_on_at
 from requeuest_trio._postgres.route import Route
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from typing import Self
 
 __all__ = ("ConnectionPool", "PoolStatistics", "PoolTimeout")
+
+logger = logging.getLogger("requeuest_trio.postgres")
 
 Connection: TypeAlias = TrioConnection[tuple[Any, ...]]
 
@@ -80,7 +84,8 @@ class ConnectionPool:
     Args:
       route: the way to the database, or just its connection string.
       max_size: the most connections at once.
-      configure: called with each new connection, before anybody else gets it, such as for setting session parameters.
+      configure: called with each new connection, before anybody else gets it, such as for setting session parameters;
+        and with one that is to start over.
       connect_timeout: seconds for connecting and for ``configure`` together, and for the answer to a health check.
       acquire_timeout: seconds that `connection` waits unless it is told otherwise; `math.inf` waits for ever.
       check_after: a connection that was idle for so many seconds is asked whether it still works before it is lent out.
@@ -189,16 +194,19 @@ class ConnectionPool:
         await trio.lowlevel.checkpoint()
 
     @asynccontextmanager
-    async def connection(self, *, timeout: float | None = None) -> AsyncGenerator[Connection]:
+    async def connection(self, *, timeout: float | None = None, start_over: bool = False) -> AsyncGenerator[Connection]:
         """
         Borrow a connection for the length of a block.
 
         A transaction that is still open at the end of the block is rolled back, within `SETTLE_TIMEOUT`. A connection
         that is broken, in the middle of an operation, or no longer has its row factory, autocommit or isolation
-        settings, is closed. What was changed by SQL, such as ``SET`` or ``LISTEN``, stays.
+        settings, is closed. What was changed by SQL, such as ``SET`` or ``LISTEN``, stays, unless it is to start over.
 
         Args:
           timeout: seconds to wait for a connection, instead of the pool's ``acquire_timeout``.
+          start_over: whether the connection is made as good as new after the block: psycopg forgets what it was told of
+            it, and ``configure`` is called once more. If that fails, or takes longer than `SETTLE_TIMEOUT`, the
+            connection is closed.
 
         Raises:
           PoolTimeout: it took too long; the ``__cause__`` is the last error in connecting, if there was one.
@@ -212,7 +220,7 @@ class ConnectionPool:
         try:
             yield conn
         finally:
-            await self.give_back(conn)
+            await self.give_back(conn, start_over=start_over)
 
     async def acquire(self, *, timeout: float | None = None) -> Connection:
         """
@@ -341,11 +349,13 @@ class ConnectionPool:
         self._route.avoid(conn)
         raise psycopg.errors.ConnectionTimeout(f"no connection within connect_timeout={self._connect_timeout} s")
 
-    async def give_back(self, conn: Connection) -> None:
-        """Take back what `acquire` has given. No checkpoint, if it is in order."""
+    async def give_back(self, conn: Connection, *, start_over: bool = False) -> None:
+        """Take back what `acquire` has given. No checkpoint, if it is in order, and need not start over."""
         try:
             if conn.needs_reset():
                 await conn.reset()
+            if start_over and not conn.closed:
+                await self._start_over(conn)
         finally:
             self._in_use.discard(conn)
             self._places.release()
@@ -357,6 +367,23 @@ class ConnectionPool:
                 self._idle.append(_Idle(conn, trio.current_time()))
                 self._returned.unpark_all()
             self._close_expired()
+
+    async def _start_over(self, conn: Connection) -> None:
+        """Make a connection as good as new, or close it. Cancellation: the same."""
+        is_new = False
+        try:
+            forget_options(conn, self._prepare_threshold)
+            with move_on_after(SETTLE_TIMEOUT, shield=True):
+                if self._configure:
+                    await self._configure(conn)
+                    await conn.commit()
+                forget_news(conn)
+                is_new = True
+        except psycopg.Error as error:
+            logger.debug("a connection could not start over: %s", error)
+        finally:
+            if not is_new:
+                conn.abandon("it could not start over")
 
     def avoid(self, conn: Connection) -> None:
         """Make the next connection to another address than this one's, if there is another; see `Route`."""

@@ -22,7 +22,9 @@ from requeuest_trio._postgres import (
     Route,
     TrioConnection,
     TrioTransaction,
+    forget_prepared,
     move_on_after,
+    prepared_names,
 )
 from requeuest_trio._store.failures import (
     Meaning,
@@ -239,22 +241,31 @@ class Database:
 
     async def _configure(self, connection: TrioConnection) -> None:
         if self._has_sessions:
-            await connection.execute(self._queries["clean_session"])
-            await connection.execute(self._queries["configure"], {**self._limits, "is_local": False})
+            await self._clean(connection)
         else:
             # For the transactions of callers; see `in_transaction` for the library's.
             await connection.set_isolation_level(IsolationLevel.READ_COMMITTED)
             await connection.set_read_only(False)
 
+    async def _clean(self, connection: TrioConnection) -> None:
+        """Have the session as the library needs it, whatever is left in it of another client, or of a caller."""
+        steps = ("clean_session", "configure", "prepared_statements")
+        cursor = AsyncClientCursor(connection)
+        await cursor.execute(b"".join(map(self._queries.__getitem__, steps)), {**self._limits, "is_local": False})
+        await cursor.set_result(-1)
+        if set(await cursor.fetchall()) != {(name, False) for name in prepared_names(connection)}:
+            await connection.execute(self._queries["forget_prepared_statements"])
+            forget_prepared(connection)
+
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[TrioConnection]:
-        """A connection in autocommit mode, for as long as the block lasts.
+    async def connection(self, *, is_lent: bool = False) -> AsyncIterator[TrioConnection]:
+        """A connection in autocommit mode, for as long as the block lasts; cleaned after it, if it is lent to a caller.
 
         Raises `DatabaseUnavailable` if none is had in time. Errors of the block itself come out as they are.
         """
         async with AsyncExitStack() as stack:
             with translated():
-                pooled = self._pool.connection(timeout=self._acquire_timeout)
+                pooled = self._pool.connection(timeout=self._acquire_timeout, start_over=is_lent)
                 connection = await stack.enter_async_context(pooled)
             try:
                 yield connection
@@ -269,7 +280,7 @@ class Database:
         Raises `DatabaseUnavailable` if it can't be begun or committed, each in the time that PostgreSQL may take for a
         statement. Errors of the block itself come out as they are.
         """
-        async with self.connection() as connection:
+        async with self.connection(is_lent=True) as connection:
             transaction = TrioTransaction(connection)
             with translated():
                 await self._in_time(partial(self._begin, connection, transaction))
@@ -284,9 +295,10 @@ class Database:
     async def _begin(self, connection: TrioConnection, transaction: TrioTransaction) -> None:
         try:
             await transaction.__aenter__()
-            await connection.execute(self._queries["leave_session_to_caller"])
+            settings = self._queries["leave_session_to_caller"]
             if connection.info.server_version >= _HAS_TRANSACTION_TIMEOUT:
-                await connection.execute(self._queries["leave_transaction_timeout_to_caller"])
+                settings += self._queries["leave_transaction_timeout_to_caller"]
+            await connection.execute(settings)
         except errors.FeatureNotSupported as error:
             # What a replica says to BEGIN READ WRITE, which is how it is begun behind a pooler.
             connection.close_nowait()

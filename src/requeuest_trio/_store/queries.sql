@@ -8,13 +8,16 @@
 
 
 -- name: begin
--- Begin a transaction of the library's own, whatever the database's defaults are; `configure` follows in one message.
+-- Begin a transaction of the library's own, whatever the database's defaults are, and in the role that has logged in,
+-- whatever another client of a pooler has left in its session; `configure` follows in one message.
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+SET LOCAL SESSION AUTHORIZATION DEFAULT; SET LOCAL role TO DEFAULT;
 
 
 -- name: begin_reading
 -- The same on a replica, where it is an error even to ask for the right to write.
 BEGIN ISOLATION LEVEL READ COMMITTED;
+SET LOCAL SESSION AUTHORIZATION DEFAULT; SET LOCAL role TO DEFAULT;
 
 
 -- name: configure
@@ -50,8 +53,9 @@ SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', %(is_local)s)
 
 
 -- name: leave_session_to_caller
--- In a transaction that the application uses itself, its own database's settings hold, not the library's. But a warning
--- tells that the commit has not waited for a synchronous replica.
+-- In a transaction that the application uses itself, its own role and database's settings hold, neither the library's nor
+-- those of another client of a pooler. But a warning tells that the commit has not waited for a synchronous replica.
+SET LOCAL SESSION AUTHORIZATION DEFAULT; SET LOCAL role TO DEFAULT;
 SET LOCAL client_min_messages TO notice;
 SET LOCAL statement_timeout TO DEFAULT; SET LOCAL lock_timeout TO DEFAULT;
 SET LOCAL idle_in_transaction_session_timeout TO DEFAULT;
@@ -64,13 +68,26 @@ SET LOCAL plan_cache_mode TO DEFAULT; SET LOCAL search_path TO DEFAULT;
 
 
 -- name: leave_transaction_timeout_to_caller
--- The same for a setting that PostgreSQL has since version 17.
+-- The same, in one message with it, for a setting that PostgreSQL has since version 17.
 SET LOCAL transaction_timeout TO DEFAULT;
 
 
 -- name: clean_session
--- Begin with nothing that another client may have left in a session: a session pooler need not see to that.
-DISCARD ALL;
+-- Take away what whoever had a session before has left in it; `configure` and `prepared_statements` follow in one message.
+-- It is what DISCARD ALL does, which can't share a message with anything; but prepared statements stay, since most are
+-- the library's own, and plans cost more than all else here.
+CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; UNLISTEN *;
+SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES;
+
+
+-- name: prepared_statements
+-- What is prepared in a session, and whether by the statement PREPARE, which the library does not use.
+SELECT name, from_sql FROM pg_catalog.pg_prepared_statements;
+
+
+-- name: forget_prepared_statements
+-- Have none.
+DEALLOCATE ALL;
 
 
 -- name: missing_rights
