@@ -25,6 +25,7 @@ from psycopg import sql
 
 from requeuest_trio.testing import Receiver, open_receiver
 from tests.engine.support import Eye, eye_on
+from tests.faults.figures import ANSWERS
 from tests.poolers import POOLER_VARIABLE, Pooler, passed_by, running_pooler
 from tests.servers import TestServer, running_server, wait_for
 
@@ -34,6 +35,18 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 _numbers = itertools.count(1)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Sum up what all tests have told of answers."""
+    reports = itertools.chain.from_iterable(terminalreporter.stats.values())
+    told = [value for report in reports for name, value in getattr(report, "user_properties", ()) if name == ANSWERS]
+    if told:
+        stored, different, lost = map(sum, zip(*told, strict=True))
+        terminalreporter.write_line(
+            f"{stored:,} answers stored in {len(told)} fault tests: "
+            f"{different:,} different from what was sent, {lost:,} lost"
+        )
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.figures import ANSWERS
 from tests.faults.rig import Rig, open_rig
 from tests.faults.scale import scale
 
@@ -39,9 +40,16 @@ async def rig(migrated_dsn: str, tmp_path: Path, seed: int, request: pytest.Fixt
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A test that has failed tells its seed, what its programs did last, and what the database was doing."""
+    """
+    A test that has failed tells its seed, what its programs did last, and what the database was doing.
+
+    Each that has judged its history tells of the answers, to be summed up in the end.
+    """
     report = yield
     rig = item.stash.get(RIG, None)
+    if rig is not None and rig.answers is not None and report.when == "call":
+        stored, different, lost = rig.answers
+        report.user_properties.append((ANSWERS, (stored, len(different), len(lost))))
     if rig is not None and report.failed:
         report.sections.append(("what the programs did", rig.epitaph))
     return report

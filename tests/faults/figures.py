@@ -12,6 +12,8 @@ from tests.faults.history import Answer, Fault, History
 WINDOW = 2.0
 """Seconds over which a throughput is measured."""
 ENOUGH = 0.8
+ANSWERS = "answers"
+"""The name by which tests report their numbers of `stored_answers`."""
 
 
 def throughput(times: list[float], since: float, until: float) -> float:

@@ -17,7 +17,7 @@ from psycopg.conninfo import make_conninfo
 from requeuest_trio._model.groups import raise_bare
 from tests.faults.arrivals import Answer, told
 from tests.faults.checker import judge
-from tests.faults.figures import recovery_time
+from tests.faults.figures import Answers, recovery_time, stored_answers
 from tests.faults.history import (
     Arrival,
     Fault,
@@ -62,6 +62,8 @@ class Rig:
         self.load: tuple[float, float] | None = None
         self.terms = Terms()
         """Of the last worker that was started."""
+        self.answers: Answers | None = None
+        """Of the receiver's, as they were stored when that was judged last."""
         self.epitaph = ""
         """What there is to say about it once it has ended, if the test has failed."""
         self.url = ""
@@ -160,6 +162,15 @@ class Rig:
             jobs = None
         self.note_fault(kind, at, jobs=jobs)
         return jobs or frozenset()
+
+    async def kill_holding(self, worker: Program) -> frozenset[UUID]:
+        """kill -9, at a moment when it has jobs in hand. Returns these."""
+        while True:
+            await worker.freeze()
+            if await self.held_in_the_end(worker):
+                return await self.kill(worker)
+            worker.thaw()
+            await trio.sleep(0.01)
 
     async def held_in_the_end(self, worker: Program) -> frozenset[UUID]:
         """The same as `held_by`, once the server has carried out what the worker has still asked for."""
@@ -332,6 +343,7 @@ class Rig:
             program.must_be_well()
         history = await self.history(**promise)
         assert history.spawns, "nothing was asked for"
+        self.answers = stored_answers(history)
         violations = judge(history)
         assert not violations, "\n".join(str(violation) for violation in violations[:20])
         return history
