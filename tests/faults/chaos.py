@@ -65,7 +65,7 @@ ORDERS: tuple[dict[str, Any], ...] = (
     {"pause": 0.04, "keys": 50, "largest_batch": 3},
     {"pause": 0.04, "lease": LEASE},
 )
-WORKERS_GO: tuple[str, ...] = ("straight", "pooled", "either", "pooled")
+WORKERS_GO: tuple[str, ...] = ("straight", "pooled", "either", "polling")
 PRODUCERS_GO: tuple[str, ...] = ("pooled", "either", "pooled", "straight")
 """The names of their `Ways`, by their numbers."""
 
@@ -119,7 +119,7 @@ class Chaos:
         return await self._rig.history(lease=LEASE, poll_interval=POLL, attempt_timeout=TIMEOUT)
 
     async def _pile_up(self, seconds: float) -> None:
-        """See that there is enough to do for so long, whatever the workers manage."""
+        """See that there is enough to do for so many seconds, whatever the workers manage."""
         await self._rig.produce(jobs=round(seconds * MOST_PER_SECOND), largest_batch=500, retry=RETRY, asks_again=True)
 
     async def _do_faults(self, until: float) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -23,7 +23,7 @@ from tests.servers import TestServer
 
 SESSIONS = 60
 """Of the pooler, so that none of its clients has to wait for one."""
-PATIENCE = 20.0
+PATIENCE = 60.0
 LOSSES: tuple[Callable[[Proxy, When], Loss], ...] = (
     Proxy.drop_next_request,
     Proxy.drop_next_reply,
@@ -55,6 +55,8 @@ class Ways:
     def __init__(self, straight: Way, pooled: Way, either: Way, behind: Proxy, hosts: tuple[Proxy, Proxy]) -> None:
         self.straight = straight
         self.pooled = pooled
+        self.polling = replace(pooled, listen_dsn=None)
+        """As `pooled`; but nobody listens, and so only polling wakes."""
         self.either = either
         self._behind = behind
         self._hosts = hosts
@@ -82,22 +84,21 @@ async def open_ways(server: Throwaway, pooler: str | None = None) -> AsyncIterat
 
     Args:
         server: which server.
-        pooler: the kind of the pooler that all ways are to lead through; only listening goes past it. None: but one
-            way leads through a pooler, PgBouncer if it is installed, and nothing listens on that one.
+        pooler: the kind of the pooler that all ways are to lead through. None: but those that are called so lead
+            through one, which is PgBouncer if it is installed.
     """
     kind = pooler or (PGBOUNCER if is_installed() else OWN)
     direct = server.dsn()
     named = TestServer(socket_dir=server.socket, log=server.log)
     async with open_proxy(direct) as behind:
         with running_pooler(named, kind, sessions=SESSIONS, way=_address(behind.dsn)) as running:
-            past = direct if pooler else None
-            base = running.dsn() if pooler else direct
+            base, past = (running.dsn(), direct) if pooler else (direct, None)
             async with open_proxy(base) as first, open_proxy(base) as second:
                 either = [_address(host.dsn) for host in (first, second)]
                 hosts, ports = (",".join(map(str, parts)) for parts in zip(*either, strict=True))
                 yield Ways(
                     Way(base, past),
-                    Way(running.dsn(), past),
+                    Way(running.dsn(), direct),
                     Way(make_conninfo(base, host=hosts, port=ports), past),
                     behind,
                     (first, second),
