@@ -9,6 +9,7 @@ from functools import partial
 import psycopg
 import pytest
 import trio
+from psycopg.conninfo import make_conninfo
 
 from requeuest_trio import Config, Request, migrate, open_requeuest
 from requeuest_trio.testing import Receiver
@@ -161,6 +162,12 @@ async def test_the_commit_that_is_lost_is_that_of_a_certain_transaction(proxy: P
                 await conn.execute(NOTE, [1])
         assert loss.happened.is_set()
     assert await _numbers(direct) == [1]
+
+
+async def test_a_connection_is_known_by_the_name_of_its_program(proxy: Proxy) -> None:
+    dsn = make_conninfo(proxy.dsn, application_name="a program")
+    async with through(proxy), await connect(dsn):
+        assert [link.conversation.program for link in proxy.links] == [None, "a program"]
 
 
 async def test_statements_of_the_library_go_by_their_names(eye: Eye, receiver: Receiver) -> None:

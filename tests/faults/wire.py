@@ -171,6 +171,8 @@ def name_of(text: str) -> str:
         return "listen"  # the only one that is not the same in every schema
     if text.startswith("BEGIN"):
         return "BEGIN"  # whatever kind of transaction it is, and whatever settings come along
+    if text.startswith("CLOSE ALL;"):
+        return "clean_session"  # with the settings that come along
     return _named(text)
 
 
