@@ -15,11 +15,13 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator
 from enum import Enum
+from itertools import accumulate
 from pathlib import Path
 
 import requeuest_trio
 import requeuest_trio.testing
 from requeuest_trio._model.events import Event
+from requeuest_trio._model.retry import RetryPolicy, backoff
 from requeuest_trio._model.states import FINISHED, TRANSITIONS, JobState
 
 DOCS = Path(__file__).parent
@@ -53,6 +55,10 @@ _CONSTRUCTED = (
     requeuest_trio.Channel,
     requeuest_trio.TrioTransport,
 )
+_WHILES = {
+    "a minute": 60, "an hour": 3_600, "a day": 86_400, "three days": 3 * 86_400, "a week": 7 * 86_400,
+    "30 days": 30 * 86_400,
+}  # fmt: skip
 _END = "(the end)"
 _BLANK_LINE = "\n\n"
 _HEADING = re.compile(r"(Args|Returns|Raises|Yields|Attributes|Example|Guarantee|Cancellation)(:{1,2})(?: (.*))?$")
@@ -78,6 +84,26 @@ def events() -> Iterator[str]:
         fields = ", ".join(f"`{name}`" for name in spec.fields)
         level = logging.getLevelName(spec.level)
         yield f"| `requeuest_trio.{spec.room}` | `{spec.name}` | {level} | {fields} | {spec.meaning} |"
+
+
+def retries() -> Iterator[str]:
+    """When the default policy tries again, and how many attempts it makes in a while. Without the jitter."""
+    policy = RetryPolicy(jitter=0)
+    waits = [backoff(policy, failed, None, lambda: 0.5) for failed in range(1, 1_000)]
+    at = [0.0, *accumulate(waits)]
+    steady = waits.index(policy.max_backoff) + 1
+    yield from ("| attempt | after the one before | after the first |", "|---|---|---|")
+    yield from (f"| {n + 1} | {_span(waits[n - 1])} | {_span(at[n])} |" for n in range(1, steady))
+    yield f"| {steady + 1} and each later one | {_span(policy.max_backoff)} | |"
+    yield from ("", "| to be tried for about | choose `max_attempts=` |", "|---|---|")
+    for name, seconds in _WHILES.items():
+        yield f"| {name} | {sum(moment <= seconds for moment in at)} |"
+
+
+def _span(seconds: float) -> str:
+    hours, minutes, rest = int(seconds // 3600), int(seconds % 3600 // 60), int(seconds % 60)
+    parts = [f"{number} {unit}" for number, unit in ((hours, "h"), (minutes, "min"), (rest, "s")) if number]
+    return " ".join(parts)
 
 
 def names() -> Iterator[str]:
@@ -200,7 +226,7 @@ def _docstring(value: object) -> Iterator[str]:
 
 def generated(text: str) -> str:
     """A page with its generated parts as they should be."""
-    makers = {"states": states, "events": events, "names": names}
+    makers = {"states": states, "events": events, "names": names, "retries": retries}
 
     def fill(match: re.Match[str]) -> str:
         made = "\n".join(line.rstrip() for line in makers[match[2]]())

@@ -11,6 +11,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import NamedTuple
@@ -19,14 +20,17 @@ import httpx2
 import psycopg
 import pytest
 import trio
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 import requeuest_trio
-from requeuest_trio import ALL, Request, open_requeuest
+from requeuest_trio import ALL, Channel, JobState, Request, RequeuestError, open_requeuest
 from requeuest_trio.testing import Arrival, Reply, open_receiver
 from tests.servers import temporary_home
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+ROLE = re.compile(r"\bqueue_(?:worker|web|reader)\b")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -135,8 +139,49 @@ def test_sessions_show_what_happens(block: Block) -> None:
 
 @_marked("sql")
 def test_sql_blocks_run(block: Block, code: str, migrated_dsn: str) -> None:
-    with psycopg.connect(migrated_dsn, autocommit=True) as connection:
-        connection.execute(code.encode())
+    with granted(migrated_dsn, code):
+        pass
+
+
+@contextmanager
+def granted(dsn: str, *statements: str) -> Iterator[dict[str, str]]:
+    """Run statements of a page; the DSNs of the roles that they speak of, which exist as long as the block lasts."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        database = connection.info.dbname
+        names = {name: f"{name} of {database}" for text in statements for name in ROLE.findall(text)}
+        quoted = {name: sql.Identifier(names[name]).as_string() for name in names}
+        for role in quoted.values():
+            connection.execute(f"CREATE ROLE {role} LOGIN".encode())
+        try:
+            for text in statements:
+                connection.execute(ROLE.sub(lambda found: quoted[found[0]], text).encode())
+            yield {name: make_conninfo(dsn, user=role) for name, role in names.items()}
+        finally:
+            for role in quoted.values():
+                connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
+
+
+async def test_the_roles_can_do_what_the_page_says(migrated_dsn: str, receiver_url: str) -> None:
+    blocks = [block.code for block in BLOCKS if block.language == "sql" and ROLE.search(block.code)]
+    request = Request.get(receiver_url)
+    with granted(migrated_dsn, *blocks) as dsns:
+        assert dsns.keys() == {"queue_worker", "queue_web", "queue_reader"}
+        async with (
+            open_requeuest(dsns["queue_worker"], ["a", Channel("ledger", ordered=True)]) as worker,
+            open_requeuest(dsns["queue_web"], (), poll_interval=0.05) as web,
+            open_requeuest(dsns["queue_reader"], ()) as reader,
+        ):
+            for channel, key in (("a", None), ("a", "k"), ("ledger", None)):
+                assert (await web.result(await web.spawn(channel, request, ordering_key=key))).status_code == 200
+            async with web.transaction() as connection:
+                job_id = await web.spawn("a", request, ordering_key="k", connection=connection)
+            await web.wait(job_id)
+            for call in (web.attempts(job_id), web.clear(ALL), reader.spawn("a", request)):
+                with pytest.raises(RequeuestError, match="lacks a right"):
+                    await call
+            assert len(await reader.attempts(job_id)) == 1
+            assert (await reader.stats()).count(JobState.SUCCEEDED) == 4
+            await worker.spawn_returning("a", request, ordering_key="k")
 
 
 @_marked("sh")

@@ -16,7 +16,7 @@ class JobState(StrEnum):
     BLOCKED = "blocked"
     """Behind an unfinished job of its ordering key; nothing is sent."""
     AVAILABLE = "available"
-    """Will be sent as soon as it is due and its channel has a free place."""
+    """Will be sent as soon as it is due and its channel has a free slot."""
     RUNNING = "running"
     """Claimed by a process, which is sending it now."""
     SUCCEEDED = "succeeded"
