@@ -31,7 +31,7 @@ from requeuest_trio._http.describing import causes, described
 from requeuest_trio._http.heads import head_of_odd
 from requeuest_trio._http.message import target_of
 from requeuest_trio._http.progress import Progress
-from requeuest_trio._http.redirects import Hop, goes_along, next_hop
+from requeuest_trio._http.redirects import Hop, goes_along, is_redirect, next_hop
 from requeuest_trio._model import checks
 from requeuest_trio._model.bodies import checked_body, content_body, form_encoded, json_body
 from requeuest_trio._model.channel import channels_of
@@ -136,6 +136,8 @@ def answered(start: bytes) -> Call:
         # As they come from a socket.
         for place in range(0, len(data), 65_536):
             parser.feed(data[place : place + 65_536])
+            while parser.has_more:
+                parser.go_on()
             parser.pieces.clear()
             if parser.problem:
                 break
@@ -229,6 +231,7 @@ BOUNDED: Mapping[str, list[Call]] = {
         answered(HEAD + b"Transfer-Encoding: chunked\r\n\r\n"),
         answered(HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;"), answered(HEAD + b"\r\n"),
     ],
+    "_http.answer.AnswerParser.has_long_head": [lambda text: AnswerParser().has_long_head(raw(text))],
     "_http.decoding.decoder_for": headers_of(decoder_for, "Content-Encoding"),
     "_http.decoding.Decoder.decode": [decoded],
     "_http.describing.described": [
@@ -255,6 +258,7 @@ BOUNDED: Mapping[str, list[Call]] = {
     ],
     "_http.progress.Progress.take": [in_pieces],
     "_http.progress.Progress.failed": [lambda text: Progress(many_fields(text)).failed(ValueError(text))],
+    "_http.redirects.is_redirect": headers_of(lambda headers: is_redirect(302, headers), "Location"),
     "_http.redirects.next_hop": headers_of(
         lambda headers: next_hop(Hop("GET", "https://h/a", many_fields("a1"), b""), 302, headers), "Location"
     ),

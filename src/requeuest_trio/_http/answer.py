@@ -8,13 +8,16 @@ from typing import Final
 from requeuest_trio._http.chunks import ChunkedBody
 from requeuest_trio._http.heads import NO_HEAD, Head, RawHeaders, framing_of, head_of_odd, plain_heads
 
-__all__ = ["MAX_HEAD_BYTES", "MAX_INFORMATIONAL", "AnswerParser", "RawHeaders"]
+__all__ = ["LONG_HEAD", "MAX_HEAD_BYTES", "MAX_INFORMATIONAL", "AnswerParser", "RawHeaders"]
 
 MAX_HEAD_BYTES: Final = 131_072
 """A head, and the 1xx answers before it."""
 MAX_INFORMATIONAL: Final = 1_000
 """1xx answers before the real one. RFC 9110 section 15.2 sets no limit, and some servers send one every few seconds for
 as long as they work."""
+
+LONG_HEAD: Final = 1_024
+"""Bytes. A longer head is read in one step all the same, but not while other tasks wait for many like it."""
 
 _TOO_LONG: Final = f"the answer has a head of more than {MAX_HEAD_BYTES:,} bytes"
 _EMPTY_LINE: Final = re.compile(rb"\n\r?\n")
@@ -23,8 +26,8 @@ _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 _LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
 _NEAR: Final = 2_048
 _HEADS_AT_ONCE: Final = 50
-_LINES_AT_ONCE: Final = 400
-"""So many are read without a pause."""
+_LINES_AT_ONCE: Final = 50
+"""So many are read without a pause. Hundreds of answers may come at once, and each may be as hard to read as it can."""
 
 
 class AnswerParser:
@@ -86,6 +89,15 @@ class AnswerParser:
         """Whether it says that no request came, and ends the connection (RFC 9110 section 15.5.9)."""
         return self.status == 408 and not self.keep_alive
 
+    def has_long_head(self, data: bytes | None = None) -> bool:
+        """Whether a long head would be read next: of what was fed, or of this if it were."""
+        if self.is_head_complete:
+            return False
+        if self._held is not None and data is not None:
+            return len(self._held) + len(data) > LONG_HEAD
+        data, at = (self._input, self._at) if data is None else (data, 0)
+        return len(data) - at > LONG_HEAD and data.find(b"\r\n\r\n", at, at + LONG_HEAD) < 0
+
     def feed(self, data: bytes) -> None:
         """Take what has come, once `has_more` is False."""
         self.has_begun = True
@@ -96,8 +108,8 @@ class AnswerParser:
     def go_on(self) -> None:
         """Read some more of what was fed. So much work at a time is done that others need not wait."""
         try:
-            heads = _HEADS_AT_ONCE
-            while heads and not self.is_head_complete and self._read_head():
+            heads, near = _HEADS_AT_ONCE, self._at + LONG_HEAD
+            while heads and self._at < near and not self.is_head_complete and self._read_head():
                 heads -= 1
             if self.is_head_complete:
                 self._read_body()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
@@ -11,7 +10,7 @@ from typing import Final
 
 import trio
 
-from requeuest_trio._http.answer import AnswerParser
+from requeuest_trio._http.answer import LONG_HEAD, AnswerParser
 from requeuest_trio._http.bodies import Pieces
 from requeuest_trio._http.message import Message, Origin
 from requeuest_trio._http.streams import Stream
@@ -200,7 +199,7 @@ class Connection:
             raise RemoteProtocolError(self.answer.problem)
         if self.answer.has_more:
             await trio.lowlevel.checkpoint()
-            await self._step(self.answer.go_on)
+            await self._step(self.answer.go_on, is_long=self.answer.has_long_head())
             return
         try:
             if self.timeouts.read == math.inf or while_sending:
@@ -211,23 +210,21 @@ class Connection:
             if self.answer.has_begun or self.is_closed:
                 raise ReadError(_text(error)) from error
             raise Disconnected(f"the connection broke before an answer came: {_text(error)}") from error
-        if data and not self.answer.has_begun:
+        if data and len(data) <= LONG_HEAD and not self.answer.has_begun:
             self.answer.feed(data)
         elif data:
-            await self._step(partial(self.answer.feed, data), self._stream.took)
+            is_long = self.answer.has_long_head(data)
+            await self._step(partial(self.answer.feed, data), self._stream.took, is_long=is_long)
         elif self.answer.has_begun:
             self.answer.feed_eof(is_certain=not self._stream.was_cut)
         else:
             raise Disconnected("the connection was closed before an answer came")
 
-    async def _step(self, read: Callable[[], None], took: float = 0.0) -> None:
-        """Read more of an answer than its beginning: what is little to send may be a lot to read."""
-        began = time.thread_time()
-        read()
-        took += time.thread_time() - began
+    async def _step(self, read: Callable[[], None], took: float = 0.0, *, is_long: bool) -> None:
+        """Read more of an answer than a short beginning: what is little to send may be a lot to read."""
         if self._turns is None:
             self._turns = Turns()
-        await self._turns.after(took)
+        await self._turns.step(read, took=took, is_long=is_long)
 
 
 def _text(error: BaseException) -> str:

@@ -27,9 +27,13 @@ class Decoder(Protocol):
 
     has_enough: bool
     """Whether there are more parts than it takes apart, so that the rest is to be left."""
+    has_rest: bool
+    """Whether `decode` has given as much as it might, so that there may be more: to be asked for with `rest`."""
+    rest: bytes
+    """What it has left of its data."""
 
     def decode(self, data: bytes, most: int) -> bytes:
-        """The next part of the body, at most so many bytes; the rest is lost. Raises `ValueError` for rubbish.
+        """The next part of the body, at most so many bytes. Raises `ValueError` for rubbish.
 
         What it takes apart may mean nothing, and take its time: so `data` should be short.
         """
@@ -58,12 +62,16 @@ class _Inflater:
         self._is_over = False
         self._members = 0
         self.has_enough = False
+        self.has_rest = False
+        self.rest = b""
 
     def decode(self, data: bytes, most: int) -> bytes:
         decoded: list[bytes] = []
         data = self._held + data
         self._held = b""
-        while data and most > 0 and not self._is_over:
+        # zlib may hold a part of what it has read, too.
+        while (data or self.has_rest) and most > 0 and not self._is_over:
+            self.has_rest = False
             if self._inflate is None or self._inflate.eof:
                 if len(data) < len(_GZIP_MAGIC):
                     self._held = data
@@ -74,7 +82,9 @@ class _Inflater:
             decoded.append(piece)
             most -= len(piece)
             # A gzip body may have several members (RFC 1952 section 2.2).
-            data = self._inflate.unused_data if self._inflate.eof else b""
+            data = self._inflate.unused_data if self._inflate.eof else self._inflate.unconsumed_tail
+        self.has_rest = most <= 0
+        self.rest = data
         return b"".join(decoded)
 
     def finish(self) -> None:

@@ -10,7 +10,7 @@ from requeuest_trio._model.headers import HARMLESS, Headers, find, is_secret
 from requeuest_trio._model.masking import masked_url
 from requeuest_trio._model.urls import MAX_URL_LENGTH, checked_url
 
-__all__ = ["Hop", "goes_along", "next_hop"]
+__all__ = ["Hop", "goes_along", "is_redirect", "next_hop"]
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _WITH_BODY = "the redirect to another origin would carry the body"
@@ -35,6 +35,11 @@ class Hop:
     def __repr__(self) -> str:
         """Without what may be secret: headers and body."""
         return f"<Hop {self.method} {masked_url(self.url)}, body={len(self.body)} bytes>"
+
+
+def is_redirect(status: int, answer: Headers) -> bool:
+    """Whether an answer says where else to ask, so that `next_hop` has something to do."""
+    return status in _REDIRECTS and find(answer, "location") is not None
 
 
 def next_hop(

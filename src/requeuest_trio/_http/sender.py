@@ -6,7 +6,6 @@ connecting, TLS, an endless series of 1xx answers and a body that drips. Whateve
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -19,7 +18,7 @@ from requeuest_trio._http.decoding import Decoder, decoder_for
 from requeuest_trio._http.exchanges import Exchange, Incoming, exchange_through
 from requeuest_trio._http.holding import LARGE, HeldBodies
 from requeuest_trio._http.progress import Progress
-from requeuest_trio._http.redirects import Hop, next_hop
+from requeuest_trio._http.redirects import Hop, is_redirect, next_hop
 from requeuest_trio._http.transport import TrioTransport
 from requeuest_trio._http.turns import Turns
 from requeuest_trio._model.headers import Headers, find
@@ -29,6 +28,8 @@ from requeuest_trio._model.request import Request
 __all__ = ["Sender", "open_sender"]
 
 _DECODED_AT_ONCE: Final = 2_048
+_DECODED_TO_AT_ONCE: Final = 16_384
+"""So many bytes are undone in one step, and so many come of it: a thousand times as much might."""
 _MOST_HELD: Final = 67_108_864
 
 
@@ -62,7 +63,7 @@ class Sender:
         self._held = HeldBodies(max(_MOST_HELD, config.max_response_body))
         self._max_redirects = config.max_redirects
         self._sensitive = config.sensitive
-        self._following = partial(next_hop, sensitive=config.sensitive, bodies_to=config.redirect_bodies_to)
+        self._next_hop = partial(next_hop, sensitive=config.sensitive, bodies_to=config.redirect_bodies_to)
         self.run = run
         """Closes what has been idle for too long, until cancelled."""
 
@@ -85,9 +86,7 @@ class Sender:
                 answer = await self._exchange_once(hop, progress)
                 try:
                     progress.answered(answer.status, answer.headers, None if hop.url == request.url else hop.url)
-                    following = (
-                        self._following(hop, answer.status, answer.headers) if request.follow_redirects else None
-                    )
+                    following = await self._following(hop, answer) if request.follow_redirects else None
                     if isinstance(following, Hop) and not redirects_left:
                         following = f"more than {self._max_redirects} redirects"
                     if not isinstance(following, Hop):
@@ -105,6 +104,12 @@ class Sender:
         except BaseExceptionGroup as group:
             # A cancellation in the company of such errors, from a transport with a nursery: it alone goes on.
             raise (group.split(Exception)[1] or group) from None
+
+    async def _following(self, hop: Hop, answer: Incoming) -> Hop | str | None:
+        """Where a redirect leads, see `next_hop`. To take a URL apart may take milliseconds, as its sender likes."""
+        if not is_redirect(answer.status, answer.headers):
+            return None
+        return await Turns().step(partial(self._next_hop, hop, answer.status, answer.headers), is_long=True)
 
     async def _read_body(self, answer: Incoming, progress: Progress) -> None:
         if answer.decoded is not None:
@@ -139,12 +144,16 @@ class Sender:
         """Undo a coding, a little at a time: what it comes to, and how long it takes, the length does not tell."""
         progress.is_decoded = True
         came[0] += len(piece)
-        for start in range(0, len(piece), _DECODED_AT_ONCE):
-            if start:
+        at = 0
+        while at < len(piece) or decoder.has_rest:
+            if at:
                 await trio.lowlevel.checkpoint()
-            began = time.thread_time()
-            part = decoder.decode(piece[start : start + _DECODED_AT_ONCE], progress.room(self._body_limit) + 1)
-            await turns.after(time.thread_time() - began)
+            data = decoder.rest
+            if not decoder.has_rest:
+                data = piece[at : at + _DECODED_AT_ONCE]
+                at += _DECODED_AT_ONCE
+            most = min(progress.room(self._body_limit) + 1, _DECODED_TO_AT_ONCE)
+            part = await turns.step(partial(decoder.decode, data, most))
             if not await self._keep(answer, progress, part) or decoder.has_enough:
                 return False
         return came[0] <= 2 * self._body_limit + LARGE
