@@ -49,7 +49,7 @@ from requeuest_trio._model.retry import retry_after_seconds
 from requeuest_trio._model.statuses import statuses
 from requeuest_trio._model.urls import MAX_URL_LENGTH, checked_url, normal_form, url_text
 from requeuest_trio._store.rows import Claimed, Report, attempt_from_row, job_from_row, outcome_rows
-from requeuest_trio.cli.display import body_text, one_line, say, say_text
+from requeuest_trio.cli.display import body_text, one_line, say
 from requeuest_trio.cli.display import cut as cut_for_display
 from requeuest_trio.cli.documents import attempt_document, job_document, show_document
 from requeuest_trio.cli.dsn import option_of
@@ -329,7 +329,6 @@ BOUNDED: Mapping[str, list[Call]] = {
     "_store.rows.job_from_row": [job],
     "_store.rows.attempt_from_row": [attempt],
     "cli.display.say": [lambda text: say(console(), text)],
-    "cli.display.say_text": [lambda text: say_text(console(), text)],
     "cli.display.one_line": [one_line],
     "cli.display.cut": [lambda text: cut_for_display(text, 80)],
     "cli.display.body_text": [lambda text: body_text(raw(text))],

@@ -121,8 +121,6 @@ async def test_records_of_a_byte(authority: trustme.CA, tmp_path: Path) -> None:
                 nursery.start_soon(lambda: send(sender, f"https://localhost:{port}/", timeout=PATIENT))
 
 
-
-
 def fields(first: int, last: int) -> bytes:
     """Short, and different in each answer, so that none has been seen before: see `_longest_with`."""
     return b"".join(b"N-%d:y\r\n" % number for number in range(first, last))

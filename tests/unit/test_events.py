@@ -97,14 +97,16 @@ def test_record_has_name_and_fields(caplog: pytest.LogCaptureFixture) -> None:
     assert record.__dict__["fields"]["attempts"] == 2
 
 
+@pytest.mark.parametrize("event", Event)
 @pytest.mark.parametrize("char", ["\n", "\r", "\x1b", "\x85", "\u2028", "\u202e", "\0", "\ud800", "\x7f"])
-def test_nothing_steers_a_line(caplog: pytest.LogCaptureFixture, char: str) -> None:
-    """Names of channels come from rows, errors from receivers."""
+def test_nothing_steers_a_line(caplog: pytest.LogCaptureFixture, event: Event, char: str) -> None:
+    """Names of channels come from rows, errors from receivers: in whichever field, as whatever."""
     logger = logging.getLogger("requeuest_trio.attempt")
     forged = f"mail{char}job_dead job=2"
     with caplog.at_level(logging.DEBUG, logger.name):
-        emit(logger, Event.JOB_DEAD, job=1, channel=forged, attempts=2, status=None, error=ValueError(forged))
-        emit(logger, Event.CLAIMED, jobs=1, channels=[forged])
+        for value in (forged, [forged], ValueError(forged)):
+            emit(logger, event, **dict.fromkeys(event.value.fields, value))
+    assert len(caplog.records) == 3
     for record in caplog.records:
         assert record.getMessage().isprintable()
         assert char not in str(record.__dict__["fields"])

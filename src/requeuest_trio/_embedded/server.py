@@ -145,9 +145,13 @@ def start(home: Home, plan: Plan) -> Server:
                 return server
             time.sleep(POLL)
         if time.monotonic() > deadline or not (home.data / "postmaster.pid").exists():
-            tail = home.log.read_text(errors="replace")[-1500:].strip()
-            raise CannotKeepError(f"PostgreSQL does not start in {home.path}. The end of {home.log}:\n{tail}")
+            tail = _end_of(home.log.read_text(errors="replace"))
+            raise CannotKeepError(f"PostgreSQL does not start in {home.path}. The end of {home.log}: {tail}")
         time.sleep(0.2)
+
+
+def _end_of(text: str) -> str:
+    return " / ".join(text[-1500:].strip().splitlines())
 
 
 def _initdb(new: Path, plan: Plan) -> None:
@@ -156,7 +160,7 @@ def _initdb(new: Path, plan: Plan) -> None:
         _run(plan, "initdb", "-D", str(new), *options)
     except subprocess.CalledProcessError as error:
         shutil.rmtree(new, ignore_errors=True)
-        raise CannotKeepError(f"initdb could not make {new}: {str(error.stderr).strip()[-1500:]}") from None
+        raise CannotKeepError(f"initdb could not make {new}: {_end_of(str(error.stderr))}") from None
 
 
 def _launch(home: Home, plan: Plan) -> Server:

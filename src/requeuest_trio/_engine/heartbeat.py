@@ -40,10 +40,10 @@ class Heartbeat:
         self.interval = lease.length / _BEATS_PER_LEASE
 
     async def register(self) -> None:
-        """Announce this process. Raises `DatabaseUnavailable`."""
+        """Announce this process. Raises `RequeuestError`: at the start its caller is the application."""
         asked_at = self._lease.clock()
         operation = partial(self._store.register, worker=self._lease.worker, lease=self._lease.length)
-        self._answered(await self._database.run(operation), asked_at)
+        self._answered(await self._database.ask(operation), asked_at)
 
     async def run(self) -> None:
         """Beat until cancelled. `watch` has to be running too."""

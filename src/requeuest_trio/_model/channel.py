@@ -36,7 +36,8 @@ class Channel:
             before it was made keep their freedom. False takes it back. None, and a plain `str`, leave it as it is.
 
     Raises:
-        InvalidRequest: the name is empty, too long, or no text.
+        InvalidRequest: the name is empty, too long, or no text; or, of one with settings, it has line ends, control or
+            bidirectional characters, as names that other programs have stored may.
 
     Example::
 
@@ -49,6 +50,8 @@ class Channel:
 
     def __post_init__(self) -> None:
         checks.channel_name(self.name)
+        if self.ordered is not None:
+            checks.new_name("channel", self.name, checks.MAX_CHANNEL_LENGTH)
         if self.ordered is not None and not isinstance(self.ordered, bool):
             raise InvalidRequest("ordered", f"must be a bool or None, not {type(self.ordered).__name__}")
 

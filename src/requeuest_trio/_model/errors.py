@@ -20,6 +20,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from requeuest_trio._model.escaping import escaped
+
 if TYPE_CHECKING:
     from requeuest_trio._model.job import Job
 
@@ -41,6 +43,13 @@ _SHOWN = 200
 class RequeuestError(Exception):
     """What all errors of this library have in common; also raised itself, for wrong surroundings."""
 
+    def __str__(self) -> str:
+        """In one line that steers no terminal, whatever names and texts of others are in it."""
+        return escaped(self._text())
+
+    def _text(self) -> str:
+        return super().__str__()
+
 
 class InvalidRequest(RequeuestError, ValueError):
     """An argument was refused before anything was stored. The text names the argument, the problem and the limit."""
@@ -49,7 +58,7 @@ class InvalidRequest(RequeuestError, ValueError):
         super().__init__(argument, problem)
         self.argument = argument
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         return ": ".join(self.args)
 
 
@@ -76,7 +85,7 @@ class JobNotFound(RequeuestError):
         super().__init__(job_id)
         self.job_id = job_id
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         return f"no job has the id {self.job_id}: it was never stored, or has been cleared or pruned"
 
 
@@ -89,14 +98,14 @@ class _JobEnded(RequeuestError):
 class JobDead(_JobEnded):
     """The queue gave this job up; `job` has the last status and error, `Client.attempts` every attempt."""
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         return f"job {self.job.id} is dead after {self.job.attempts} attempt(s): {self.job.error}"
 
 
 class JobCancelled(_JobEnded):
     """This job was cancelled before it was delivered; `job` has what is known of it."""
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         return f"job {self.job.id} was cancelled"
 
 

@@ -13,6 +13,7 @@ from psycopg import errors
 from psycopg.pq import DiagnosticField
 
 from requeuest_trio._model.errors import DatabaseUnavailable
+from requeuest_trio._model.escaping import escaped
 
 __all__ = [
     "Meaning",
@@ -94,9 +95,10 @@ def is_of_notify_queue(error: psycopg.Error) -> bool:
 
 
 def without_contents(error: psycopg.Error) -> psycopg.Error:
-    """The same error, and those it came from, without what may be secret.
+    """The same error, and those it came from, in one line each, without what may be secret.
 
     Details, hints and contexts of PostgreSQL show rows; the frames of psycopg hold parameters and connection strings.
+    Names that others chose stand in the rest.
     """
     link: BaseException | None = error
     for _ in range(_MOST_CAUSES):
@@ -106,7 +108,7 @@ def without_contents(error: psycopg.Error) -> psycopg.Error:
         if isinstance(link, psycopg.Error):
             diag = link.diag
             kept: dict[int, bytes | None] = {field: value.encode() for field, value in _kept(diag) if value is not None}
-            psycopg.Error.__init__(link, str(link).strip().partition("\n")[0], info=kept or None)
+            psycopg.Error.__init__(link, escaped(str(link).strip().partition("\n")[0]), info=kept or None)
         link = link.__cause__ or link.__context__
     return error
 

@@ -21,7 +21,6 @@ __all__ = [
     "moment",
     "one_line",
     "say",
-    "say_text",
     "seconds",
 ]
 
@@ -49,16 +48,11 @@ def say(console: Console, line: str, style: str = "") -> None:
     console.print(Text(_printable(line), style=style), soft_wrap=True)
 
 
-def say_text(console: Console, text: str) -> None:
-    """Print a text of several lines."""
-    console.print(Text(_printable(text, kept="\n\t")), soft_wrap=True)
-
-
-def _printable(text: str, kept: str = "") -> str:
+def _printable(text: str) -> str:
     """The text without what would steer a terminal: it may come from anywhere."""
     if text.isprintable():
         return text
-    return "".join(char if char.isprintable() or char in kept else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text.expandtabs(4))
 
 
 def one_line(text: str) -> str:

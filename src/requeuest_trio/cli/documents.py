@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -59,7 +60,7 @@ def attempt_document(attempt: Attempt) -> dict[str, Any]:
     return {
         "number": attempt.number,
         "started_at": _moment(attempt.started_at),
-        "duration": attempt.duration,
+        "duration": _number(attempt.duration),
         "reached": attempt.reached,
         "status": attempt.status,
         "error": attempt.error and masked_url(attempt.error),
@@ -74,7 +75,7 @@ def _request(request: Request) -> dict[str, Any]:
         "url": masked_url(request.url),
         "headers": _headers(request.headers),
         "accept": [f"{part.start}-{part.stop - 1}" for part in request.accept],
-        "timeout": request.timeout,
+        "timeout": None if request.timeout is None else _number(request.timeout),
         "follow_redirects": request.follow_redirects,
         **_body(request.body),
     }
@@ -90,6 +91,11 @@ def _body(body: bytes) -> dict[str, str]:
         return {"body": body.decode()}
     except UnicodeDecodeError:
         return {"body_base64": base64.b64encode(body).decode()}
+
+
+def _number(value: float) -> float | None:
+    """JSON has no number for what another program may have written."""
+    return value if math.isfinite(value) else None
 
 
 def _moment(value: datetime | None) -> str | None:

@@ -23,7 +23,6 @@ from requeuest_trio.cli.display import (
     moment,
     one_line,
     say,
-    say_text,
     seconds,
 )
 from requeuest_trio.cli.documents import show_document
@@ -35,6 +34,7 @@ __all__ = ["show"]
 
 _BODY_SHOWN = 2_000
 _EXCERPT_SHOWN = 80
+_QUOTE = "| "
 _DIGITS = 32
 _MOST_LISTED = 5
 _COLUMNS = (
@@ -68,9 +68,10 @@ def show(job_id: str, dsn: str, schema: str, as_json: bool) -> None:
     ID may be the beginning or the ending of an id, if no other job's id begins or ends so: what `requeuest jobs` prints
     is enough. To find it, the whole queue is read.
 
-    What looks secret in headers and in the URL is masked; bodies are shown as they are. With --json it is one object:
-    id, channel, state, priority, ordering_key, attempts_made, status, error, created_at, due_at, finished_at, request,
-    attempts and response. Bodies are whole there, as body or, if they are no text, as body_base64.
+    What looks secret in headers and in the URL is masked; bodies are shown as they are. A | stands before each line
+    that was sent or received. With --json it is one object: id, channel, state, priority, ordering_key, attempts_made,
+    status, error, created_at, due_at, finished_at, request, attempts and response. Bodies are whole there, as body or,
+    if they are no text, as body_base64.
 
     \b
     Example:
@@ -138,7 +139,7 @@ def _print_job(console: Console, job: Job) -> None:
 def _print_request(console: Console, job: Job) -> None:
     request = job.request
     _print_heading(console, "request")
-    say(console, f"{request.method} {masked_url(request.url)}")
+    _quote(console, f"{request.method} {masked_url(request.url)}")
     _print_message(console, request.headers, request.body)
     accepted = ", ".join(
         f"{part.start}-{part.stop - 1}" if len(part) > 1 else str(part.start) for part in request.accept
@@ -172,7 +173,7 @@ def _print_response(console: Console, job: Job) -> None:
     if (response := job.response) is None:
         return
     _print_heading(console, "response, cut at the limit" if response.extensions.get("truncated") else "response")
-    say(console, f"{response.status_code} {response.reason_phrase}")
+    _quote(console, f"{response.status_code} {response.reason_phrase}")
     pairs = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers.raw)
     _print_message(console, pairs, response.content)
 
@@ -184,11 +185,16 @@ def _print_heading(console: Console, text: str) -> None:
 
 def _print_message(console: Console, headers: Headers, body: bytes) -> None:
     for name, value in masked(headers):
-        say(console, f"{name}: {value}")
+        _quote(console, f"{name}: {value}")
     if body:
-        say(console, "")
-        say_text(console, _described(body, _BODY_SHOWN))
-        say(console, "")
+        _quote(console, "")
+        for line in _described(body, _BODY_SHOWN).split("\n"):
+            _quote(console, line)
+
+
+def _quote(console: Console, line: str) -> None:
+    """Print what others have written so that none of it can be taken for the command's own words."""
+    say(console, f"{_QUOTE}{line}".rstrip())
 
 
 def _described(body: bytes, longest: int) -> str:
