@@ -368,7 +368,6 @@ EXEMPT: Mapping[str, str] = {
     "_http.streams.open_tls": _IO,
     "_http.timeouts.Timeouts.of": _OURS,
     "_model.checks.seconds": "takes numbers, and refuses what is none by its type",
-    "_model.ecosystem.ForeignClient.build_request": "is a protocol",
     "_model.errors.DatabaseUnavailable.__init__": _KEEPS,
     "_model.errors.kind_of": "looks at the type alone",
     "_model.groups.raise_bare": _OURS,
