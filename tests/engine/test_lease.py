@@ -134,6 +134,8 @@ class Answering:
         await trio.sleep(self.seconds)
         return await operation(self)
 
+    ask = run
+
     async def register(self, _: object, *, worker: UUID, lease: float) -> float:
         await trio.lowlevel.checkpoint()
         return trio.current_time()

@@ -43,6 +43,8 @@ class FakeDatabase:
             raise DatabaseUnavailable("the answer is lost")
         return answer
 
+    ask = run
+
 
 class FakeStore:
     """What the engine asks of a store."""
