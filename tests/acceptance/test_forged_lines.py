@@ -1,8 +1,8 @@
 """
-Rows of other programs whose texts try to pass for lines of the library's own, on a screen or in a log.
+Rows of other programs whose texts try to pass for events of the library's own. `test_texts_of_others` has the command.
 
-Invariant: whatever stands in a row, or comes from a receiver, begins no line and steers no terminal, in any command and
-any event. What could go wrong: a text that is printed as it is, in a column, a heading or an error that quotes it.
+Invariant: whatever stands in a row, or comes from a receiver, begins no line and steers no terminal, in any event. What
+could go wrong: a text that is logged as it is, or in an error that quotes it.
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ from __future__ import annotations
 import json
 import logging
 import re
-import signal
 
 import psycopg
 import pytest
 
 from requeuest_trio import ALL, Client, Request, RetryPolicy, open_requeuest
 from requeuest_trio.testing import Receiver, Reply
-from tests.acceptance.cli import Ended, requeuest, running
 from tests.postgres.harness import until
 
 FORGED = "x\nFORGED 1\r\nFORGED 2\rFORGED 3\x1b[2JFORGED\x9b2J\x85FORGED\u2028FORGED\u202eFORGED\x07"
@@ -72,14 +70,6 @@ def require_harmless(shown: str) -> None:
     assert not [line for line in re.split(r"[\r\n]", shown) if line.lstrip().startswith("FORGED")]
 
 
-def require_json(ended: Ended) -> None:
-    """Each line is a JSON document, and no character in it steers a terminal."""
-    assert ended.status == 0
-    require_harmless(ended.out)
-    for line in ended.out.splitlines():
-        json.loads(line)
-
-
 async def test_the_rows_are_what_they_are_meant_to_be(migrated_dsn: str) -> None:
     """Otherwise nothing below would show anything."""
     insert(migrated_dsn)
@@ -89,33 +79,6 @@ async def test_the_rows_are_what_they_are_meant_to_be(migrated_dsn: str) -> None
     assert FORGED in {job.channel for job in jobs}
     with pytest.raises(AssertionError):
         require_harmless(FORGED)
-
-
-async def test_in_lists_and_single_jobs(migrated_dsn: str) -> None:
-    ids = insert(migrated_dsn)
-    for options in ([], ["--newest"], ["--channel", FORGED]):
-        ended = await requeuest("jobs", *options, dsn=migrated_dsn)
-        assert ended.status == 0
-        require_harmless(ended.out + ended.err)
-    require_json(await requeuest("jobs", "--json", dsn=migrated_dsn))
-    for job_id in ids:
-        ended = await requeuest("show", job_id, dsn=migrated_dsn)
-        assert ended.status == 0
-        require_harmless(ended.out + ended.err)
-        require_json(await requeuest("show", job_id, "--json", dsn=migrated_dsn))
-
-
-async def test_in_what_a_worker_tells(migrated_dsn: str) -> None:
-    insert(migrated_dsn)
-    async with (
-        open_requeuest(migrated_dsn, []) as client,
-        running("worker", "--all", "--verbose", dsn=migrated_dsn) as worker,
-    ):
-        await until_all_are_tried(client)
-        worker.signal(signal.SIGTERM)
-        assert await worker.status() == 0
-    assert "requeuest_trio.attempt: attempt job=" in worker.said
-    require_harmless(worker.said)
 
 
 async def until_all_are_tried(client: Client) -> None:

@@ -109,6 +109,7 @@ class Connection:
                 raise error from None
             # The other side may still wait for the rest of the request.
             self.answer.keep_alive = False
+        # Not by `_receive_head`, which would be one more coroutine for each attempt.
         while not self.answer.is_head_complete:
             await self._receive()
 
