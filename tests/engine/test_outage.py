@@ -104,6 +104,7 @@ async def test_after_a_silence_the_next_connection_leads_to_another_host(eye: Ey
         dsn = make_conninfo(one.dsn, host="127.0.0.1,127.0.0.1", port=ports)
         async with open_requeuest(dsn, (), config=config) as client:
             await client.stats()
+            await until_done(lambda: one.used_for("listen"))  # it would otherwise connect later, to the other too
             assert other.accepted == 0
             one.freeze()
             accepted = one.accepted
