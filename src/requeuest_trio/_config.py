@@ -51,8 +51,8 @@ class Config:
     """Origins, such as `https://api.example.com`, to which a redirect from another origin may carry a request's body.
     To any other it is not followed, and is judged by its own status."""
     sensitive: Collection[str] = ()
-    """Names of header fields and URL parameters, in any case, whose values are hidden in errors and go to no other
-    origin, beside those that look secret anyway."""
+    """Names of header fields and URL parameters, in any case, whose values are hidden in errors, beside those
+    that look secret anyway. Such fields go to no other origin."""
     max_running: int = 512
     """Attempts at once in this process, over all channels; at least `concurrency`. An eighth of them, rounded up, is
     reserved for channels that have none under way, one for each: so attempts that hang in some channels do not keep

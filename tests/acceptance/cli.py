@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,10 +38,12 @@ def environment(dsn: str | None) -> dict[str, str]:
     return kept if dsn is None else kept | {"REQUEUEST_DSN": dsn}
 
 
-async def requeuest(*arguments: str, dsn: str | None = None, stdin: str = "") -> Ended:
+async def requeuest(
+    *arguments: str, dsn: str | None = None, stdin: str = "", variables: Mapping[str, str] | None = None
+) -> Ended:
     """Run the command to its end, in a thread of this process, which is faster than another process."""
     with patch.object(trio, "open_signal_receiver", _no_signals):
-        return await trio.to_thread.run_sync(partial(invoke, *arguments, dsn=dsn, stdin=stdin))
+        return await trio.to_thread.run_sync(partial(invoke, *arguments, dsn=dsn, stdin=stdin, variables=variables))
 
 
 @contextmanager
@@ -69,11 +71,13 @@ async def process(*arguments: str, dsn: str | None = None, stdin: str = "") -> E
     return Ended(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
 
 
-def invoke(*arguments: str, dsn: str | None = None, stdin: str = "") -> Ended:
-    """Run the command in this thread. Not inside Trio."""
-    kept = environment(dsn)
-    variables = {name: kept.get(name) for name in {*os.environ, *kept}}
-    result = CliRunner(env=variables).invoke(
+def invoke(
+    *arguments: str, dsn: str | None = None, stdin: str = "", variables: Mapping[str, str] | None = None
+) -> Ended:
+    """Run the command in this thread, with these variables too. Not inside Trio."""
+    kept = environment(dsn) | dict(variables or {})
+    environ = {name: kept.get(name) for name in {*os.environ, *kept}}
+    result = CliRunner(env=environ).invoke(
         command, arguments, input=stdin, prog_name="requeuest", catch_exceptions=False
     )
     return Ended(result.exit_code, result.stdout, result.stderr)

@@ -49,9 +49,17 @@ _PAGE = 500
     help="At most so many; 0 is all.",
 )
 @click.option("--newest", is_flag=True, help="The last N instead of the first. It reads all of them.")
+@options.sensitive_option
 @options.json_option
 def jobs(
-    dsn: str, schema: str, channel: str | None, state: str | None, limit: int, newest: bool, as_json: bool
+    dsn: str,
+    schema: str,
+    channel: str | None,
+    state: str | None,
+    limit: int,
+    newest: bool,
+    sensitive: Collection[str],
+    as_json: bool,
 ) -> None:
     """List jobs, the oldest first. Nothing is created or changed.
 
@@ -65,7 +73,7 @@ def jobs(
     Example:
       requeuest jobs --dsn postgresql:///app --channel billing --state dead
     """
-    printer = _JsonLines() if as_json else _Table()
+    printer = _JsonLines(sensitive) if as_json else _Table(sensitive)
     wanted = None if state is None else JobState(state)
     run(partial(_jobs, dsn, schema, channel, wanted, limit, newest and limit > 0, printer))
 
@@ -100,8 +108,11 @@ async def _jobs(
 
 
 class _JsonLines:
+    def __init__(self, sensitive: Collection[str]) -> None:
+        self._sensitive = sensitive
+
     def row(self, job: Job) -> str:
-        return json.dumps(job_document(job))
+        return json.dumps(job_document(job, self._sensitive))
 
     def print(self, rows: Collection[str]) -> None:
         for row in rows:
@@ -109,11 +120,15 @@ class _JsonLines:
 
 
 class _Table:
+    def __init__(self, sensitive: Collection[str]) -> None:
+        self._sensitive = sensitive
+
     def row(self, job: Job) -> tuple[object, ...]:
-        request = f"{job.request.method} {masked_url(job.request.url)}"
+        request = f"{job.request.method} {masked_url(job.request.url, self._sensitive)}"
         instant = moment(job.finished_at or job.due_at)
         status = "" if job.status is None else job.status
-        return job.id, job.channel, job.state, job.attempts, status, instant, request, masked_url(job.error or "")
+        error = masked_url(job.error or "", self._sensitive)
+        return job.id, job.channel, job.state, job.attempts, status, instant, request, error
 
     def print(self, rows: Collection[tuple[object, ...]]) -> None:
         console = make_console(sys.stdout)

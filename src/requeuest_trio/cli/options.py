@@ -1,8 +1,22 @@
 """Options that several commands have in common."""
 
+from __future__ import annotations
+
 import click
 
-__all__ = ["concurrency_option", "dsn_option", "json_option", "migrate_option", "schema_option"]
+__all__ = [
+    "concurrency_option",
+    "dsn_option",
+    "json_option",
+    "migrate_option",
+    "schema_option",
+    "sensitive_option",
+]
+
+
+def _in_lower_case(_context: click.Context, _parameter: click.Parameter, names: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(name.lower() for name in names)
+
 
 dsn_option = click.option(
     "--dsn",
@@ -30,3 +44,14 @@ concurrency_option = click.option(
 )
 
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on standard output, as described above.")
+
+sensitive_option = click.option(
+    "--sensitive",
+    multiple=True,
+    metavar="NAME",
+    envvar="REQUEUEST_SENSITIVE",
+    show_envvar=True,
+    callback=_in_lower_case,
+    help="A header field or URL parameter, in any case, whose values are to be hidden beside those that look secret. "
+    "Can be given several times; in the variable, spaces stand between the names.",
+)

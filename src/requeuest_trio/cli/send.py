@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack
 from functools import partial
 from shlex import quote
@@ -15,7 +15,7 @@ import click
 import trio
 from rich.console import Console
 
-from requeuest_trio import Client, DatabaseUnavailable, RetryPolicy, open_requeuest
+from requeuest_trio import Client, Config, DatabaseUnavailable, RetryPolicy, open_requeuest
 from requeuest_trio.cli import options
 from requeuest_trio.cli.delivery import channels_of, follow, read_outcomes, store
 from requeuest_trio.cli.display import logging_to, make_console, one_line, say
@@ -50,6 +50,7 @@ _FAREWELL = "finishing the requests under way"
     metavar="N",
     help="Give a request up after so many attempts. By default it is tried for years, ever more rarely.",
 )
+@options.sensitive_option
 @options.json_option
 def send(
     file: BinaryIO,
@@ -59,6 +60,7 @@ def send(
     migrate: bool,
     concurrency: int,
     max_attempts: int | None,
+    sensitive: Collection[str],
     as_json: bool,
 ) -> None:
     """Deliver the requests of FILE.jsonl, and wait until it is done.
@@ -97,18 +99,28 @@ def send(
     if not entries:
         print("requeuest: there are no requests in it, so there is nothing to send", file=sys.stderr)
         sys.exit(FINE)
-    queue = partial(open_requeuest, dsn, channels_of(entries), migrate=migrate, schema=schema, concurrency=concurrency)
+    queue = partial(
+        open_requeuest,
+        dsn,
+        channels_of(entries),
+        migrate=migrate,
+        schema=schema,
+        concurrency=concurrency,
+        config=Config(sensitive=sensitive),
+    )
     reopen = partial(open_requeuest, dsn, (), schema=schema)
     retry = None if max_attempts is None else RetryPolicy(max_attempts=max_attempts)
-    run(partial(_send, entries, queue, reopen, retry, partial(_resuming, entries, dsn, schema), as_json=as_json))
+    resuming = partial(_resuming, entries, dsn, schema, sensitive)
+    run(partial(_send, entries, queue, reopen, retry, resuming, sensitive, as_json=as_json))
 
 
-def _resuming(entries: Sequence[Entry], dsn: str, schema: str) -> str:
+def _resuming(entries: Sequence[Entry], dsn: str, schema: str, sensitive: Collection[str]) -> str:
     """The command that delivers what is left."""
     names = " ".join(quote(name) for name in channels_of(entries))
     other_schema = "" if schema == "requeuest" else f" --schema {schema}"
+    hiding = "".join(f" --sensitive {quote(name)}" for name in sorted(sensitive))
     option, remark = option_of(dsn)
-    return f"requeuest worker {names}{option}{other_schema}{remark and f' ({remark})'}"
+    return f"requeuest worker {names}{option}{other_schema}{hiding}{remark and f' ({remark})'}"
 
 
 def _refuse(error: BadLines, name: str) -> None:
@@ -126,6 +138,7 @@ async def _send(
     reopen: _Opener,
     retry: RetryPolicy | None,
     resuming: Callable[[], str],
+    sensitive: Collection[str],
     *,
     as_json: bool,
 ) -> int:
@@ -151,10 +164,10 @@ async def _send(
     if tally.unfinished:
         await _read_the_rest(tally, reopen, err)
     if as_json:
-        print(json.dumps(as_document(tally)))
+        print(json.dumps(as_document(tally, sensitive)))
     else:
         print_summary(out, tally)
-    print_failures(err, tally)
+    print_failures(err, tally, sensitive)
     if stop.received is not None:
         late = max(0, tally.overall.delivered - seen)
         say(err, f"{late} delivered after {stop.received.name}; {_remainder(tally, resuming)}")

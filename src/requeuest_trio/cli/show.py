@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from string import hexdigits
 from uuid import UUID
@@ -61,37 +61,38 @@ def _checked(context: click.Context, parameter: click.Parameter, text: str) -> s
 @click.argument("job_id", metavar="ID", callback=_checked)
 @options.dsn_option
 @options.schema_option
+@options.sensitive_option
 @options.json_option
-def show(job_id: str, dsn: str, schema: str, as_json: bool) -> None:
+def show(job_id: str, dsn: str, schema: str, sensitive: Collection[str], as_json: bool) -> None:
     """Show one job: its request, every attempt to deliver it, and the answer. Nothing is created or changed.
 
     ID may be the beginning or the ending of an id, if no other job's id begins or ends so: what `requeuest jobs` prints
     is enough. To find it, the whole queue is read.
 
-    What looks secret in headers and in the URL is masked; bodies are shown as they are. A | stands before each line
-    that was sent or received. With --json it is one object: id, channel, state, priority, ordering_key, attempts_made,
-    status, error, created_at, due_at, finished_at, request, attempts and response. Bodies are whole there, as body or,
-    if they are no text, as body_base64.
+    What looks secret in headers and in the URL is masked, and what --sensitive names; bodies are shown as they are. A |
+    stands before each line that was sent or received. With --json it is one object: id, channel, state, priority,
+    ordering_key, attempts_made, status, error, created_at, due_at, finished_at, request, attempts and response. Bodies
+    are whole there, as body or, if they are no text, as body_base64.
 
     \b
     Example:
       requeuest show 01a20355-869e-7290-a022-cbe3994d39e2 --dsn postgresql:///app
     """
-    run(partial(_show, job_id, dsn, schema, as_json=as_json))
+    run(partial(_show, job_id, dsn, schema, sensitive, as_json=as_json))
 
 
-async def _show(job_id: str, dsn: str, schema: str, *, as_json: bool) -> int:
+async def _show(job_id: str, dsn: str, schema: str, sensitive: Collection[str], *, as_json: bool) -> int:
     async with open_existing(dsn, schema) as client:
         job = await _find(client, job_id)
         attempts = await client.attempts(job.id)
     if as_json:
-        print(json.dumps(show_document(job, attempts)))
+        print(json.dumps(show_document(job, attempts, sensitive)))
     else:
         console = make_console(sys.stdout)
-        _print_job(console, job)
-        _print_request(console, job)
-        _print_attempts(console, attempts)
-        _print_response(console, job)
+        _print_job(console, job, sensitive)
+        _print_request(console, job, sensitive)
+        _print_attempts(console, attempts, sensitive)
+        _print_response(console, job, sensitive)
     return FINE
 
 
@@ -118,7 +119,7 @@ async def _find(client: Client, digits: str) -> Job:
     return found[0]
 
 
-def _print_job(console: Console, job: Job) -> None:
+def _print_job(console: Console, job: Job, sensitive: Collection[str]) -> None:
     fields = {
         "job": job.id,
         "channel": job.channel,
@@ -129,18 +130,18 @@ def _print_job(console: Console, job: Job) -> None:
         "created": moment(job.created_at),
         "due": "" if job.is_finished else moment(job.due_at),
         "finished": moment(job.finished_at),
-        "last error": "" if job.error is None else one_line(masked_url(job.error)),
+        "last error": "" if job.error is None else one_line(masked_url(job.error, sensitive)),
     }
     for name, value in fields.items():
         if value != "":
             say(console, f"{name + ':':<14}{value}")
 
 
-def _print_request(console: Console, job: Job) -> None:
+def _print_request(console: Console, job: Job, sensitive: Collection[str]) -> None:
     request = job.request
     _print_heading(console, "request")
-    _quote(console, f"{request.method} {masked_url(request.url)}")
-    _print_message(console, request.headers, request.body)
+    _quote(console, f"{request.method} {masked_url(request.url, sensitive)}")
+    _print_message(console, request.headers, request.body, sensitive)
     accepted = ", ".join(
         f"{part.start}-{part.stop - 1}" if len(part) > 1 else str(part.start) for part in request.accept
     )
@@ -148,7 +149,7 @@ def _print_request(console: Console, job: Job) -> None:
     say(console, f"(accepts {accepted}{timeout}{', follows redirects' if request.follow_redirects else ''})")
 
 
-def _print_attempts(console: Console, attempts: Sequence[Attempt]) -> None:
+def _print_attempts(console: Console, attempts: Sequence[Attempt], sensitive: Collection[str]) -> None:
     _print_heading(console, "attempts")
     if not attempts:
         say(console, "none has ended")
@@ -161,7 +162,7 @@ def _print_attempts(console: Console, attempts: Sequence[Attempt]) -> None:
             attempt.reached,
             attempt.status or "",
             moment(attempt.retry_at),
-            masked_url(attempt.error or ""),
+            masked_url(attempt.error or "", sensitive),
             cut(one_line(_described(attempt.excerpt, _EXCERPT_SHOWN)), _EXCERPT_SHOWN),
         )
         for attempt in attempts
@@ -169,13 +170,13 @@ def _print_attempts(console: Console, attempts: Sequence[Attempt]) -> None:
     print_table(console, _COLUMNS, rows)
 
 
-def _print_response(console: Console, job: Job) -> None:
+def _print_response(console: Console, job: Job, sensitive: Collection[str]) -> None:
     if (response := job.response) is None:
         return
     _print_heading(console, "response, cut at the limit" if response.extensions.get("truncated") else "response")
     _quote(console, f"{response.status_code} {response.reason_phrase}")
     pairs = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers.raw)
-    _print_message(console, pairs, response.content)
+    _print_message(console, pairs, response.content, sensitive)
 
 
 def _print_heading(console: Console, text: str) -> None:
@@ -183,8 +184,8 @@ def _print_heading(console: Console, text: str) -> None:
     say(console, text, style="bold")
 
 
-def _print_message(console: Console, headers: Headers, body: bytes) -> None:
-    for name, value in masked(headers):
+def _print_message(console: Console, headers: Headers, body: bytes, sensitive: Collection[str]) -> None:
+    for name, value in masked(headers, sensitive):
         _quote(console, f"{name}: {value}")
     if body:
         _quote(console, "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -60,22 +60,22 @@ def _row(name: str, total: int, finished: Sequence[Outcome], attempts: int) -> l
     return [name, total, len(times), len(finished) - len(times), attempts, *latency]
 
 
-def print_failures(console: Console, tally: Tally) -> None:
-    """Name the requests that were not delivered, by their lines."""
+def print_failures(console: Console, tally: Tally, sensitive: Collection[str] = ()) -> None:
+    """Name the requests that were not delivered, by their lines. The values of `sensitive` names are hidden."""
     failures = sorted((one for one in tally.finished if not one.is_delivered), key=lambda one: one.stored.entry.line)
     for one in failures[:_MOST_FAILURES]:
         request = one.stored.entry.request
-        what = f"{request.method} {masked_url(request.url)}"
+        what = f"{request.method} {masked_url(request.url, sensitive)}"
         say(
             console,
             f"line {one.stored.entry.line}: {what} is {one.state or 'gone'} after {one.attempts} attempt(s): "
-            f"{one_line(masked_url(one.error or 'no reason is known'))} (job {one.stored.job_id})",
+            f"{one_line(masked_url(one.error or 'no reason is known', sensitive))} (job {one.stored.job_id})",
         )
     if len(failures) > _MOST_FAILURES:
         say(console, f"and {len(failures) - _MOST_FAILURES} more; see requeuest jobs --state dead")
 
 
-def as_document(tally: Tally) -> dict[str, Any]:
+def as_document(tally: Tally, sensitive: Collection[str] = ()) -> dict[str, Any]:
     """The same for programs."""
     names = list(tally.channels)
     return {
@@ -88,7 +88,7 @@ def as_document(tally: Tally) -> dict[str, Any]:
                 "id": str(one.stored.job_id),
                 "state": one.state,
                 "status": one.status,
-                "error": one.error and masked_url(one.error),
+                "error": one.error and masked_url(one.error, sensitive),
             }
             for one in tally.finished
             if not one.is_delivered

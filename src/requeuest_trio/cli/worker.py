@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
@@ -13,7 +13,7 @@ import click
 import trio
 from rich.console import Console
 
-from requeuest_trio import ALL, Client, DatabaseUnavailable, open_requeuest
+from requeuest_trio import ALL, Client, Config, DatabaseUnavailable, open_requeuest
 from requeuest_trio.cli import options
 from requeuest_trio.cli.display import logging_to, make_console, one_line, say
 from requeuest_trio.cli.refusals import is_lasting
@@ -45,6 +45,7 @@ _HINT = (
     metavar="SECONDS",
     help="How long requests under way may take to finish after the first signal.",
 )
+@options.sensitive_option
 @click.option("--verbose", "-v", is_flag=True, help="Tell of every attempt.")
 def worker(
     channels: tuple[str, ...],
@@ -54,6 +55,7 @@ def worker(
     migrate: bool,
     concurrency: int,
     grace: float,
+    sensitive: Collection[str],
     verbose: bool,
 ) -> None:
     """Deliver the requests of some channels, or of all, until SIGINT (Ctrl-C) or SIGTERM.
@@ -80,6 +82,7 @@ def worker(
         migrate=migrate,
         concurrency=concurrency,
         grace=grace,
+        config=Config(sensitive=sensitive),
     )
     names = "all channels" if everything else f"channels {', '.join(channels)}"
     greeting = f"delivering {names}; Ctrl-C or SIGTERM stops"
