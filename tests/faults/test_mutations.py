@@ -32,3 +32,9 @@ def test_no_two_mutants_are_the_same() -> None:
     for distinguished_by in ("name", "edits"):
         values = [(mutant.path, getattr(mutant, distinguished_by)) for mutant in mutants()]
         assert len(set(values)) == len(values)
+
+
+def test_every_file_of_the_engine_s_tests_notices_a_mutant() -> None:
+    noticing = {test.partition("::")[0] for mutant in mutants() for test in mutant.noticed_by}
+    files = {path.relative_to(PROJECT).as_posix() for path in (PROJECT / "tests" / "engine").glob("test_*.py")}
+    assert files - noticing == set()
