@@ -42,7 +42,7 @@ from requeuest_trio._model.escaping import cut, escaped
 from requeuest_trio._model.events import Event, emit
 from requeuest_trio._model.headers import Headers, checked_headers, find, is_secret, masked, masked_for_logs
 from requeuest_trio._model.job import make_response
-from requeuest_trio._model.masking import has_token, is_secret_name, masked_url
+from requeuest_trio._model.masking import has_token, is_secret_name, masked_url, masked_url_for_logs
 from requeuest_trio._model.origin import origin_of
 from requeuest_trio._model.outcome import Answer, Delivery, Outcome, damaged, judge
 from requeuest_trio._model.retry import retry_after_seconds
@@ -301,6 +301,7 @@ BOUNDED: Mapping[str, list[Call]] = {
     "_model.masking.is_secret_name": [is_secret_name],
     "_model.masking.has_token": [has_token],
     "_model.masking.masked_url": [masked_url],
+    "_model.masking.masked_url_for_logs": [masked_url_for_logs],
     "_model.origin.origin_of": [lambda text: origin_of.__wrapped__("http://h/" + text[:MAX_URL_LENGTH])],
     "_model.outcome.judge": [judged],
     "_model.outcome.damaged": [damaged],

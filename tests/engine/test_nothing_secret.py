@@ -22,7 +22,7 @@ HEADERS = (("Authorization", "Bearer s3cret"), ("X-Own", "s3cret"))
 
 
 def holders() -> list[object]:
-    url = "https://h/?token=s3cret"
+    url = "https://h/?token=s3cret&tenant=s3cret;s3cret"
     claimed = Claimed(
         uuid4(), uuid4(), "c", None, 1, "POST", url, '[["Authorization", "s3cret"]]', b"s3cret", "{}", None, False, None
     )
@@ -32,6 +32,7 @@ def holders() -> list[object]:
         claimed, Report(claimed, Outcome(JobState.SUCCEEDED, Reached.RESPONSE, answer=answer), 0.0, 0.1),
         NewJob(id=uuid4(), channel="c", request=Request.post(url, headers=HEADERS, content=b"s3cret")),
         answer, Delivery(Reached.RESPONSE, answer), Hop("POST", url, HEADERS, b"s3cret"),
+        Request.post(url, headers=HEADERS, content=b"s3cret"),
         Target(origin, b"h", b"/?token=s3cret"), Message(origin, "POST", b"X-Own: s3cret", b"s3cret"),
     ]  # fmt: skip
 

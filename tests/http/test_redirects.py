@@ -111,6 +111,29 @@ def test_a_harmless_field_that_is_named_stays_at_home() -> None:
     assert following.headers == (("Accept", "a/b"),)
 
 
+def test_so_does_an_added_field_that_is_named() -> None:
+    hop = Hop("GET", "https://h/", (), b"", (("Idempotency-Key", "s3cr3t"),))
+    for location, sensitive, added in (
+        ("https://i/", {"idempotency-key"}, ()),
+        ("https://i/", set[str](), hop.added),
+        ("/there", {"idempotency-key"}, hop.added),
+    ):
+        following = next_hop(hop, 302, (("Location", location),), sensitive=sensitive)
+        assert isinstance(following, Hop)
+        assert following.added == added
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2])
+async def test_so_does_a_harmless_field_of_a_client_that_is_named(receiver: Receiver, library: Any) -> None:
+    config = Config(sensitive=["User-Agent"])
+    client = library.AsyncClient(headers={"User-Agent": "s3cr3t"}, trust_env=False)
+    async with client, open_receiver() as other, open_sender(client, config) as sender:
+        receiver.script(redirect(other.url))
+        await send(sender, receiver.url, follow_redirects=True)
+    assert receiver.arrivals[0].header("user-agent") == "s3cr3t"
+    assert "s3cr3t" not in repr(other.arrivals[0].headers)
+
+
 @pytest.mark.parametrize("status", [307, 308])
 async def test_a_body_goes_to_no_other_origin(sender: Sender, receiver: Receiver, status: int) -> None:
     async with open_receiver() as other:

@@ -120,6 +120,42 @@ async def test_error_quotes_no_secret(quoted: str) -> None:
         assert "***" in delivery.error
 
 
+class Quoting(httpx.AsyncBaseTransport, httpx2.AsyncBaseTransport):
+    """Raises an error that quotes the fields of what it was to send."""
+
+    async def handle_async_request(self, request: Any) -> Any:
+        raise OSError(" ".join(f"{name}={value}" for name, value in request.headers.items()))
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2])
+async def test_error_quotes_nothing_that_a_client_adds(library: Any) -> None:
+    """Its own fields and cookies, and what its `auth` and its hooks set while it sends."""
+
+    class Signing(library.Auth):  # type: ignore[misc]
+        def auth_flow(self, request: Any) -> Any:
+            request.headers["X-Proof"] = f"proof-{TOKEN}"
+            yield request
+
+    async def hook(request: Any) -> None:
+        request.headers["X-Hook"] = f"hook-{TOKEN}"
+
+    client = library.AsyncClient(
+        transport=Quoting(),
+        headers={"X-Own": f"own-{TOKEN}", "User-Agent": "a-program"},
+        cookies={"theme": TOKEN},
+        auth=Signing(),
+        event_hooks={"request": [hook]},
+    )
+    async with client, open_sender(client, SMALL) as sender:
+        delivery = await send(sender, "http://api.example.com/", headers={"X-Kind": "invoice"})
+    assert delivery.error is not None
+    assert TOKEN not in delivery.error
+    for name in ("x-own", "cookie", "x-proof", "x-hook"):
+        assert f"{name}=***" in delivery.error
+    for shown in ("x-kind=invoice", "user-agent=a-program", "host=api.example.com"):
+        assert shown in delivery.error
+
+
 def answers(make: Callable[[], Any]) -> httpx2.MockTransport:
     return httpx2.MockTransport(lambda _: make())
 

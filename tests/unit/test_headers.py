@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from requeuest_trio._model.headers import find, is_secret, masked
-from requeuest_trio._model.masking import masked_url
+from requeuest_trio._model.masking import masked_url, masked_url_for_logs
 
 
 def test_find_ignores_case_and_takes_the_first() -> None:
@@ -92,6 +92,24 @@ def test_masked_keeps_order_and_repeats() -> None:
 )
 def test_masked_url(url: str, shown: str) -> None:
     assert masked_url(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://h/p?page=2&Limit=5&sort=-name", "https://h/p?page=2&Limit=5&sort=-name"),
+        ("https://h/p?tenant=x&page=2", "https://h/p?tenant=***&page=2"),
+        ("https://h/p?x", "https://h/p?***"),
+        ("https://h/p?page=token%3Dy", "https://h/p?page=***"),
+        ("https://h/p?a=b=c#d", "https://h/p?a=***#***"),
+        ("https://h/p;v=1;w=2/q?r=", "https://h/p;v=1;w=***?r="),
+        ("https://u:p@h/p?", "https://***@h/p?"),
+        ("https://h/orders/7/items", "https://h/orders/7/items"),
+        ("https://h/p?page=0123456789abcdef0123456789abcdef", "https://h/p?page=***"),
+    ],
+)
+def test_only_harmless_parameters_are_shown_unasked(url: str, shown: str) -> None:
+    assert masked_url_for_logs(url) == shown
 
 
 @given(st.text())

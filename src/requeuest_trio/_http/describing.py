@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 
-from requeuest_trio._model.headers import Headers, is_secret
+from requeuest_trio._model.headers import HARMLESS, Headers, is_secret
 from requeuest_trio._model.masking import HIDDEN, masked_url
 
 __all__ = ["causes", "described"]
@@ -21,18 +21,22 @@ _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\ud800-\udfff]+")
 _PIECES = re.compile(r"[\s=;,:]+")
 
 
-def described(error: BaseException, headers: Headers = (), sensitive: Collection[str] = ()) -> str:
+def described(
+    error: BaseException, headers: Headers = (), sensitive: Collection[str] = (), foreign: Headers = ()
+) -> str:
     """The error and the cause that says why.
 
-    Exceptions quote what they stumbled over: URLs are masked, and so is what the secret ones of `headers` contain.
+    Exceptions quote what they stumbled over: URLs are masked, and so is what the secret ones of `headers` contain, and
+    all of `foreign`, which a client of the caller's has added, but harmless ones.
     """
+    sensitive = {*sensitive, *({name.lower() for name, _ in foreign} - HARMLESS)}
     error = _lone(error)
     text = _text(error)
     *_, root = causes(error)
     if root is not error and isinstance(root, OSError) and (reason := _str(root)) and reason not in text:
         text += f" ({reason})"
     is_cut = len(text) >= _READ
-    text = _without_secrets(masked_url(text, sensitive), headers, sensitive)
+    text = _without_secrets(masked_url(text, sensitive), headers + foreign, sensitive)
     if is_cut:
         text = text[:-_BEGINNING]
     return _UNPRINTABLE.sub(" ", text).strip()[:_LONGEST]

@@ -211,11 +211,12 @@ async def _by_client(client: Any, hop: Hop, progress: Progress) -> Incoming:
         timeout=None,
         extensions=_extensions(hop, progress),
     )
+    progress.foreign = lambda: _text(request.headers.raw)
     if not hop.is_foreign:
         return _Foreign(await client.send(request, stream=True, follow_redirects=False))
     # The client adds credentials of its own; they too are for the request's origin only.
     for name, value in list(request.headers.multi_items()):
-        if name.lower() not in RESERVED and not goes_along(name, value, ()):
+        if name.lower() not in RESERVED and not goes_along(name, value, progress.sensitive):
             request.headers.pop(name, None)
     return _Foreign(await client.send(request, stream=True, follow_redirects=False, auth=None))
 

@@ -10,7 +10,7 @@ import trio
 
 from requeuest_trio._http.describing import causes, described
 from requeuest_trio._http.shortages import is_shortage as caused_by_shortage
-from requeuest_trio._model.headers import Headers
+from requeuest_trio._model.headers import RESERVED, Headers
 from requeuest_trio._model.job import Reached
 from requeuest_trio._model.outcome import Answer, Delivery
 
@@ -42,6 +42,8 @@ class Progress:
         self.is_decoded = False
         self.sensitive: Collection[str] = ()
         """Names of fields and parameters that are never to be shown."""
+        self.foreign: Callable[[], Headers] = tuple
+        """The fields as another client sends them, with its own, some of which it adds only while it sends."""
         self._sent = sent
         self._confirm = confirm
         self._status: int | None = None
@@ -103,7 +105,7 @@ class Progress:
         if self._is_complete:
             # Only closing went wrong.
             return self.complete()
-        text = described(error, self._sent, self.sensitive)
+        text = described(error, self._sent, self.sensitive, self._added())
         reached = self._reached
         if not self._is_traced and reached is Reached.RESOLVE:
             # A transport that does not report its steps: assume the worst unless the error says better.
@@ -127,6 +129,9 @@ class Progress:
         is_truncated = self._is_truncated or cut_off is not None
         answer = Answer(self._status, self._kept_headers(), bytes(self.body), is_truncated, cut_off, self._url)
         return Delivery(Reached.RESPONSE, answer, self._not_followed)
+
+    def _added(self) -> Headers:
+        return tuple(pair for pair in self.foreign() if pair not in self._sent and pair[0].lower() not in RESERVED)
 
     def _kept_headers(self) -> Headers:
         if not self.is_decoded:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from requeuest_trio._model.ecosystem import URL, InvalidURL
 from requeuest_trio._model.headers import HARMLESS, Headers, find, is_secret
-from requeuest_trio._model.masking import masked_url
+from requeuest_trio._model.masking import masked_url_for_logs
 from requeuest_trio._model.urls import MAX_URL_LENGTH, checked_url
 
 __all__ = ["Hop", "goes_along", "is_redirect", "next_hop"]
@@ -33,8 +33,8 @@ class Hop:
     """On whose account names are looked up."""
 
     def __repr__(self) -> str:
-        """Without what may be secret: headers and body."""
-        return f"<Hop {self.method} {masked_url(self.url)}, body={len(self.body)} bytes>"
+        """Without what may be secret: headers, body, parameters."""
+        return f"<Hop {self.method} {masked_url_for_logs(self.url)}, body={len(self.body)} bytes>"
 
 
 def is_redirect(status: int, answer: Headers) -> bool:
@@ -48,8 +48,9 @@ def next_hop(
     """The message that a redirect asks for, or why it must not be. None if this answer is none that can be followed.
 
     303, and 301 and 302 after a POST, are followed by a GET without a body, as all clients do (RFC 9110 sections
-    15.4.2 to 15.4.4). Another origin is shown no header but harmless ones that `sensitive` does not name, and a body
-    only if `bodies_to` names it; `Location` can't bring credentials of its own, and https is not left for http.
+    15.4.2 to 15.4.4), but 303 after HEAD by HEAD. Another origin is shown no field but harmless ones that `sensitive`
+    does not name, of those that are added too; and a body only if `bodies_to` names the origin. `Location` can't bring
+    credentials of its own, and https is not left for http.
     """
     location = find(answer, "location")
     if status not in _REDIRECTS or location is None:
@@ -63,14 +64,15 @@ def next_hop(
         return None
     becomes_get = (status == 303 and hop.method != "HEAD") or (status in {301, 302} and hop.method == "POST")
     method, headers, body = ("GET", hop.headers, b"") if becomes_get else (hop.method, hop.headers, hop.body)
+    added = hop.added
     if becomes_get:
         headers = tuple(pair for pair in headers if not pair[0].lower().startswith("content-"))
     is_elsewhere = _origin(here) != _origin(there)
     if is_elsewhere and body and _name(there) not in bodies_to:
         return _WITH_BODY
     if is_elsewhere:
-        headers = tuple(pair for pair in headers if goes_along(*pair, sensitive))
-    return Hop(method, str(there), headers, body, hop.added, hop.is_foreign or is_elsewhere, hop.share)
+        headers, added = (tuple(pair for pair in fields if goes_along(*pair, sensitive)) for fields in (headers, added))
+    return Hop(method, str(there), headers, body, added, hop.is_foreign or is_elsewhere, hop.share)
 
 
 def goes_along(name: str, value: str, sensitive: Collection[str]) -> bool:

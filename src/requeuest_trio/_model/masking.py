@@ -11,7 +11,7 @@ from collections.abc import Collection
 from functools import lru_cache
 from urllib.parse import unquote
 
-__all__ = ["HIDDEN", "has_token", "is_secret_name", "masked_url"]
+__all__ = ["HIDDEN", "has_token", "is_secret_name", "masked_url", "masked_url_for_logs"]
 
 HIDDEN = "***"
 
@@ -41,6 +41,11 @@ _MOST_ENCODINGS = 3
 # Webhooks carry their credential in the path, behind one of these or on a host named so: Slack, Discord, Teams, Zapier.
 _BEFORE_TOKENS = frozenset({
     "hook", "hooks", "incomingwebhook", "key", "keys", "token", "tokens", "webhook", "webhookb2", "webhooks",
+})  # fmt: skip
+# Parameters that say which part of something is wanted, and not who wants it.
+_HARMLESS_PARAMETERS = frozenset({
+    "count", "fields", "format", "from", "lang", "limit", "locale", "offset", "order", "page", "page_size",
+    "per_page", "since", "size", "sort", "to", "until", "v", "version",
 })  # fmt: skip
 _BOT = re.compile(r"bot\d+:", re.IGNORECASE)  # Telegram
 
@@ -94,6 +99,18 @@ def masked_url(text: str, sensitive: Collection[str] = ()) -> str:
             words[place] = _masked_word(word, sensitive, _MOST_ENCODINGS)
         after_scheme = word.strip("'\"(:").lower() in _SCHEME_IN_TEXT
     return "".join(words)
+
+
+def masked_url_for_logs(text: str) -> str:
+    """The same for what is shown unasked, as in a traceback: only harmless parameters keep their values."""
+    first, *rest = _PARAMETERS.split(masked_url(text))
+    for place in range(1, len(rest), 2):
+        name, equals, value = rest[place].partition("=")
+        if not equals:
+            rest[place] = name and HIDDEN
+        elif value and name.lower() not in _HARMLESS_PARAMETERS:
+            rest[place] = f"{name}={HIDDEN}"
+    return first + "".join(rest)
 
 
 def _masked_word(word: str, sensitive: Collection[str], depth: int) -> str:

@@ -24,7 +24,7 @@ from requeuest_trio._model.headers import (
     header_items,
     masked_for_logs,
 )
-from requeuest_trio._model.masking import masked_url
+from requeuest_trio._model.masking import masked_url_for_logs
 from requeuest_trio._model.statuses import SUCCESS, Statuses, StatusSpec, statuses
 from requeuest_trio._model.urls import checked_url, url_text
 
@@ -149,9 +149,9 @@ class Request:
         put(self, "follow_redirects", follow_redirects)
 
     def __repr__(self) -> str:
-        """Without secrets: only harmless header fields are shown with their values, the body is only measured."""
+        """Without secrets: only harmless header fields and parameters have their values, the body is only measured."""
         return (
-            f"<Request {_shown(self.method)} {_shown(masked_url(self.url))} "
+            f"<Request {_shown(self.method)} {_shown(masked_url_for_logs(self.url))} "
             f"headers={_shown(str(dict(masked_for_logs(self.headers))))} body={len(self.body)} bytes>"
         )
 

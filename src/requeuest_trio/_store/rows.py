@@ -15,7 +15,7 @@ from requeuest_trio._model.errors import InvalidRequest
 from requeuest_trio._model.escaping import cut, escaped
 from requeuest_trio._model.headers import Headers, checked_headers
 from requeuest_trio._model.job import Attempt, Job, Reached, make_response
-from requeuest_trio._model.masking import masked_url
+from requeuest_trio._model.masking import masked_url_for_logs
 from requeuest_trio._model.outcome import Answer, Outcome
 from requeuest_trio._model.request import METHODS, Request
 from requeuest_trio._model.retry import DEFAULT_RETRY, RetryPolicy
@@ -92,8 +92,8 @@ class Claimed:
     """Whether somebody waited for the outcome when it was claimed; somebody may do so since."""
 
     def __repr__(self) -> str:
-        """Without secrets: neither headers nor body."""
-        where = cut(escaped(f"{self.method} {masked_url(self.url)}"), _LONGEST_SHOWN)
+        """Without secrets: no headers, no body, of parameters only harmless ones."""
+        where = cut(escaped(f"{self.method} {masked_url_for_logs(self.url)}"), _LONGEST_SHOWN)
         size = "unread" if self.body is None else f"{len(self.body)} bytes"
         return f"<Claimed {self.id}, attempt {self.attempt}: {where}, body={size}>"
 
