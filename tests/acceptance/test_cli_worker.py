@@ -87,7 +87,7 @@ async def test_what_the_database_refuses_is_not_tried_for_ever(server: TestServe
         assert (ended.status, ended.out) == (2, "")
         [line] = ended.err.splitlines()
         assert "does not exist" in line
-        assert "waiting will not help: give a user, password and database that the server has" in line
+        assert line.endswith("; waiting will not help")
 
 
 async def test_it_waits_for_its_database() -> None:

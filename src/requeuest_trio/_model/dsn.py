@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from shlex import quote
+from typing import Any
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Conninfo
@@ -17,10 +19,27 @@ _OTHER_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,40}://")
 _PARAMETER = re.compile(r"[a-z_]{1,40}")
 _ESCAPES = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PORTS = re.compile(r"\d{0,5}(?:,\d{0,5})*")
+_NUMBER = re.compile(r"\s*[+-]?\d{1,9}\s*")
 _ENCODE = "percent-encode what stands in user and password: @ as %40, / as %2F, : as %3A, % as %25"
 
 _PAIRS = "write name=value pairs, a value with spaces in single quotes, or a URL"
 _EMBEDDED = "for a PostgreSQL of the library's own, write embedded: with the colon, or embedded:/path"
+
+_TLS_VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
+_CHOICES = {
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "sslnegotiation": ("postgres", "direct"),
+    "sslcertmode": ("disable", "allow", "require"),
+    "ssl_min_protocol_version": _TLS_VERSIONS,
+    "ssl_max_protocol_version": _TLS_VERSIONS,
+    "gssencmode": ("disable", "prefer", "require"),
+    "channel_binding": ("disable", "prefer", "require"),
+    "target_session_attrs": ("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
+    "load_balance_hosts": ("disable", "random"),
+}
+_NUMBERS = (
+    "connect_timeout", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout",
+)  # fmt: skip
 
 
 class HiddenText(str):
@@ -45,7 +64,7 @@ def problem_of(dsn: str) -> str | None:
         return f"libpq does not understand it: {remedy}"
     if not _PORTS.fullmatch(str(parts.get("port", ""))):
         return f"the port must be a number; if it is not meant for one: {_ENCODE}"
-    return None
+    return _problem_of_values(parts)
 
 
 def option_for(dsn: str) -> tuple[str, str]:
@@ -112,6 +131,17 @@ def _problem_of_parameters(parameters: str) -> str | None:
             if "@" in parameters:  # so that the name may be a part of a password
                 return f"there is a ? in user or password: {_ENCODE}, ? as %3F; or libpq has no such parameter"
             return f"libpq has no parameter {name}: remove it"
+    return None
+
+
+def _problem_of_values(parts: Mapping[str, Any]) -> str | None:
+    """libpq looks at these only when it connects, and then its error repeats them."""
+    for name, values in _CHOICES.items():
+        if parts.get(name) and parts[name] not in values:
+            return f"{name} must be one of {', '.join(values)}"
+    for name in _NUMBERS:
+        if parts.get(name) and not _NUMBER.fullmatch(str(parts[name])):
+            return f"{name} must be a whole number"
     return None
 
 

@@ -36,6 +36,7 @@ from requeuest_trio._store.failures import (
     without_contents,
 )
 from requeuest_trio._store.queries import Queries
+from requeuest_trio._store.remedies import remedy_for
 
 __all__ = [
     "DATABASE_ERRORS",
@@ -91,7 +92,8 @@ def _raise_translated(error: psycopg.Error) -> NoReturn:
     error = without_contents(error)
     match meaning_of(error):
         case Meaning.OUTAGE:
-            raise DatabaseUnavailable(f"PostgreSQL is not available: {first_line(error)}") from error
+            reason = first_line(error)
+            raise DatabaseUnavailable(f"PostgreSQL is not available: {reason}{remedy_for(reason)}") from error
         case Meaning.CONFLICT if isinstance(error, errors.LockNotAvailable):
             raise DatabaseUnavailable(
                 f"another transaction held a lock for too long ({first_line(error)}); if it is your own, and has used "

@@ -36,8 +36,7 @@ def run(main: Callable[[], Awaitable[int]]) -> NoReturn:
         sys.stdout.flush()
     except* (RequeuestError, psycopg.Error) as group:
         for error in leaves(group):
-            hint = "; put it into PGPASSWORD or ~/.pgpass" if str(error).endswith("no password supplied") else ""
-            print(f"requeuest: {one_line(str(error) or type(error).__name__)}{hint}", file=sys.stderr)
+            print(f"requeuest: {one_line(str(error) or type(error).__name__)}", file=sys.stderr)
     except* KeyboardInterrupt:
         status = INTERRUPTED
     except* BrokenPipeError:

@@ -14,6 +14,7 @@ import trio
 from rich.console import Console
 
 from requeuest_trio import ALL, Client, Config, DatabaseUnavailable, open_requeuest
+from requeuest_trio._store.remedies import remedy_for
 from requeuest_trio.cli import options
 from requeuest_trio.cli.display import logging_to, make_console, one_line, say
 from requeuest_trio.cli.refusals import is_lasting
@@ -24,10 +25,11 @@ __all__ = ["worker"]
 
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
-_HINT = (
-    "; waiting will not help: give a user, password and database that the server has (in --dsn, PGPASSWORD or "
-    "~/.pgpass), or create or permit them there"
+_REMEDY = (
+    ": give a user, password and database that the server has (in --dsn, PGPASSWORD or ~/.pgpass), or create or permit "
+    "them there"
 )
+"""Of a server whose words are not known."""
 
 
 @click.command(short_help="Deliver what is in the queue, until it is stopped.")
@@ -116,7 +118,8 @@ async def _wait_for_database(error: DatabaseUnavailable, dsn: str, pause: float,
         DatabaseUnavailable: waiting will not help.
     """
     if await is_lasting(error, dsn):
-        raise DatabaseUnavailable(str(error) + _HINT) from error
+        remedy = "" if remedy_for(str(error)) else _REMEDY
+        raise DatabaseUnavailable(f"{error}; waiting will not help{remedy}") from error
     pause *= random.uniform(0.75, 1.25)  # noqa: S311 - no secret
     say(err, f"{one_line(str(error))}; trying again in {pause:.1f} s")
     await trio.sleep(pause)
