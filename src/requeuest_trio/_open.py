@@ -33,7 +33,7 @@ from requeuest_trio._store.migrate import apply_migrations, check_schema
 from requeuest_trio._store.pooler import check_listen_dsn, has_sessions, is_direct
 from requeuest_trio._store.queries import Queries, checked_schema
 from requeuest_trio._store.reader import Reader
-from requeuest_trio._store.rights import check_rights
+from requeuest_trio._store.rights import check_rights, quoted
 from requeuest_trio._store.spawner import FLUSH_LOCK_SECONDS, Spawner
 from requeuest_trio._store.store import Store
 from requeuest_trio._store.waits import Waits
@@ -294,7 +294,23 @@ async def _prepare(
     # In one order for everybody, since it is one transaction.
     for channel in sorted(settings, key=attrgetter("name")):
         await store.set_channel(connection, channel)
-    return await is_direct(connection, queries)
+    [(pid, *collation)] = await (await connection.execute(queries["what_answers"])).fetchall()
+    _warn_of_collation(*collation)
+    return is_direct(connection, pid)
+
+
+def _warn_of_collation(database: str, recorded: str | None, actual: str | None) -> None:
+    """Tell of an update of the system under the data. What has no version now can't be given one anew."""
+    if recorded is not None and actual not in {None, recorded}:
+        name = quoted(database)
+        emit(
+            _logger,
+            Event.COLLATION_CHANGED,
+            database=database,
+            recorded=recorded,
+            actual=actual,
+            advice=f"REINDEX DATABASE {name}, then ALTER DATABASE {name} REFRESH COLLATION VERSION",
+        )
 
 
 def _hidden(dsn: Dsn) -> Dsn:

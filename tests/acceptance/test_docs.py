@@ -2,6 +2,8 @@
 
 import ast
 import doctest
+import json
+import logging
 import re
 import shlex
 import signal
@@ -14,7 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from uuid import uuid4
 
 import httpx2
 import psycopg
@@ -25,6 +28,7 @@ from psycopg.conninfo import make_conninfo
 
 import requeuest_trio
 from requeuest_trio import ALL, Channel, JobState, Request, RequeuestError, open_requeuest
+from requeuest_trio._model.events import Event, emit
 from requeuest_trio.testing import Arrival, Reply, open_receiver
 from tests.servers import temporary_home
 
@@ -128,6 +132,24 @@ def test_python_blocks_run(block: Block, code: str, migrated_dsn: str, receiver_
                 await coroutine
 
     trio.run(run_inside_a_queue)
+
+
+def test_the_formatter_of_the_page_writes_one_json_object_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Of records of the queue, which have ids in them, and of others."""
+    [block] = [block for block in BLOCKS if "JsonLines" in block.code]
+    names: dict[str, Any] = {}
+    exec(compile(block.code, str(block.page), "exec"), names)
+    job_id = uuid4()
+    emit(logging.getLogger("requeuest_trio.recorder"), Event.OUTCOME_REFUSED, job=job_id, error=ValueError("a\nb"))
+    try:
+        raise KeyError("other")
+    except KeyError:
+        logging.getLogger("app").exception("went\nwrong")
+    ours, other = [names["JsonLines"]().format(record) for record in caplog.records]
+    assert "\n" not in ours + other
+    read = json.loads(ours)
+    assert (read["event"], read["job"], read["error"]) == ("outcome_refused", str(job_id), "a")
+    assert json.loads(other)["message"].startswith("went\nwrong\nTraceback")
 
 
 @_marked("pycon")

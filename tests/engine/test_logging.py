@@ -5,6 +5,7 @@ What could go wrong, and is tried here: an event that has other fields than its 
 each job where many are delivered; a header, body, password or token that gets into a record by way of an error's text.
 """
 
+import json
 import logging
 
 import pytest
@@ -30,6 +31,7 @@ def check_table(log: Log) -> None:
         assert record.name == f"requeuest_trio.{spec.room}"
         assert tuple(getattr(record, "fields")) == spec.fields, name  # noqa: B009
         assert record.getMessage().startswith(f"{name} ")
+        assert json.loads(json.dumps(record.__dict__["fields"], allow_nan=False)) == record.__dict__["fields"]
 
 
 @pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")

@@ -1,14 +1,18 @@
 """The table of what is logged, held against the code that logs."""
 
 import ast
+import json
 import logging
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
+from uuid import UUID
 
 import pytest
 
 import requeuest_trio
+from requeuest_trio import ALL, JobState
 from requeuest_trio._model.events import Event, emit
 
 SOURCE = Path(requeuest_trio.__file__).parent
@@ -95,6 +99,34 @@ def test_record_has_name_and_fields(caplog: pytest.LogCaptureFixture) -> None:
     assert record.getMessage() == "job_dead job=1 channel=mail attempts=2 status=None error=50% %s {x}"
     assert record.__dict__["event"] == "job_dead"
     assert record.__dict__["fields"]["attempts"] == 2
+
+
+@pytest.mark.parametrize("event", Event)
+def test_fields_can_be_written_as_json(caplog: pytest.LogCaptureFixture, event: Event) -> None:
+    """Whatever the code gives `emit`, in whichever field."""
+    logger = logging.getLogger("requeuest_trio.attempt")
+    job_id = UUID(int=7)
+    values = {
+        job_id: str(job_id),
+        JobState.DEAD: "dead",
+        ALL: "ALL",
+        ValueError("a"): "a",
+        datetime(2030, 1, 1, tzinfo=UTC): "2030-01-01 00:00:00+00:00",
+        (1, 2): "(1, 2)",
+        2.5: 2.5,
+        3: 3,
+        False: False,
+        None: None,
+    }
+    cases: list[tuple[object, object]] = [*values.items(), ([job_id, 3, "b"], [str(job_id), 3, "b"])]
+    with caplog.at_level(logging.DEBUG, logger.name):
+        for value, _ in cases:
+            emit(logger, event, **dict.fromkeys(event.value.fields, value))
+    for record, (_, written) in zip(caplog.records, cases, strict=True):
+        fields = record.__dict__["fields"]
+        assert fields == dict.fromkeys(event.value.fields, written)
+        assert json.loads(json.dumps(fields)) == fields
+        assert {type(value) for value in fields.values()} == {type(written)}
 
 
 @pytest.mark.parametrize("event", Event)

@@ -38,6 +38,11 @@ class Event(Enum):
         "PostgreSQL is behind a transaction pooler, over which nothing can be heard: what other processes spawn or "
         "finish is found by polling. See `Config.listen_dsn`.",
     )  # fmt: skip
+    COLLATION_CHANGED = EventSpec(
+        "collation_changed", "open", logging.WARNING, ("database", "recorded", "actual", "advice"),
+        "The operating system, or a library, compares texts by other rules than when the database was made: indexes of "
+        "your own tables may miss rows. Those of the queue don't go by such rules. Once for each opening.",
+    )  # fmt: skip
     MIGRATION_WAITS = EventSpec(
         "migration_waits", "migrate", logging.WARNING, ("waited", "retry_in", "error"),
         "Another transaction holds what a migration needs. It is tried again, so that what others store meanwhile does "
@@ -171,9 +176,12 @@ def emit(logger: logging.Logger, event: Event, **fields: object) -> None:
 
 
 def _logged(value: object) -> object:
+    """What a record has of a field: only what JSON knows too, so that a handler can pass it on as it is."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, list):
+        return [_logged(each) for each in value]
     if isinstance(value, Exception):
         # The details of PostgreSQL's errors, which follow, may show a whole row with all that is secret in it.
         value = str(value).strip().partition("\n")[0] or type(value).__name__
-    if type(value) is str:  # and no enumeration's member
-        return cut(escaped(value), _LONGEST)
-    return value
+    return cut(escaped(str(value)), _LONGEST)

@@ -23,9 +23,9 @@ __all__ = ["check_listen_dsn", "has_sessions", "is_direct"]
 _ROUNDS = 3
 
 
-async def is_direct(connection: TrioConnection, queries: Queries) -> bool:
-    """Whether PostgreSQL itself answers: poolers tell their clients made-up process ids."""
-    return await _backend(connection, queries) == connection.info.backend_pid
+def is_direct(connection: TrioConnection, pid: int) -> bool:
+    """Whether PostgreSQL itself answers, by its process `pid`: poolers tell their clients made-up process ids."""
+    return pid == connection.info.backend_pid
 
 
 async def has_sessions(route: Route, queries: Queries, config: Config) -> bool:
@@ -81,7 +81,7 @@ async def check_listen_dsn(
 async def _look(queries: Queries, token: int, connection: TrioConnection) -> tuple[bool, bool]:
     cursor = await connection.execute(queries["is_free_token"], {"token": token})
     [(is_other,)] = await cursor.fetchall()
-    return is_other, await is_direct(connection, queries)
+    return is_other, is_direct(connection, await _backend(connection, queries))
 
 
 async def _backend(connection: TrioConnection, queries: Queries) -> int:

@@ -1065,6 +1065,13 @@ SELECT pg_listening_channels();
 SELECT pg_catalog.pg_backend_pid();
 
 
+-- name: what_answers
+-- Which of the server's processes answers, and for which database; with the version of the rules by which that compares
+-- texts, as it was when its indexes were made, and as it is. Both are NULL where the rules never change.
+SELECT pg_backend_pid(), datname::text, datcollversion, pg_database_collation_actual_version(oid)
+FROM pg_database WHERE datname = current_database();
+
+
 -- name: take_token
 -- Hold an advisory lock until the end of the transaction, by which `is_free_token` knows the database.
 SELECT pg_advisory_xact_lock(%(token)s::bigint);

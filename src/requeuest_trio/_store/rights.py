@@ -8,7 +8,7 @@ from requeuest_trio._model.errors import RequeuestError
 from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._store.queries import Queries
 
-__all__ = ["check_rights"]
+__all__ = ["check_rights", "quoted"]
 
 
 async def check_rights(connection: TrioConnection, queries: Queries, *, delivers: bool, sets: bool) -> None:
@@ -30,9 +30,10 @@ async def check_rights(connection: TrioConnection, queries: Queries, *, delivers
             remedies.append(f"ALTER TABLE {thing} DISABLE ROW LEVEL SECURITY;")
         else:
             problems.append(f"the role {role} lacks {rights} on {kind.lower()} {thing}")
-            remedies.append(f"GRANT {rights} ON {kind} {thing} TO {_quoted(role)};")
+            remedies.append(f"GRANT {rights} ON {kind} {thing} TO {quoted(role)};")
     raise RequeuestError(f"{'; '.join(problems)}. Remedy: {' '.join(remedies)}")
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """A name as SQL takes it."""
     return '"' + name.replace('"', '""') + '"'
