@@ -67,6 +67,8 @@ async def migrate(dsn: Dsn, *, schema: str = "requeuest", target: int | None = N
     Raises:
         DatabaseUnavailable: PostgreSQL can't be reached.
         SchemaMismatch: the tables were made by other migrations, or by a newer version of this library.
+        RequeuestError: the role lacks a right, or PostgreSQL refuses a step, such as for a view of yours on the tables
+            or an event trigger; the text says what. That step is undone, those before it stand.
         InvalidRequest: naming the argument.
 
     Cancellation: each step is applied whole or not at all.

@@ -18,7 +18,7 @@ import trio
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from requeuest_trio import DatabaseUnavailable, Request, SchemaMismatch, migrate, open_requeuest
+from requeuest_trio import DatabaseUnavailable, Request, RequeuestError, SchemaMismatch, migrate, open_requeuest
 from requeuest_trio._store import migrate as module
 from requeuest_trio._store.migrate import Migration, migrations
 from requeuest_trio._store.queries import Queries
@@ -349,6 +349,71 @@ async def test_rows_are_validated_while_others_are_stored(dsn: str) -> None:
             await holder.execute(INSERT.encode())
             assert await migrate(dsn, target=3) == []
             assert query(dsn, f"{CONSTRAINTS} AND NOT convalidated") == []
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+GUARD = """
+CREATE FUNCTION public.guard() RETURNS event_trigger LANGUAGE plpgsql AS
+$$ BEGIN IF tg_tag LIKE '{tag}' THEN {code}; END IF; END $$;
+CREATE EVENT TRIGGER guard ON ddl_command_end EXECUTE FUNCTION public.guard();
+"""
+CODES = {
+    "its own error": ("RAISE 'not today'", "not today"),
+    "a line that steers": (r"RAISE E'not\n\x1btoday'", "not;"),
+    "a table that is not found": ("INSERT INTO audit VALUES (1)", 'relation "audit" does not exist'),
+    **{
+        name: (f"RAISE 'not today' USING ERRCODE = '{name}'", "not today")
+        for name in (
+            "duplicate_table", "duplicate_object", "duplicate_schema", "unique_violation", "undefined_table",
+            "invalid_schema_name", "check_violation", "feature_not_supported", "event_trigger_protocol_violated",
+            "object_not_in_prerequisite_state",
+        )
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("code", CODES)
+async def test_what_an_event_trigger_refuses_is_said_and_ends_the_migration(dsn: str, code: str) -> None:
+    """Whatever its error looks like: one of a process that migrates too, or an outage. What was done before stays."""
+    statement, said = CODES[code]
+    for tag, begin, target, reached in (
+        ("CREATE TABLE", 0, None, 0),
+        ("CREATE TRIGGER", 2, None, 2),
+        ("ALTER TABLE", 3, 2, 3),
+    ):
+        await migrate(dsn, target=begin)
+        query(dsn, GUARD.format(tag=tag, code=statement))
+        with trio.fail_after(10), pytest.raises(RequeuestError) as caught:
+            await migrate(dsn, target=target)
+        assert type(caught.value) is RequeuestError
+        assert str(caught.value).startswith(f"PostgreSQL refuses to migrate: {said}")
+        assert str(caught.value).endswith("this step was undone")
+        assert str(caught.value).isprintable()
+        query(dsn, "DROP EVENT TRIGGER guard; DROP FUNCTION public.guard")
+        if reached:
+            assert query(dsn, "SELECT max(version) FROM requeuest.migration") == [(reached,)]
+        else:
+            assert query(dsn, "SELECT to_regclass('requeuest.migration')") == [(None,)]
+    assert await migrate(dsn, target=0) == DOWN[-3:]
+
+
+@pytest.mark.parametrize(("begin", "target"), [(2, None), (4, 0)])
+async def test_what_depends_on_the_tables_is_named(dsn: str, begin: int, target: int | None) -> None:
+    await migrate(dsn, target=begin)
+    query(dsn, "CREATE VIEW public.mine AS SELECT id, channel FROM requeuest.job")
+    with pytest.raises(RequeuestError, match=r"to migrate: cannot (drop|alter).*view public.mine depends on") as caught:
+        await migrate(dsn, target=target)
+    assert type(caught.value) is RequeuestError
+    query(dsn, "DROP VIEW public.mine")
+    await migrate(dsn, target=target)
+
+
+async def test_a_lack_of_room_is_no_refusal(dsn: str) -> None:
+    """What may be gone the next time is an outage, which names itself."""
+    query(dsn, GUARD.format(tag="CREATE TABLE", code="RAISE 'no room' USING ERRCODE = 'disk_full'"))
+    with pytest.raises(DatabaseUnavailable, match="no room"):
+        await migrate(dsn)
 
 
 # --- what is another's ------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ __all__ = [
     "Meaning",
     "answer_of",
     "complaint_of",
+    "is_lasting",
     "is_of_notify_queue",
     "is_of_time",
     "is_of_what_was_read",
@@ -70,6 +71,10 @@ cursors are not what they were taken for. A plan that no longer fits its table i
 _OF_ROWS = ("22", "54", "58", "XX")
 """What PostgreSQL says of a row that it can't read: it is no text of the database's encoding, it is too large, its page
 can't be read, or is not what it should be."""
+
+
+_LASTING = ("0A", "0L", "0P", "22", "23", "2B", "2F", "38", "39", "3F", "42", "44", "54", "55000", "P0")
+"""What comes of definitions and data alone, by a beginning of the SQLSTATE."""
 
 
 def meaning_of(error: psycopg.Error) -> Meaning:
@@ -142,6 +147,16 @@ def complaint_of(error: Exception) -> psycopg.Error | None:
     if answer is None or meaning_of(answer) in {Meaning.FORBIDDEN, Meaning.MISUSE}:
         return None
     return answer if was_answered(answer) or isinstance(answer, psycopg.DataError) else None
+
+
+def is_lasting(error: psycopg.Error) -> bool:
+    """Whether a statement by itself, in a session without prepared ones, meets the same as often as it is tried.
+
+    That is narrower than everything that is no outage, which may be somebody's own SQLSTATE: these are PostgreSQL's for
+    definitions, dependences and code of an application's, such as an event trigger. A missing right has its own words.
+    """
+    is_right = isinstance(error, errors.InsufficientPrivilege)
+    return not is_right and not _is_fatal(error) and (error.sqlstate or "").startswith(_LASTING)
 
 
 def is_of_time(error: BaseException) -> bool:

@@ -23,16 +23,19 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
 
+import psycopg
 import trio
 from psycopg import errors
 from psycopg.conninfo import make_conninfo
 
 from requeuest_trio._model.dsn import option_for
-from requeuest_trio._model.errors import InvalidRequest, SchemaMismatch
+from requeuest_trio._model.errors import InvalidRequest, RequeuestError, SchemaMismatch
+from requeuest_trio._model.escaping import cut
 from requeuest_trio._model.events import Event, emit
 from requeuest_trio._model.states import JobState
 from requeuest_trio._postgres import Dsn, Route, TrioConnection
-from requeuest_trio._store.database import NO_LIMITS, connected, for_callers, in_transaction
+from requeuest_trio._store.database import NO_LIMITS, connected, first_line, for_callers, in_transaction
+from requeuest_trio._store.failures import is_lasting, without_contents
 from requeuest_trio._store.queries import Queries
 from requeuest_trio._store.store import TOO_LARGE, Store
 
@@ -46,6 +49,9 @@ _LOCK_SECONDS = 1.0
 _PAUSE_SECONDS = 2.0
 """For how long it then lets others go on."""
 _LIMITS = {**NO_LIMITS, "lock_timeout": f"{_LOCK_SECONDS:g}s"}
+_LONGEST_DETAILS = 1_000
+_MOST_SURPRISES = 10
+"""How many times another process may have been first in one step."""
 _PAGE = 100
 _SENDABLE = (JobState.BLOCKED, JobState.AVAILABLE, JobState.RUNNING)
 _TABLES = ("migration", "job", "attempt", "worker", "channel", "key_secret")
@@ -53,6 +59,7 @@ _CHANGED_MEANWHILE = (
     errors.UndefinedTable,
     errors.InvalidSchemaName,
     errors.DuplicateTable,
+    errors.DuplicateObject,
     errors.DuplicateSchema,
     errors.UniqueViolation,
 )
@@ -60,7 +67,11 @@ _CHANGED_MEANWHILE = (
 
 
 class _AnotherWasFirst(Exception):
-    """Another process has changed the tables between two looks at them, and has committed that."""
+    """Another process seems to have changed the tables between two looks at them, and to have committed that."""
+
+    def __init__(self, error: psycopg.Error) -> None:
+        super().__init__()
+        self.error = error
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +122,28 @@ async def apply_migrations(route: Route, *, schema: str = "requeuest", target: i
     take_step = partial(_step, queries=queries, schema=schema, steps=steps, goal=goal)
     with for_callers():
         async with connected(route) as connection:
-            while (step := await _patiently(connection, queries, take_step)) is not None:
-                applied.append(step)
-            if goal:
-                await _validate(connection, queries, schema)
+            with _refusals_told():
+                while (step := await _patiently(connection, queries, take_step)) is not None:
+                    applied.append(step)
+                if goal:
+                    await _validate(connection, queries, schema)
     return applied
+
+
+@contextmanager
+def _refusals_told() -> Iterator[None]:
+    """What a step meets that is no outage, such as an event trigger of the application's, is met again by the next."""
+    try:
+        yield
+    except psycopg.Error as error:
+        if not is_lasting(error):
+            raise
+        # For a view that is in the way, this names it. It may show a row, unless it is of what depends on what.
+        of_dependence = isinstance(error, errors.DependentObjectsStillExist | errors.FeatureNotSupported)
+        details = cut("; ".join((error.diag.message_detail or "").splitlines()), _LONGEST_DETAILS)
+        more = f" ({details})" if of_dependence and details else ""
+        text = f"PostgreSQL refuses to migrate: {first_line(error)}{more}; this step was undone"
+        raise RequeuestError(text) from without_contents(error)
 
 
 async def _patiently(
@@ -123,6 +151,7 @@ async def _patiently(
 ) -> T:
     """Run an operation in a transaction, again and again while others hold what it needs."""
     began = trio.current_time()
+    surprises = 0
     while True:
         try:
             return await in_transaction(connection, queries, _LIMITS, operation)
@@ -130,8 +159,12 @@ async def _patiently(
             await connection.rollback()
             waited = round(trio.current_time() - began, 1)
             emit(_logger, Event.MIGRATION_WAITS, waited=waited, retry_in=_PAUSE_SECONDS, error=error)
-        except _AnotherWasFirst:
+        except _AnotherWasFirst as another:
             await connection.rollback()
+            surprises += 1
+            if surprises > _MOST_SURPRISES:
+                # There is no other: it is an event trigger that says so, or something else that stays.
+                raise another.error from None
             continue
         await trio.sleep(_PAUSE_SECONDS)
 
@@ -236,7 +269,7 @@ def _noticing_others() -> Iterator[None]:
     try:
         yield
     except _CHANGED_MEANWHILE as error:
-        raise _AnotherWasFirst from error
+        raise _AnotherWasFirst(error) from error
 
 
 async def _require_own(connection: TrioConnection, queries: Queries, schema: str) -> None:
