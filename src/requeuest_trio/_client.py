@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
@@ -348,19 +348,20 @@ class Client:
             )
         )
 
-    async def _pages(self, read: Callable[..., Awaitable[list[Job]]]) -> AsyncIterator[Job]:
+    async def _pages(self, read: Callable[..., Awaitable[Iterator[Job]]]) -> AsyncIterator[Job]:
         after: UUID | None = None
         while True:
             self._require_open()
-            page = await self._database.ask(partial(read, after=after))
-            if not page:
-                return
-            for job in page:
+            job = None
+            for job in await self._database.ask(partial(read, after=after)):
                 yield job
                 self._owner.require()
-                # Whoever loops over a page without waiting for anything still lets others run, and can be cancelled.
+                # Whoever loops over a page without waiting for anything still lets others run, and can be cancelled. Only
+                # then the next is made of its row, which may take long if it is large.
                 await trio.lowlevel.checkpoint()
-            after = page[-1].id
+            if job is None:
+                return
+            after = job.id
 
     async def attempts(self, job_id: UUID) -> list[Attempt]:
         """Every attempt of a job that has ended, in order.

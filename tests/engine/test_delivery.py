@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -17,6 +18,7 @@ from requeuest_trio import (
     Attempt,
     Channel,
     InvalidRequest,
+    Job,
     JobDead,
     JobState,
     Reached,
@@ -25,6 +27,7 @@ from requeuest_trio import (
     StatusClass,
     open_requeuest,
 )
+from requeuest_trio._store.rows import job_from_row
 from requeuest_trio.testing import Receiver, Reply, Reset, Stall
 from tests.engine.support import Eye
 
@@ -275,6 +278,22 @@ async def test_jobs_are_filtered_and_come_in_pages(eye: Eye, monkeypatch: pytest
             "b": {JobState.AVAILABLE: 2, JobState.BLOCKED: 2},
         }
         assert (stats.count(JobState.AVAILABLE), stats.count(JobState.DEAD), stats.running) == (23, 0, 0)
+
+
+async def test_a_job_is_made_of_its_row_when_its_turn_comes(eye: Eye, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page of large ones, made in one step, would hold up whatever else runs here."""
+    made = 0
+
+    def counted(row: Sequence[Any]) -> Job:
+        nonlocal made
+        made += 1
+        return job_from_row(row)
+
+    monkeypatch.setattr("requeuest_trio._store.store.job_from_row", counted)
+    async with open_requeuest(eye.dsn, ()) as client:
+        await client.spawn_many("a", [Request.get("http://x.test/")] * 9)
+        turns = [made async for _ in client.jobs()]
+    assert turns == list(range(1, 10))
 
 
 async def test_a_key_on_an_ordered_channel_is_refused_where_that_is_known(eye: Eye, receiver: Receiver) -> None:

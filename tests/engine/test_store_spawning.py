@@ -124,7 +124,7 @@ async def test_one_by_one_and_in_a_batch_the_same_is_stored(bench: Bench, conn: 
         await conn.execute("TRUNCATE requeuest.job")
         await bench.spawn(conn, *different_jobs())
         assert await bench.rows(conn, STORED) == one_by_one
-    stored = await bench.store.jobs(conn, after=None, channel=None, state=None, ordering_key=None, limit=100)
+    stored = list(await bench.store.jobs(conn, after=None, channel=None, state=None, ordering_key=None, limit=100))
     assert [what_was_given(job) for job in stored] == [what_was_given(job) for job in different_jobs()]
 
 

@@ -10,7 +10,7 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple
@@ -369,10 +369,13 @@ class Store(Storing):
         row = await cursor.fetchone()
         return None if row is None else job_from_row(row)
 
-    async def jobs(self, connection: TrioConnection, **selection: Any) -> list[Job]:
-        """A page of jobs: `after`, `channel`, `state`, `ordering_key` and `limit`. Large jobs make it shorter."""
+    async def jobs(self, connection: TrioConnection, **selection: Any) -> Iterator[Job]:
+        """A page of jobs: `after`, `channel`, `state`, `ordering_key` and `limit`. Large jobs make it shorter.
+
+        Each is made of its row when its turn comes: all at once would hold up others.
+        """
         cursor = await self._execute(connection, "jobs", **selection)
-        return [job_from_row(row) for row in await cursor.fetchall()]
+        return map(job_from_row, await cursor.fetchall())
 
     async def attempts(self, connection: TrioConnection, job_id: UUID) -> list[Attempt]:
         """All attempts of a job that have ended, in order."""
