@@ -40,6 +40,7 @@ from requeuest_trio._model.ecosystem import InvalidURL
 from requeuest_trio._model.errors import shown
 from requeuest_trio._model.escaping import cut, escaped
 from requeuest_trio._model.events import Event, emit
+from requeuest_trio._model.exact import exact_bytes, exact_text
 from requeuest_trio._model.headers import Headers, checked_headers, find, is_secret, masked, masked_for_logs
 from requeuest_trio._model.job import make_response
 from requeuest_trio._model.masking import has_token, is_secret_name, masked_url, masked_url_for_logs
@@ -285,6 +286,8 @@ BOUNDED: Mapping[str, list[Call]] = {
     "_model.errors.InvalidRequest.__init__": [lambda text: str(InvalidRequest(text, text))],
     "_model.errors.shown": [shown, lambda text: shown(raw(text))],
     "_model.escaping.escaped": [escaped],
+    "_model.exact.exact_bytes": [lambda text: exact_bytes(text.encode("utf-8", "replace"))],
+    "_model.exact.exact_text": [exact_text],
     "_model.escaping.cut": [lambda text: cut(text, 100)],
     "_model.events.emit": [
         lambda text: emit(LOGGER, Event.LISTENER_LOST, error=ValueError(text), retry_in=1),

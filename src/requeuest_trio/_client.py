@@ -25,6 +25,7 @@ from requeuest_trio._model.errors import (
     JobNotFound,
     SchemaMismatch,
     kind_of,
+    shown,
 )
 from requeuest_trio._model.job import Attempt, Job, Stats
 from requeuest_trio._model.request import Request
@@ -335,9 +336,9 @@ class Client:
         """
         self._require_open()
         if channel is not None:
-            checks.channel_name(channel)
+            channel = checks.channel_name(channel)
         if ordering_key is not None:
-            checks.short_text("ordering_key", ordering_key, checks.MAX_KEY_LENGTH)
+            ordering_key = checks.short_text("ordering_key", ordering_key, checks.MAX_KEY_LENGTH)
         return self._pages(
             partial(
                 self._store.jobs,
@@ -356,8 +357,8 @@ class Client:
             for job in await self._database.ask(partial(read, after=after)):
                 yield job
                 self._owner.require()
-                # Whoever loops over a page without waiting for anything still lets others run, and can be cancelled. Only
-                # then the next is made of its row, which may take long if it is large.
+                # Whoever loops over a page without waiting for anything still lets others run, and can be cancelled.
+                # Only after that, the next is made of its row, which may be large.
                 await trio.lowlevel.checkpoint()
             if job is None:
                 return
@@ -418,5 +419,6 @@ class Client:
 def _job_state(state: str) -> JobState:
     try:
         return JobState(state)
-    except ValueError as error:
-        raise InvalidRequest("state", f"must be a JobState, not {state!r}") from error
+    except ValueError:
+        # It has no context: that quotes whatever was given, whole.
+        raise InvalidRequest("state", f"must be a JobState, not {shown(state)}") from None

@@ -9,6 +9,7 @@ from datetime import timedelta
 from requeuest_trio._model.checks import MAX_SECONDS
 from requeuest_trio._model.dsn import HiddenText, problem_of
 from requeuest_trio._model.errors import InvalidRequest, kind_of, shown
+from requeuest_trio._model.exact import exact_number, exact_text
 from requeuest_trio._model.frames import without_locals_when_made
 from requeuest_trio._model.origin import origin_of
 from requeuest_trio._model.urls import checked_url
@@ -94,7 +95,7 @@ class Config:
             raise InvalidRequest("notifications", f"must be a bool, not {type(self.notifications).__name__}")
         if self.listen_dsn is not None:
             if not callable(self.listen_dsn):
-                dsn = HiddenText(self.listen_dsn) if isinstance(self.listen_dsn, str) else self.listen_dsn
+                dsn = HiddenText(exact_text(self.listen_dsn)) if isinstance(self.listen_dsn, str) else self.listen_dsn
                 check_dsn("listen_dsn", dsn, "must be a PostgreSQL URL or a connection string of libpq")
                 object.__setattr__(self, "listen_dsn", dsn)
             if not self.notifications:
@@ -113,6 +114,7 @@ class Config:
                 remedy = "; write its total_seconds()" if isinstance(value, timedelta) else ""
                 span = f"from {least:,.10g} to {most:,.10g}"
                 raise InvalidRequest(name, f"must be {kind} {span}, not {shown(value)}{remedy}")
+            object.__setattr__(self, name, exact_number(value))
 
 
 def _names(argument: str, values: Collection[str]) -> frozenset[str]:
@@ -122,7 +124,7 @@ def _names(argument: str, values: Collection[str]) -> frozenset[str]:
         or not all(isinstance(each, str) for each in values)
     ):
         raise InvalidRequest(argument, f"must be a collection of str, not {shown(values)}")
-    return frozenset(value.lower() for value in values)
+    return frozenset(exact_text(value).lower() for value in values)
 
 
 def _origins(argument: str, values: Collection[str]) -> frozenset[str]:

@@ -23,8 +23,9 @@ from requeuest_trio._http.sender import open_sender
 from requeuest_trio._model.channel import ALL, All, Channel, channels_of
 from requeuest_trio._model.dsn import HiddenText
 from requeuest_trio._model.ecosystem import AsyncBaseTransport, AsyncClient, ForeignClient
-from requeuest_trio._model.errors import InvalidRequest, RequeuestError
+from requeuest_trio._model.errors import InvalidRequest, RequeuestError, shown
 from requeuest_trio._model.events import Event, emit
+from requeuest_trio._model.exact import exact_int, exact_number, exact_text
 from requeuest_trio._model.groups import Kept, raise_bare
 from requeuest_trio._postgres import Dsn, Route, TrioConnection, move_on_after
 from requeuest_trio._store.announcer import Announcer
@@ -141,8 +142,8 @@ async def open_requeuest(
     _require_trio()
     dsn = _hidden(dsn)
     names, settings = channels_of(channels)
-    checked_schema(schema)
-    _check_int("concurrency", concurrency, 1, 10_000)
+    schema = checked_schema(schema)
+    concurrency = _checked_int("concurrency", concurrency, 1, 10_000)
     lease_seconds = _check_seconds("lease", lease, 1.0)
     grace_seconds = _check_seconds("grace", grace, 0.0)
     poll_seconds = _check_seconds("poll_interval", poll_interval, 0.05)
@@ -317,7 +318,9 @@ def _warn_of_collation(database: str, recorded: str | None, actual: str | None) 
 
 def _hidden(dsn: Dsn) -> Dsn:
     """The same, but not to be seen where the locals of a traceback are shown."""
-    return HiddenText(dsn) if isinstance(dsn, str) and not dsn.startswith(embedded.SCHEME) else dsn
+    if not isinstance(dsn, str):
+        return dsn
+    return exact_text(dsn) if dsn.startswith(embedded.SCHEME) else HiddenText(exact_text(dsn))
 
 
 @asynccontextmanager
@@ -352,9 +355,10 @@ def _checked_config(config: Config | None, concurrency: int) -> Config:
     return config
 
 
-def _check_int(argument: str, value: object, least: int, most: int) -> None:
+def _checked_int(argument: str, value: object, least: int, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise InvalidRequest(argument, f"must be an int from {least} to {most:,}, not {value!r}")
+        raise InvalidRequest(argument, f"must be an int from {least} to {most:,}, not {shown(value)}")
+    return exact_int(value)
 
 
 def _check_seconds(argument: str, value: float | timedelta, least: float) -> float:
@@ -362,5 +366,5 @@ def _check_seconds(argument: str, value: float | timedelta, least: float) -> flo
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise InvalidRequest(argument, f"must be seconds or a timedelta, not {type(value).__name__}")
     if not least <= seconds <= _LONGEST_SECONDS:
-        raise InvalidRequest(argument, f"must lie between {least:g} and {_LONGEST_SECONDS:g} s, not {seconds}")
-    return float(seconds)
+        raise InvalidRequest(argument, f"must lie between {least:g} and {_LONGEST_SECONDS:g} s, not {shown(seconds)}")
+    return float(exact_number(seconds))

@@ -10,7 +10,7 @@ from uuid import UUID
 from requeuest_trio._config import Config
 from requeuest_trio._model import checks
 from requeuest_trio._model.channel import Channel
-from requeuest_trio._model.errors import InvalidRequest, kind_of
+from requeuest_trio._model.errors import InvalidRequest, kind_of, shown
 from requeuest_trio._model.ids import Ids
 from requeuest_trio._model.request import Request
 from requeuest_trio._model.retry import DEFAULT_RETRY, RetryPolicy
@@ -44,7 +44,7 @@ class Checked:
         self, channel: str, requests: Sequence[Request], ids: Sequence[UUID] | None, options: Options
     ) -> list[NewJob]:
         """One job for each request."""
-        checks.new_name("channel", channel, checks.MAX_CHANNEL_LENGTH)
+        channel = checks.new_name("channel", channel, checks.MAX_CHANNEL_LENGTH)
         for request in requests:
             self._check_request(request)
         delay, at = _due(options.delay, options.at)
@@ -80,7 +80,7 @@ class Checked:
         if key is None:
             return None
         if channel in self._ordered:
-            raise InvalidRequest("ordering_key", f"channel {channel!r} is ordered as a whole: leave it out")
+            raise InvalidRequest("ordering_key", f"channel {shown(channel)} is ordered as a whole: leave it out")
         return checks.new_name("ordering_key", key, checks.MAX_KEY_LENGTH)
 
     def _job_ids(self, given: Sequence[UUID] | None, number: int) -> list[UUID]:

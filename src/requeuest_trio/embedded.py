@@ -25,7 +25,7 @@ from requeuest_trio._embedded.files import EXCLUSIVE, SHARED, Home, is_locked, r
 from requeuest_trio._embedded.keeper import start_keeper
 from requeuest_trio._embedded.server import PORT, Plan
 from requeuest_trio._embedded.trust import own_directory
-from requeuest_trio._model.errors import InvalidRequest, RequeuestError
+from requeuest_trio._model.errors import InvalidRequest, RequeuestError, shown
 
 __all__ = ["embedded_path", "open_embedded"]
 
@@ -74,9 +74,9 @@ def embedded_path(dsn: str) -> Path | None:
     try:
         path = Path(written).expanduser()
     except RuntimeError as error:
-        raise InvalidRequest("dsn", f"{dsn!r}: {error}") from None
+        raise InvalidRequest("dsn", f"{shown(dsn)}: {shown(str(error))}") from None
     if not path.is_absolute() or "\0" in written or (written.startswith("//") and not written.startswith("///")):
-        raise InvalidRequest("dsn", f"{dsn!r} must have an absolute path, as in 'embedded:/path/to/data', or none")
+        raise InvalidRequest("dsn", f"{shown(dsn)} must have an absolute path, as in 'embedded:/path/to/data', or none")
     return Path("/", *path.parts[1:])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -99,6 +100,15 @@ async def test_spawn_and_spawn_returning(client: Client) -> None:
         await client.spawn("c", GOOD, connection="x")  # type: ignore[arg-type]
     with refused("ordering_key", "is ordered as a whole"):
         await client.spawn("ledger", GOOD, ordering_key="k")
+
+
+@pytest.mark.parametrize("huge", ["x" * 1_000_000, 10**5_000, b"x" * 1_000_000], ids=["str", "int", "bytes"])
+async def test_a_huge_filter_is_refused_in_few_words(client: Client, huge: Any) -> None:
+    for name in ("channel", "state", "ordering_key"):
+        with pytest.raises(InvalidRequest) as caught:
+            client.jobs(**{name: huge})
+        assert caught.value.argument == name
+        assert len("".join(traceback.format_exception(caught.value))) < 3_000
 
 
 async def test_spawn_many(client: Client) -> None:

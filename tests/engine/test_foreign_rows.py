@@ -359,7 +359,7 @@ async def test_pages_of_large_jobs_are_cut(eye: Eye, bench: Bench, conn: Conn) -
     await bench.spawn(conn, *(new_job(request=request) for _ in range(7)), new_job())
     selection = {"channel": None, "state": None, "ordering_key": None, "limit": 200}
     pages, after = list[int](), None
-    while jobs := await bench.store.jobs(conn, after=after, **selection):
+    while jobs := list(await bench.store.jobs(conn, after=after, **selection)):
         pages.append(len(jobs))
         after = jobs[-1].id
     assert pages == [3, 3, 2]

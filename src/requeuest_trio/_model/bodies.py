@@ -7,7 +7,8 @@ from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote_plus
 
-from requeuest_trio._model.errors import InvalidRequest
+from requeuest_trio._model.errors import InvalidRequest, shown
+from requeuest_trio._model.exact import exact_bytes, exact_number, exact_text
 
 __all__ = ["Fields", "Parameter", "checked_body", "content_body", "form_encoded", "json_body"]
 
@@ -31,17 +32,15 @@ def content_body(value: object) -> bytes:
     if not isinstance(value, str):
         return checked_body("content", value)
     try:
-        return value.encode()
+        return exact_text(value).encode()
     except UnicodeEncodeError as error:
         raise InvalidRequest("content", f"can't be written as UTF-8: {error.reason}") from error
 
 
 def checked_body(argument: str, body: object) -> bytes:
     """A body that is in memory."""
-    if isinstance(body, bytes):
-        return body
-    if isinstance(body, bytearray | memoryview):
-        return bytes(body)
+    if isinstance(body, bytes | bytearray | memoryview):
+        return exact_bytes(body)
     if isinstance(body, Iterable | AsyncIterable) and not isinstance(body, str | Mapping):
         raise InvalidRequest(argument, "must be bytes in memory: a stream can't be stored and sent again")
     raise InvalidRequest(argument, f"must be bytes, not {type(body).__name__}")
@@ -63,7 +62,7 @@ def _field(argument: str, item: object) -> list[str]:
         raise InvalidRequest(argument, f"names must be str, not {type(name).__name__}")
     values = value if isinstance(value, list | tuple) else [value]
     try:
-        return [f"{quote_plus(name)}={quote_plus(_text(argument, name, one))}" for one in values]
+        return [f"{quote_plus(exact_text(name))}={quote_plus(_text(argument, name, one))}" for one in values]
     except InvalidRequest:
         raise
     except ValueError as error:
@@ -76,14 +75,15 @@ def _field(argument: str, item: object) -> list[str]:
 def _text(argument: str, name: str, value: object) -> str:
     match value:
         case str():
-            return value
+            return exact_text(value)
         case None:
             return ""
         case bool():
             return "true" if value else "false"
         case int() | float():
-            return str(value)
+            return str(exact_number(value))
         case _:
             raise InvalidRequest(
-                argument, f"the value of {name!r} must be str, int, float, bool or None, not {type(value).__name__}"
+                argument,
+                f"the value of {shown(name)} must be str, int, float, bool or None, not {type(value).__name__}",
             )

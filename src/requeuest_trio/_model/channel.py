@@ -49,7 +49,8 @@ class Channel:
     ordered: bool | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        checks.channel_name(self.name)
+        # A frozen dataclass has to set its fields this way.
+        object.__setattr__(self, "name", checks.channel_name(self.name))
         if self.ordered is not None:
             checks.new_name("channel", self.name, checks.MAX_CHANNEL_LENGTH)
         if self.ordered is not None and not isinstance(self.ordered, bool):
@@ -63,7 +64,9 @@ def channels_of(channels: Iterable[str | Channel] | All) -> tuple[frozenset[str]
     if isinstance(channels, str):
         raise InvalidRequest("channels", f"must be a collection of names; write [{shown(channels)}]")
     if isinstance(channels, Channel):
-        raise InvalidRequest("channels", f"must be a collection of channels; write [Channel({channels.name!r}, ...)]")
+        raise InvalidRequest(
+            "channels", f"must be a collection of channels; write [Channel({shown(channels.name)}, ...)]"
+        )
     try:
         given = list(channels)
     except TypeError as error:

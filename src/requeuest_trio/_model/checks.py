@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from requeuest_trio._model.errors import InvalidRequest, kind_of, shown
+from requeuest_trio._model.exact import exact_int, exact_number, exact_text
 
 __all__ = [
     "MAX_CHANNEL_LENGTH",
@@ -42,6 +43,7 @@ def short_text(argument: str, value: object, longest: int) -> str:
     """A text of 1 to `longest` characters that PostgreSQL can store."""
     if not isinstance(value, str):
         raise InvalidRequest(argument, f"must be a str, not {kind_of(value)}")
+    value = exact_text(value)
     if not 1 <= len(value) <= longest:
         raise InvalidRequest(argument, f"must have 1 to {longest} characters, not {len(value)}")
     if _UNSTORABLE.search(value):
@@ -79,6 +81,7 @@ def seconds(argument: str, value: float | timedelta, *, positive: bool = False) 
     number = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise InvalidRequest(argument, f"must be seconds or a timedelta, not {type(value).__name__}")
+    number = exact_number(number)
     if number < 0 or (positive and number == 0):
         raise InvalidRequest(argument, f"must be {'more than' if positive else 'at least'} 0, not {shown(number)}")
     # The other way round than one would write it: NaN compares false with everything.
@@ -104,6 +107,7 @@ def priority(value: object) -> int:
     """A priority: -100 to 100, the highest first."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidRequest("priority", f"must be an int, not {type(value).__name__}")
+    value = exact_int(value)
     if not -MAX_PRIORITY <= value <= MAX_PRIORITY:
         raise InvalidRequest("priority", f"must lie between -{MAX_PRIORITY} and {MAX_PRIORITY}, not {shown(value)}")
     return value

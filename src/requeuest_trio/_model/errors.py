@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from requeuest_trio._model.escaping import escaped
+from requeuest_trio._model.escaping import cut, escaped
 
 if TYPE_CHECKING:
     from requeuest_trio._model.job import Job
@@ -38,6 +38,8 @@ __all__ = [
 ]
 
 _SHOWN = 200
+_LONGEST_PROBLEM = 1_000
+"""Whatever was quoted in it, an error is a sentence or two."""
 
 
 class RequeuestError(Exception):
@@ -55,7 +57,7 @@ class InvalidRequest(RequeuestError, ValueError):
     """An argument was refused before anything was stored. The text names the argument, the problem and the limit."""
 
     def __init__(self, argument: str, problem: str) -> None:
-        super().__init__(argument, problem)
+        super().__init__(argument, cut(problem, _LONGEST_PROBLEM))
         self.argument = argument
 
     def _text(self) -> str:

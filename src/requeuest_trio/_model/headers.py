@@ -8,6 +8,8 @@ from functools import lru_cache
 from typing import Any
 
 from requeuest_trio._model.errors import InvalidRequest, kind_of, shown
+from requeuest_trio._model.escaping import cut
+from requeuest_trio._model.exact import exact_text
 from requeuest_trio._model.masking import HIDDEN, has_token, is_secret_name, masked_url
 
 __all__ = [
@@ -29,6 +31,7 @@ Headers = tuple[tuple[str, str], ...]
 HeaderSource = Mapping[str, str] | Iterable[tuple[str, str]]
 
 MAX_HEADER_BYTES = 65_536
+_LONGEST_SHOWN = 200
 _NO_PAIRS = "must be a mapping or pairs of name and value"
 
 RESERVED = frozenset({
@@ -101,16 +104,21 @@ def _pair(item: Any) -> tuple[object, object]:
 def _checked(name: object, value: object) -> tuple[str, str]:
     if not isinstance(name, str) or not isinstance(value, str):
         raise InvalidRequest("headers", _not_text(name, value))
+    name, value = exact_text(name), exact_text(value)
     if not _TOKEN.fullmatch(name):
         raise InvalidRequest("headers", f"{shown(name)} is no header name (RFC 9110 section 5.6.2)")
     if name.lower().translate(_ALIKE) in RESERVED:
         raise InvalidRequest("headers", f"{name} is set by the library: leave it out")
     if _FORBIDDEN_IN_VALUE.search(value):
-        raise InvalidRequest("headers", f"the value of {name} must not have CR, LF, NUL or other control characters")
+        raise InvalidRequest(
+            "headers", f"the value of {cut(name, _LONGEST_SHOWN)} must not have CR, LF, NUL or other control characters"
+        )
     try:
         value.encode("latin-1")
     except UnicodeEncodeError as error:
-        raise InvalidRequest("headers", f"the value of {name} must be Latin-1 text (RFC 9110 section 5.5)") from error
+        raise InvalidRequest(
+            "headers", f"the value of {cut(name, _LONGEST_SHOWN)} must be Latin-1 text (RFC 9110 section 5.5)"
+        ) from error
     return name, value.strip(" \t")
 
 

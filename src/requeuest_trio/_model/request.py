@@ -14,6 +14,7 @@ from requeuest_trio._model.bodies import Fields, checked_body, content_body, for
 from requeuest_trio._model.ecosystem import URL
 from requeuest_trio._model.errors import InvalidRequest, shown
 from requeuest_trio._model.escaping import cut, escaped
+from requeuest_trio._model.exact import exact_text
 from requeuest_trio._model.frames import without_locals
 from requeuest_trio._model.headers import (
     RESERVED,
@@ -271,10 +272,12 @@ def _shown(text: str) -> str:
 
 
 def _checked_method(method: object) -> str:
-    if isinstance(method, str) and method in METHODS:
-        return method
-    if isinstance(method, str) and method.isascii() and method.upper() in METHODS:
-        return method.upper()
+    if isinstance(method, str):
+        method = exact_text(method)
+        if method in METHODS:
+            return method
+        if method.isascii() and method.upper() in METHODS:
+            return method.upper()
     # Whatever else may be another argument in the wrong place.
     found = method if isinstance(method, str) and _LIKE_A_METHOD.fullmatch(method) else type(method).__name__
     raise InvalidRequest("method", f"must be one of {', '.join(sorted(METHODS))}, not {found}")

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from requeuest_trio._model import checks
 from requeuest_trio._model.errors import InvalidRequest, shown
+from requeuest_trio._model.exact import exact_int, exact_number
 from requeuest_trio._model.statuses import Statuses, StatusSpec, statuses
 
 __all__ = ["DEFAULT_RETRY", "RetryPolicy", "backoff", "retry_after_seconds"]
@@ -70,7 +71,7 @@ class RetryPolicy:
             raise InvalidRequest("respect_retry_after", f"must be a bool, not {type(respect_retry_after).__name__}")
         # A frozen dataclass with an __init__ of its own has to set its fields this way.
         put = object.__setattr__
-        put(self, "max_attempts", max_attempts)
+        put(self, "max_attempts", exact_int(max_attempts))
         put(self, "initial", checks.seconds("initial", initial, positive=True))
         put(self, "multiplier", _between("multiplier", multiplier, 1.0, 100.0))
         put(self, "max_backoff", checks.seconds("max_backoff", max_backoff, positive=True))
@@ -104,7 +105,7 @@ class RetryPolicy:
 def _between(argument: str, value: object, least: float, most: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise InvalidRequest(argument, f"must be a number from {least:g} to {most:g}, not {shown(value)}")
-    return float(value)
+    return float(exact_number(value))
 
 
 DEFAULT_RETRY = RetryPolicy()

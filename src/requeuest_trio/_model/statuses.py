@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from enum import Enum
 
 from requeuest_trio._model.errors import InvalidRequest, shown
+from requeuest_trio._model.exact import exact_int
 
 __all__ = ["SUCCESS", "StatusClass", "StatusSpec", "Statuses", "contains", "statuses"]
 
@@ -51,7 +52,7 @@ def _as_range(argument: str, item: object) -> range:
     if isinstance(item, StatusClass):
         return item.value
     if isinstance(item, int) and not isinstance(item, bool):
-        item = range(item, item + 1)
+        item = range(exact_int(item), exact_int(item) + 1)
     if not isinstance(item, range) or item.step != 1:
         raise InvalidRequest(
             argument, f"must be status codes, ranges of step 1 or StatusClass members, not {shown(item)}"

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from requeuest_trio._model.ecosystem import URL, InvalidURL
 from requeuest_trio._model.errors import InvalidRequest, shown
+from requeuest_trio._model.exact import exact_text
 
 __all__ = ["MAX_URL_LENGTH", "Address", "checked_url", "normal_form", "url_text"]
 
@@ -83,7 +84,7 @@ def url_text(value: object) -> str:
     text = str(value) if hasattr(value, "raw_path") else value
     if not isinstance(text, str):
         raise InvalidRequest("url", f"must be a str, not {type(value).__name__}")
-    return text
+    return exact_text(text)
 
 
 def _check_length(text: str) -> None:

@@ -29,7 +29,7 @@ from psycopg import errors
 from psycopg.conninfo import make_conninfo
 
 from requeuest_trio._model.dsn import option_for
-from requeuest_trio._model.errors import InvalidRequest, RequeuestError, SchemaMismatch
+from requeuest_trio._model.errors import InvalidRequest, RequeuestError, SchemaMismatch, shown
 from requeuest_trio._model.escaping import cut
 from requeuest_trio._model.events import Event, emit
 from requeuest_trio._model.states import JobState
@@ -113,11 +113,12 @@ async def apply_migrations(route: Route, *, schema: str = "requeuest", target: i
     Waits for as long as other transactions hold what it needs, but only for a moment at a time.
     """
     queries = Queries(schema)
+    schema = queries.schema
     steps = migrations()
     newest = steps[-1].version
     goal = newest if target is None else target
     if isinstance(goal, bool) or not isinstance(goal, int) or not 0 <= goal <= newest:
-        raise InvalidRequest("target", f"must be a version from 0 to {newest}, not {target!r}")
+        raise InvalidRequest("target", f"must be a version from 0 to {newest}, not {shown(target)}")
     applied: list[str] = []
     take_step = partial(_step, queries=queries, schema=schema, steps=steps, goal=goal)
     with for_callers():
@@ -156,17 +157,15 @@ async def _patiently(
         try:
             return await in_transaction(connection, queries, _LIMITS, operation)
         except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
-            await connection.rollback()
-            waited = round(trio.current_time() - began, 1)
-            emit(_logger, Event.MIGRATION_WAITS, waited=waited, retry_in=_PAUSE_SECONDS, error=error)
+            pause, waited = _PAUSE_SECONDS, round(trio.current_time() - began, 1)
+            emit(_logger, Event.MIGRATION_WAITS, waited=waited, retry_in=pause, error=error)
         except _AnotherWasFirst as another:
-            await connection.rollback()
-            surprises += 1
+            pause, surprises = 0.0, surprises + 1
             if surprises > _MOST_SURPRISES:
                 # There is no other: it is an event trigger that says so, or something else that stays.
                 raise another.error from None
-            continue
-        await trio.sleep(_PAUSE_SECONDS)
+        await connection.rollback()
+        await trio.sleep(pause)
 
 
 async def _validate(connection: TrioConnection, queries: Queries, schema: str) -> None:

@@ -6,7 +6,8 @@ import re
 from functools import cache
 from importlib.resources import files
 
-from requeuest_trio._model.errors import InvalidRequest
+from requeuest_trio._model.errors import InvalidRequest, shown
+from requeuest_trio._model.exact import exact_text
 from requeuest_trio._postgres import Statement
 
 __all__ = ["Queries", "checked_schema"]
@@ -19,8 +20,10 @@ _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,39}")
 def checked_schema(schema: object) -> str:
     """A schema name that needs no second thought in SQL, in a topic or on a command line."""
     if not isinstance(schema, str) or not _SCHEMA.fullmatch(schema):
-        raise InvalidRequest("schema", f"must be 1 to 40 of a-z, 0-9 and _, not beginning with a digit: {schema!r}")
-    return schema
+        raise InvalidRequest(
+            "schema", f"must be 1 to 40 of a-z, 0-9 and _, not beginning with a digit: {shown(schema)}"
+        )
+    return exact_text(schema)
 
 
 @cache
