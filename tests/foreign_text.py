@@ -35,6 +35,7 @@ from requeuest_trio._http.redirects import Hop, goes_along, is_redirect, next_ho
 from requeuest_trio._model import checks
 from requeuest_trio._model.bodies import checked_body, content_body, form_encoded, json_body
 from requeuest_trio._model.channel import channels_of
+from requeuest_trio._model.charsets import encoding_of
 from requeuest_trio._model.dsn import option_for, problem_of
 from requeuest_trio._model.ecosystem import InvalidURL
 from requeuest_trio._model.errors import shown
@@ -298,6 +299,11 @@ BOUNDED: Mapping[str, list[Call]] = {
     "_model.headers.is_secret": [lambda text: is_secret(text, text), lambda text: is_secret("X-A", text)],
     "_model.headers.masked": headers_of(masked, "Referer"),
     "_model.headers.masked_for_logs": headers_of(masked_for_logs),
+    "_model.charsets.encoding_of": [
+        lambda text: encoding_of(text, b""),
+        lambda text: encoding_of("text/plain" + text, b""),
+        lambda text: encoding_of("text/plain;charset=" + text, b""),
+    ],
     "_model.job.make_response": [
         lambda text: make_response(200, many_fields(text), raw(text), restored(text), truncated=False)
     ],

@@ -84,11 +84,11 @@ def never_accepting() -> Iterator[str]:
 
 
 @contextmanager
-def silent() -> Iterator[tuple[str, int]]:
+def silent(host: str = "127.0.0.1", port: int = 0) -> Iterator[tuple[str, int]]:
     """An address that does not answer at all, as behind a firewall: its queue of connections is full."""
     with ExitStack() as stack:
         full = stack.enter_context(socket.socket())
-        full.bind(("127.0.0.1", 0))
+        full.bind((host, port))
         full.listen(0)
         for _ in range(4):
             filler = stack.enter_context(socket.socket())

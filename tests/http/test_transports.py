@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from requeuest_trio import InvalidRequest, Reached
+from requeuest_trio._http.exchanges import MAX_CHUNKS
 from requeuest_trio._http.sender import open_sender
 from requeuest_trio.testing import Receiver, Reply
 from tests.http.hostile import SMALL, send
@@ -202,9 +203,12 @@ class SyncOnly(httpx2.SyncByteStream):
 class Endless(httpx2.AsyncByteStream):
     """A body that never waits: no cancellation can strike."""
 
+    def __init__(self, piece: bytes) -> None:
+        self._piece = piece
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while True:
-            yield b"x" * 1_000
+            yield self._piece
 
 
 class FailsToClose(httpx2.AsyncByteStream):
@@ -231,11 +235,27 @@ async def test_nonsense_instead_of_an_answer_is_a_failure(make: Callable[[], Any
     assert delivery.error or (delivery.answer and delivery.answer.cut_off)
 
 
-async def test_body_that_never_waits_ends_at_the_limit() -> None:
-    async with open_sender(answers(lambda: httpx2.Response(200, stream=Endless())), SMALL) as sender:
+@pytest.mark.parametrize(("piece", "size"), [(b"x" * 1_000, 100_000), (b"x", MAX_CHUNKS), (b"", 0)])
+@pytest.mark.parametrize("in_client", [False, True])
+async def test_body_that_never_waits_ends_at_a_limit(piece: bytes, size: int, in_client: bool) -> None:
+    """And others have their turn meanwhile."""
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    transport = answers(lambda: httpx2.Response(200, stream=Endless(piece)))
+    http = httpx2.AsyncClient(transport=transport) if in_client else transport
+    async with open_sender(http, SMALL) as sender, trio.open_nursery() as nursery:
+        nursery.start_soon(take_turns)
         delivery = await send(sender, "http://h/")
+        nursery.cancel_scope.cancel()
     assert delivery.answer is not None
-    assert (len(delivery.answer.body), delivery.answer.truncated, delivery.answer.cut_off) == (100_000, True, None)
+    assert (len(delivery.answer.body), delivery.answer.truncated, delivery.answer.cut_off) == (size, True, None)
+    assert turns > 5
 
 
 async def test_whole_answer_stays_whole_when_closing_fails() -> None:

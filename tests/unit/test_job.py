@@ -1,6 +1,7 @@
 """What the public calls return."""
 
 import gzip
+import time
 from dataclasses import FrozenInstanceError
 
 import httpx2
@@ -68,6 +69,40 @@ def test_response_is_never_decoded_again() -> None:
         response = make_response(200, (("Content-Encoding", "gzip"),), content, REQUEST, truncated=False)
         assert response.content == content
         assert response.headers["content-encoding"] == "gzip"
+
+
+TEXTS = [
+    ("text/plain", "é".encode(), "é"),
+    ("text/plain; charset=ISO-8859-1", b"\xe9", "é"),
+    ('text/plain; format=flowed; Charset="windows-1252"; x=y', b"\x80", "€"),
+    ("text/plain; charset=Shift_JIS", "日本".encode("shift_jis"), "日本"),
+    ("text/plain; charset=utf-16", "é".encode("utf-16-le"), "é"),
+    ("text/plain; charset=utf-16", "é".encode("utf-16"), "é"),
+    ("text/plain; charset=utf-8", b"\xff!", "\ufffd!"),
+    ("text/plain; charset=us-ascii", b"\xff!", "\ufffd!"),
+]
+NO_TEXTS = [
+    "zlib_codec", "zip", "bz2", "hex", "base64", "uu", "quopri", "rot13", "idna", "punycode", "undefined",
+    "unicode_escape", "raw_unicode_escape", "utf-7", "utf-32", "hz", "nope", "", "..", "aliases", "a\0b",
+    "x" * 100_000, "utf-8" + ";" * 100_000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content_type", "body", "text"), TEXTS)
+def test_text_is_in_the_encoding_that_the_receiver_names(content_type: str, body: bytes, text: str) -> None:
+    response = make_response(200, (("content-type", content_type),), body, REQUEST, truncated=False)
+    assert response.text == text
+
+
+@pytest.mark.parametrize("charset", NO_TEXTS)
+def test_text_is_utf_8_if_what_the_receiver_names_is_no_encoding_of_text(charset: str) -> None:
+    """Some of these raise whatever they like, or take the square of the length."""
+    body = "é".encode() + b"\xff" + b"a" * 200_000
+    response = make_response(200, (("Content-Type", f"text/x; charset={charset}"),), body, REQUEST, truncated=False)
+    began = time.process_time()
+    assert response.text == "é\ufffd" + "a" * 200_000
+    assert "é\ufffda" in "".join(response.iter_text())
+    assert time.process_time() - began < 0.5
 
 
 @given(

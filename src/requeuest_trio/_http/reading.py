@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -22,15 +22,18 @@ async def read_body(
 
     Returns whether the body was read to its end.
 
+    The pieces come from the response's stream itself: `aiter_raw` passes over empty ones, and a stream that gives
+    nothing else, without ever waiting, would not be left.
+
     A body that is not wanted any more is left by a cancellation. Nothing else unwinds all the generators that a client
     has nested around its socket; closing the outermost would leave the others to the garbage collector.
     """
     problem: ValueError | None = None
     pieces_left = _MOST_BUFFERED_PIECES
     number = 0
-    with leaving:  # noqa: ASYNC912 - it waits inside aiter_raw
+    with leaving:  # noqa: ASYNC912 - it waits inside the stream
         try:
-            async with aclosing(response.aiter_raw()) as pieces:
+            async with aclosing(_pieces_of(response.stream)) as pieces:
                 async for piece in pieces:
                     if leaving.cancel_called:
                         # It was received already, so that nothing had to be waited for.
@@ -54,3 +57,13 @@ async def read_body(
     if problem is not None:
         raise problem
     return not leaving.cancel_called
+
+
+async def _pieces_of(stream: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
+    pieces = aiter(stream)
+    try:
+        async for piece in pieces:
+            yield piece
+    finally:
+        if isinstance(pieces, AsyncGenerator):
+            await pieces.aclose()  # not left to the garbage collector

@@ -9,8 +9,9 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
+from requeuest_trio._model.charsets import encoding_of
 from requeuest_trio._model.ecosystem import InvalidURL, Response, ResponseHeaders, SentRequest
-from requeuest_trio._model.headers import Headers
+from requeuest_trio._model.headers import Headers, find
 from requeuest_trio._model.request import Request
 from requeuest_trio._model.states import FINISHED, JobState
 
@@ -107,11 +108,14 @@ def make_response(
 ) -> Response:
     """Build the response that a caller gets back. The body was decoded when it was received.
 
-    `url` is where it came from, if redirects have led away from the request's.
+    Its text is in the encoding that `Content-Type` names, if that is one of text, or else in UTF-8; what can't be
+    decoded is replaced. `url` is where it came from, if redirects have led away from the request's.
     """
     # The headers come last: given to the constructor, they would have it decode the body once more.
     response = Response(status, content=body, extensions={"truncated": truncated})
     response.headers = _raw(headers)
+    # httpx2 would take any codec that Python has for one of text.
+    response.encoding = encoding_of(find(headers, "content-type") or "", body)
     # So that raise_for_status() works. A damaged row has no request that could be shown this way.
     with suppress(InvalidURL, TypeError, ValueError):
         response.request = SentRequest(
