@@ -11,6 +11,7 @@ from email.utils import format_datetime
 from typing import Any
 from uuid import uuid4
 
+import httpx2
 import pytest
 import trio
 
@@ -317,3 +318,14 @@ async def test_the_response_has_the_last_url(eye: Eye, receiver: Receiver) -> No
         response = await client.spawn_returning("c", Request.get(receiver.url + "/here", follow_redirects=True))
     assert str(response.url) == receiver.url + "/there?x=1"
     assert ":url" not in response.headers
+
+
+@pytest.mark.parametrize("field", [(b"a\0b", b"x"), (b"a", b"x\0y"), (b"a\r\nb", b"\xff"), (b"", b"")])
+async def test_fields_that_no_answer_can_have_lose_nothing(eye: Eye, field: tuple[bytes, bytes]) -> None:
+    """A transport of the caller's may give them: they are kept as they are, and the answer with them."""
+    transport = httpx2.MockTransport(lambda _: httpx2.Response(200, headers=[field], content=b"kept"))
+    async with open_requeuest(eye.dsn, http=transport) as client:
+        response = await client.spawn_returning("c", Request.post("http://h/"), retry=QUICK)
+    assert (response.status_code, response.content) == (200, b"kept")
+    assert field in response.headers.raw
+    assert await eye.value("select count(*) from requeuest.attempt") == 1
