@@ -11,6 +11,7 @@ from operator import attrgetter
 from typing import Any
 
 import trio
+from psycopg import errors
 
 from requeuest_trio import embedded
 from requeuest_trio._client import Client
@@ -29,7 +30,8 @@ from requeuest_trio._model.exact import exact_int, exact_number, exact_text
 from requeuest_trio._model.groups import Kept, raise_bare
 from requeuest_trio._postgres import Dsn, Route, TrioConnection, move_on_after
 from requeuest_trio._store.announcer import Announcer
-from requeuest_trio._store.database import Database, run_once
+from requeuest_trio._store.database import Database, first_line, run_once
+from requeuest_trio._store.failures import without_contents
 from requeuest_trio._store.migrate import apply_migrations, check_schema
 from requeuest_trio._store.pooler import check_listen_dsn, has_sessions, is_direct
 from requeuest_trio._store.queries import Queries, checked_schema
@@ -158,8 +160,7 @@ async def open_requeuest(
             await apply_migrations(route, schema=schema)
         queries = Queries(schema)
         store = Store(queries, schema, notifications=config.notifications)
-        delivers = names is None or bool(names)
-        prepare = partial(_prepare, address, queries, store, settings, config, past_pooler, delivers)
+        prepare = partial(_prepare, address, queries, store, settings, config, past_pooler, names)
         no_pooler = await run_once(route, queries, config, prepare)
         sessions = no_pooler or await has_sessions(route, queries, config)
         listen_at = _listen_at(route, past_pooler, config, sessions, poll_seconds)
@@ -287,19 +288,32 @@ async def _prepare(
     settings: Collection[Channel],
     config: Config,
     past_pooler: Route | None,
-    delivers: bool,
+    names: Collection[str] | All,
     connection: TrioConnection,
 ) -> bool:
     """Find out at once, and not by and by, whether this database will do. Returns whether no pooler is in between."""
-    await check_rights(connection, queries, delivers=delivers, sets=bool(settings))
+    await check_rights(connection, queries, delivers=bool(names), sets=bool(settings))
     await check_schema(connection, dsn, queries.schema)
     await check_listen_dsn(connection, queries, config, past_pooler)
+    pid, database, recorded, actual = await _what_answers(connection, queries, names)
+    _warn_of_collation(database, recorded, actual)
     # In one order for everybody, since it is one transaction.
     for channel in sorted(settings, key=attrgetter("name")):
         await store.set_channel(connection, channel)
-    [(pid, *collation)] = await (await connection.execute(queries["what_answers"])).fetchall()
-    _warn_of_collation(*collation)
     return is_direct(connection, pid)
+
+
+async def _what_answers(
+    connection: TrioConnection, queries: Queries, names: Collection[str] | All
+) -> tuple[int, str, str | None, str | None]:
+    channels = [] if isinstance(names, All) else list(names)
+    try:
+        [found] = await (await connection.execute(queries["what_answers"], {"channels": channels})).fetchall()
+    except errors.UntranslatableCharacter as error:
+        encoding = connection.info.parameter_status("server_encoding")
+        problem = f"the database, whose encoding is {encoding}, can't hold one of these names: {first_line(error)}"
+        raise InvalidRequest("channels", problem) from without_contents(error)
+    return found
 
 
 def _warn_of_collation(database: str, recorded: str | None, actual: str | None) -> None:

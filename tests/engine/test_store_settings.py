@@ -194,6 +194,65 @@ async def test_a_database_in_another_encoding(server: TestServer, receiver: Rece
             assert (await client.stats()).channels.keys() == expected
 
 
+ENCODINGS = {
+    "UTF8": "\u2192\U0001f600", "SQL_ASCII": "\u2192\U0001f600", "EUC_JP": "注文", "EUC_CN": "订单", "EUC_KR": "주문",
+    "EUC_TW": "訂單", "EUC_JIS_2004": "注文", "MULE_INTERNAL": None, "LATIN1": "é", "LATIN2": "č", "LATIN3": "ĝ",
+    "LATIN4": "ķ", "LATIN5": "ğ", "LATIN6": "ð", "LATIN7": "ė", "LATIN8": "ŵ", "LATIN9": "€", "LATIN10": "ș",
+    "WIN1256": "ش", "WIN1258": "ơ", "WIN866": "ж", "WIN874": "ก", "KOI8R": "ж", "KOI8U": "ж", "WIN1251": "ж",
+    "WIN1252": "é", "WIN1250": "č", "WIN1253": "λ", "WIN1254": "ğ", "WIN1255": "ש", "WIN1257": "ė",
+    "ISO_8859_5": "ж", "ISO_8859_6": "ش", "ISO_8859_7": "λ", "ISO_8859_8": "ש",
+}  # fmt: skip
+"""Of a server, each with a text that it can hold. None: PostgreSQL has no way from it to UTF-8."""
+OF_CLIENTS_ONLY = {"SJIS", "BIG5", "GBK", "UHC", "GB18030", "JOHAB", "SHIFT_JIS_2004"}
+
+
+async def test_the_encodings_are_postgres_s(server: TestServer) -> None:
+    async with await connect(server.dsn()) as admin:
+        names = "SELECT DISTINCT pg_encoding_to_char(number) FROM generate_series(0, 99) AS number"
+        found = {name for (name,) in await (await admin.execute(names.encode())).fetchall()} - {""}
+    # Versions differ: one was taken away.
+    assert found - OF_CLIENTS_ONLY <= ENCODINGS.keys()
+    assert ENCODINGS.keys() - found <= {"MULE_INTERNAL"}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+async def test_what_is_sent_is_kept_in_every_encoding(server: TestServer, receiver: Receiver, encoding: str) -> None:
+    """Answers, headers and bodies whole; what the database can't hold as a name is refused, at opening too."""
+    own = ENCODINGS[encoding]
+    async with _database(server, encoding) as dsn:
+        if own is None:
+            with pytest.raises(DatabaseUnavailable, match="conversion between UTF8 and MULE_INTERNAL is not supported"):
+                await migrate(dsn)
+            return
+        await migrate(dsn)
+        body = "\u2192é注".encode() + bytes(range(256))
+        receiver.script(Reply(200, headers=(("X-A", "é\xff"),), body=body))
+        every = {own, "c", "\u2192\U0001f600é"}
+        held = every if encoding in {"UTF8", "SQL_ASCII"} else {own, "c"}
+        if every != held:
+            with pytest.raises(
+                InvalidRequest, match=f"^channels: the database, whose encoding is {encoding}, can't hold"
+            ):
+                async with open_requeuest(dsn, [Channel(name, ordered=True) for name in every]):
+                    pass
+        async with open_requeuest(dsn, held, poll_interval=0.2) as client:
+            request = Request.post(receiver.url, content=body, headers={"X-A": "é\xff"})
+            job_id = await client.spawn(own, request, ordering_key=own)
+            with trio.fail_after(10):
+                response = await client.result(job_id)
+            assert (response.content, response.headers["X-A"]) == (body, "é\xff")
+            job = await client.job(job_id)
+            assert job is not None
+            assert (job.channel, job.ordering_key, job.request.body) == (own, own, body)
+            assert job.request.headers == request.headers
+            assert [found.id async for found in client.jobs(channel=own, ordering_key=own)] == [job_id]
+            for name in every - held:
+                with pytest.raises(InvalidRequest, match="PostgreSQL refuses to store it"):
+                    await client.spawn(name, request)
+            assert (await client.stats()).channels.keys() == {own}
+        assert receiver.arrivals[0].body == body
+
+
 async def test_text_of_another_encoding_is_given_up_and_delays_nobody(server: TestServer, receiver: Receiver) -> None:
     """Where a database takes any bytes, those of another program need not be text, and can't be read as such."""
     async with _database(server, "SQL_ASCII") as dsn, await connect(dsn) as connection:

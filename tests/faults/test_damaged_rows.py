@@ -32,6 +32,15 @@ DAMAGES = {
     "accepts nothing": "accept = '{}'",
     "accepts all there is": "accept = '{(,)}'",
     "accepts what is no status": "accept = '{[1000000,2000000)}'",
+    "a policy of what there is not": """retry = jsonb_build_object(repeat('x', 100000), 1)""",
+    "a policy with line ends": r"""retry = '{"a\n\u001b[2J": 1}'""",
+    "a policy whose field is another": """retry = '{"initial": "soon"}'""",
+    "a policy that is a list": """retry = '[[1, 2, 3]]'""",
+    "a policy that is a text": """retry = '"often"'""",
+    "a policy that is a number": "retry = '7'",
+    "a policy nested too deeply": "retry = (repeat('[', 3000) || repeat(']', 3000))::jsonb",
+    "a policy with a huge number": "retry = ('{\"max_attempts\": 1' || repeat('0', 5000) || '}')::jsonb",
+    "a policy whose statuses are none": """retry = '{"give_up_on": [[1, 2], "x"]}'""",
     "timeout not a number": "timeout = 'NaN'",
     "timeout without end": "timeout = 'Infinity'",
     "timeout negative": "timeout = -1",
@@ -70,7 +79,10 @@ async def test_damaged_rows_are_dead_and_delay_nobody(migrated_dsn: str) -> None
                 assert job is not None, what
                 assert (job.state, job.attempts) == (JobState.DEAD, 1), what
                 assert job.error is not None, what
-                assert job.error.startswith("the stored job is damaged: "), what
+                column = DAMAGES[what].partition(" = ")[0]
+                assert job.error.startswith(f"the stored job is damaged: {column}: "), (what, job.error)
+                assert len(job.error) < 1_200, what
+                assert job.error.isprintable(), what
                 [attempt] = await client.attempts(job_id)
                 assert (attempt.error, attempt.status) == (job.error, None), what
             assert len([job async for job in client.jobs()]) == len(healthy) + 2 * len(DAMAGES)

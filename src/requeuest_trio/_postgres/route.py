@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import psycopg
 
 from requeuest_trio._model.dsn import HiddenText, problem_of
+from requeuest_trio._model.exact import exact_text
 from requeuest_trio._postgres.connecting import Addresses
 from requeuest_trio._postgres.connection import TrioConnection
 from requeuest_trio._postgres.real_time import move_on_after
@@ -58,8 +59,9 @@ class Route:
         deadline = monotonic() + timeout
         with move_on_after(timeout):
             conninfo = self._dsn if isinstance(self._dsn, str) else await _asked(self._dsn)
+            # From the first message on: Python has no codec for some of the encodings that a database may have.
             return await TrioConnection.connect(
-                conninfo, within=deadline - monotonic(), addresses=self._addresses, **options
+                conninfo, within=deadline - monotonic(), addresses=self._addresses, client_encoding="UTF8", **options
             )
         raise psycopg.errors.ConnectionTimeout(f"no connection within {timeout:g} s")
 
@@ -85,4 +87,4 @@ async def _asked(dsn: Callable[[], str | Awaitable[str]]) -> str:
         raise psycopg.OperationalError("the callable for the dsn must return a libpq connection string, not embedded:")
     if (problem := problem_of(answer)) is not None:
         raise psycopg.OperationalError(f"what the callable for the dsn has returned is wrong: {problem}")
-    return HiddenText(answer)
+    return HiddenText(exact_text(answer))

@@ -225,8 +225,8 @@ async def check_schema(connection: TrioConnection, dsn: Dsn, schema: str) -> Non
 
 
 def _dsn_of(connection: TrioConnection) -> str:
-    """All that a connection was made with."""
-    return make_conninfo(connection.info.dsn, password=connection.info.password or None)
+    """All that a connection was made with, but for what the library has added."""
+    return make_conninfo(connection.info.dsn, password=connection.info.password or None, client_encoding=None)
 
 
 async def _step(

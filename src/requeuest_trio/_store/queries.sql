@@ -1067,9 +1067,10 @@ SELECT pg_catalog.pg_backend_pid();
 
 -- name: what_answers
 -- Which of the server's processes answers, and for which database; with the version of the rules by which that compares
--- texts, as it was when its indexes were made, and as it is. Both are NULL where the rules never change.
+-- texts, as it was when its indexes were made, and as it is. Both are NULL where the rules never change. Names that the
+-- database's encoding has no characters for are an error.
 SELECT pg_backend_pid(), datname::text, datcollversion, pg_database_collation_actual_version(oid)
-FROM pg_database WHERE datname = current_database();
+FROM pg_database WHERE datname = current_database() AND %(channels)s::text[] IS NOT NULL;
 
 
 -- name: take_token

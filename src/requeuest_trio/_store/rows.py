@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from requeuest_trio._model import checks
@@ -33,6 +33,9 @@ __all__ = [
     "job_from_row",
     "outcome_rows",
 ]
+
+A = TypeVar("A")
+T = TypeVar("T")
 
 WHOLE_CHANNEL = ""
 """The ordering key of all jobs of an ordered channel."""
@@ -98,15 +101,12 @@ class Claimed:
         return f"<Claimed {self.id}, attempt {self.attempt}: {where}, body={size}>"
 
     def read(self) -> tuple[Request, RetryPolicy]:
-        """The request and its policy. Raises `ValueError` or `TypeError` if the row holds none."""
-        try:
-            return self._request(), self.policy()
-        except RecursionError as error:
-            raise InvalidRequest("headers", "are nested too deeply") from error
+        """The request and its policy. Raises `InvalidRequest`, naming the column, if the row holds none."""
+        return self._request(), self.policy()
 
     def policy(self) -> RetryPolicy:
         """The policy alone. Raises the same."""
-        return _policy(self.retry)
+        return _read("retry", _policy, self.retry)
 
     def _request(self) -> Request:
         if self.body is None:
@@ -116,15 +116,16 @@ class Claimed:
             return Request(
                 self.method,
                 self.url,
-                headers=_headers(self.headers),
+                headers=_read("headers", _headers, self.headers),
                 body=self.body,
-                accept=_ranges(self.accept),
+                accept=_read("accept", _ranges, self.accept),
                 timeout=self.timeout,
                 follow_redirects=self.follow_redirects,
             )
         # The same, past what need not be checked again.
         timeout = None if self.timeout is None else checks.seconds("timeout", self.timeout, positive=True)
-        headers, accept = _checked_headers(self.headers), _accepted(self.accept)
+        headers = _read("headers", _checked_headers, self.headers)
+        accept = _read("accept", _accepted, self.accept)
         return Request.restored(self.method, self.url, headers, self.body, accept, timeout, self.follow_redirects)
 
 
@@ -285,6 +286,20 @@ def attempt_from_row(row: Sequence[Any]) -> Attempt:
         excerpt=excerpt,
         retry_at=retry_at,
     )
+
+
+def _read(column: str, parse: Callable[[A], T], stored: A) -> T:
+    """What stands in a column. Raises `InvalidRequest`, naming it: another program may have written anything."""
+    try:
+        return parse(stored)
+    except RecursionError as error:
+        raise InvalidRequest(column, "is nested too deeply") from error
+    except InvalidRequest as error:
+        if error.argument == column:
+            raise
+        raise InvalidRequest(column, str(error)) from error
+    except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+        raise InvalidRequest(column, f"can't be read: {error}") from error
 
 
 def _storable(text: str, is_unicode: bool) -> str:
