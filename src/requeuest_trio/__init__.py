@@ -1,9 +1,12 @@
 """requeuest-trio: deliver HTTP requests reliably from Trio, with PostgreSQL as the queue.
 
-The layers, each importing only those below it, and the way of one request through them:
+A program needs the names below, `requeuest_trio.embedded` for a PostgreSQL of its own, and `requeuest_trio.testing` for
+tests. The command `requeuest` is `python -m requeuest_trio` as well.
 
-- `_open` wires everything; `cli` is the command on top of it.
-- `_client` takes a request, `_spawning` checks it;                1. spawn
+To read the code, follow one request from the top down; each room imports only those below it:
+
+- `_open` wires everything, and `cli` is the command on top of it.
+- `_client` takes the request; what `spawn` checks is beside it.   1. spawn
 - `_engine` has the tasks that deliver: the listener hears of it,  3. wake up
   the dispatcher claims it, a worker takes it,                     4. claim
   an attempt sends it, the recorder writes what came of it.        5. attempt, 8. record

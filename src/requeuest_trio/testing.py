@@ -110,7 +110,7 @@ Action = Reply | Reset | Stall
 """What to do with a request."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Receiver:
     """A running receiver; what `open_receiver` gives. What it was not told about, it answers with `Reply()`."""
 
@@ -118,12 +118,17 @@ class Receiver:
     """Such as `http://127.0.0.1:41234`, without a slash at the end."""
     arrivals: list[Arrival] = field(default_factory=list, init=False)
     """All requests since the start, in the order in which they were there whole."""
-    decide: Callable[[Arrival], Action | None] = field(default=lambda _: None, init=False)
-    """Asked about each request for which nothing is scripted; None is `Reply()`. May be set at any time.
-    What it raises ends the block of `open_receiver`, and comes out of it."""
+    decide: Callable[[Arrival], Action | None] | None = field(default=None, init=False)
+    """A plain function, asked about each request for which nothing is scripted; None, or a function that returns
+    None, is `Reply()`. May be set at any time. What it raises ends the block of `open_receiver`, and comes out of
+    it."""
     _scripts: defaultdict[str | None, deque[Action]] = field(default_factory=lambda: defaultdict(deque), init=False)
     _changed: trio.Event = field(default_factory=trio.Event, init=False)
     _in_flight: int = field(default=0, init=False)
+
+    def __repr__(self) -> str:
+        """Where it is, and how many requests have come: their headers and bodies are in `arrivals`."""
+        return f"<Receiver {self.url} arrivals={len(self.arrivals)}>"
 
     def script(self, *actions: Action, target: str | None = None) -> None:
         """Do these next, one for each request that comes.
@@ -132,7 +137,12 @@ class Receiver:
             actions: added to what is scripted already.
             target: path and query. With it, only requests for exactly this target count; what is scripted for a
                 target goes before what is scripted for all.
+
+        Raises:
+            TypeError: one of them is no `Reply`, `Reset` or `Stall`.
         """
+        for action in actions:
+            _require_action("an action", action)
         self._scripts[target].extend(actions)
 
     async def wait_for(self, number: int) -> list[Arrival]:
@@ -149,7 +159,11 @@ class Receiver:
         for target in (arrival.target, None):
             if actions := self._scripts.get(target):
                 return actions.popleft()
-        return self.decide(arrival) or Reply()
+        decided = None if self.decide is None else self.decide(arrival)
+        if decided is None:
+            return Reply()
+        _require_action("what decide returns", decided)
+        return decided
 
     def _arrived(self, head: h11.Request, body: bytes) -> Arrival:
         headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers.raw_items())
@@ -216,6 +230,11 @@ class Receiver:
                 while await stream.receive_some(_RECEIVED_AT_ONCE):
                     pass
                 return False
+
+
+def _require_action(what: str, value: object) -> None:
+    if not isinstance(value, Action):
+        raise TypeError(f"{what} must be a Reply, Reset or Stall, not {type(value).__name__}")
 
 
 async def _next_request(connection: h11.Connection, stream: trio.SocketStream) -> tuple[h11.Request, bytes] | None:

@@ -46,7 +46,7 @@ def test_everything_there_can_be() -> None:
     [
         ({"body": "zwölf\r\n"}, "zwölf\r\n".encode()),
         ({"body_base64": "AP8K"}, b"\x00\xff\n"),
-        ({"json": None}, b"null"),
+        ({"json": [None]}, b"[null]"),
     ],
 )
 def test_bodies(fields: dict[str, object], body: bytes) -> None:
@@ -97,6 +97,8 @@ def test_no_requests() -> None:
         (b'{"method": "PUT", "url": "http://a/", "body": {"a": 1}}', "body: must be a text"),
         (b'{"method": "PUT", "url": "http://a/", "body": "\\ud800"}', "body: must not have lone surrogates"),
         (b'{"method": "PUT", "url": "http://a/", "json": "\\ud800"}', "json: "),
+        (b'{"method": "PUT", "url": "http://a/", "json": null}', "json: must not be null: leave it out for no body"),
+        (b'{"method": "PUT", "url": "http://a/", "body": null}', "body: must not be null: leave it out for no body"),
         (b'{"method": "PUT", "url": "http://a/", "json": NaN}', "is no JSON: NaN"),
         (b'{"method": "PUT", "url": "http://a/", "json": 1e999}', "json: "),
         (b'{"method": "PUT", "url": "http://a/", "body_base64": "?"}', "body_base64: is no base64"),

@@ -1,6 +1,7 @@
 """The public receiver of `requeuest_trio.testing`: it does what it is told, and no sender can break it."""
 
 import socket
+from typing import Any
 
 import httpx2
 import pytest
@@ -222,3 +223,23 @@ async def test_leaving_closes_connections_and_port() -> None:
 def test_reply_that_can_not_be_sent_fails_where_it_is_written(wrong: dict[str, object], error: type[Exception]) -> None:
     with pytest.raises(error):
         Reply(**wrong)  # type: ignore[arg-type]
+
+
+async def test_deciding_nothing_is_the_usual_reply(receiver: Receiver) -> None:
+    receiver.decide = None
+    assert (await exchange(receiver, get("/"))).endswith(b"ok")
+    assert repr(receiver) == f"<Receiver {receiver.url} arrivals=1>"
+
+
+@pytest.mark.parametrize("wrong", [503, "ok", Reply])
+async def test_what_is_no_action_is_refused(wrong: Any) -> None:
+    async def use() -> None:
+        async with open_receiver() as receiver:
+            with pytest.raises(TypeError, match="an action must be a Reply, Reset or Stall, not "):
+                receiver.script(Reply(), wrong)
+            receiver.decide = lambda _: wrong
+            await exchange(receiver, get("/"))
+            await trio.sleep_forever()
+
+    with pytest.raises(TypeError, match="what decide returns must be a Reply, Reset or Stall, not "):
+        await use()

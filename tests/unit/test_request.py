@@ -87,7 +87,9 @@ def test_params_go_to_the_end_of_the_query_and_leave_the_rest_alone(url: str, pa
     ("options", "body", "headers"),
     [
         ({"json": {"a": [1, None, "é"]}}, '{"a":[1,null,"é"]}'.encode(), (JSON,)),
-        ({"json": None}, b"null", (JSON,)),
+        ({"json": None, "form": None, "content": None}, b"", ()),
+        ({"json": None, "content": "null", "headers": [JSON]}, b"null", (JSON,)),
+        ({"json": 0}, b"0", (JSON,)),
         ({"json": 1, "headers": {"content-type": "x/y"}}, b"1", (("content-type", "x/y"),)),
         ({"form": {"a": "1 2", "b": ["x", "y"]}}, b"a=1+2&b=x&b=y", (FORM,)),
         ({"form": [("a", True), ("a", None)]}, b"a=true&a=", (FORM,)),

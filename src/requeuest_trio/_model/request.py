@@ -38,10 +38,10 @@ class RequestOptions(TypedDict, total=False):
     """What the constructors named after a method take besides the URL."""
 
     headers: HeaderSource
-    params: Fields
+    params: Fields | None
     json: Any
-    form: Fields
-    content: str | bytes | bytearray | memoryview
+    form: Fields | None
+    content: str | bytes | bytearray | memoryview | None
     accept: StatusSpec | Iterable[StatusSpec]
     timeout: float | timedelta | None
     follow_redirects: bool
@@ -79,7 +79,8 @@ class Request:
     - `params`: a mapping or pairs, added at the end of the URL's query, which stays as it is. Values are `str`, `int`,
       `float`, `bool` ("true", "false"), None (empty), or a list of them.
     - `json`, `form` or `content` (one of them): the body, as JSON, as an HTML form (given like `params`), or as it is.
-      The first two set `Content-Type` unless `headers` has it.
+      The first two set `Content-Type` unless `headers` has it. None is no body, as in httpx; for JSON's null write
+      `content="null"`.
     - `accept`: the statuses that mean "delivered": `int`, `range`, `StatusClass`, or several of them in a collection.
       The default is 200 to 299.
     - `timeout`: seconds or a `timedelta`, for one attempt from name lookup to the last byte of the answer.
@@ -322,12 +323,12 @@ def _with_params(url: str, params: object) -> str:
 
 
 def _encoded_body(options: RequestOptions) -> tuple[bytes, str | None]:
-    given = options.keys() & _BODIES
+    given = {name for name in _BODIES if options.get(name) is not None}
     if len(given) > 1:
         one, other = [name for name in ("json", "form", "content") if name in given][:2]
         raise InvalidRequest(other, f"is given together with {one}: a request has one body")
-    if "json" in options:
+    if "json" in given:
         return json_body(options["json"]), "application/json"
-    if "form" in options:
+    if "form" in given:
         return form_encoded("form", options["form"]).encode("ascii"), "application/x-www-form-urlencoded"
-    return content_body(options.get("content", b"")), None
+    return content_body(options["content"] if "content" in given else b""), None

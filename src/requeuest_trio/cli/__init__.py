@@ -5,6 +5,8 @@
 
 - `request_file` reads requests from JSON lines; pure;
 - `dsn` opens a queue only to look at it, and names it in commands to paste, without its secrets;
+- `streams` makes standard output and error safe to use, whatever they lead to;
+- `names` remarks on channels whose names look like several or all;
 - `running` runs a command under Trio and turns errors into a line and an exit status; `signals` stops it;
 - `delivery` stores requests and follows them; `tally` counts; `progress` shows the count while it grows;
 - `summary` is what is said at the end; `table`, `display` and `documents` turn values into text and into JSON.

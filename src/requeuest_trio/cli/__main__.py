@@ -1,23 +1,38 @@
-"""The entry point: `requeuest`, or `python -m requeuest_trio.cli`."""
+"""The entry point: `requeuest`, or `python -m requeuest_trio`."""
 
 import sys
 
+from requeuest_trio.cli.streams import Unwritten, prepare_streams
+
 __all__ = ["main"]
+
+_INTERRUPTED = 130
+"""Ctrl-C, as shells have it."""
 
 
 def main() -> None:
     """Run the command. What it needs besides the library is an extra, so its absence is said in a sentence."""
+    prepare_streams()
     try:
-        from requeuest_trio.cli.commands import requeuest  # noqa: PLC0415 - imports click and rich, which may be missing
+        from click import Abort, ClickException  # noqa: PLC0415 - may be missing
+
+        from requeuest_trio.cli.commands import requeuest  # noqa: PLC0415 - imports rich, which may be missing
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in {"click", "rich"}:
             raise
         print("requeuest: the command is not installed: run pip install 'requeuest-trio[cli]'", file=sys.stderr)
         sys.exit(2)
-    for stream in (sys.stdout, sys.stderr):
-        # A name that the terminal's encoding lacks is no reason to stop half-way.
-        getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
-    requeuest(prog_name="requeuest")
+    try:
+        # click's own way would end Ctrl-C with the status of a delivery that was given up.
+        sys.exit(requeuest.main(prog_name="requeuest", standalone_mode=False))
+    except ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except Abort:
+        sys.exit(_INTERRUPTED)
+    except Unwritten as error:
+        error.tell()
+        sys.exit(error.status)
 
 
 if __name__ == "__main__":

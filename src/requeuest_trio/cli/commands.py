@@ -22,8 +22,9 @@ def requeuest() -> None:
     Help with one:    requeuest send --help
 
     Exit status: 0 all is well; 1 something was given up, or not delivered as it should be; 2 it could not be done, and
-    one line says why; 130 or 143 stopped by Ctrl-C or SIGTERM before it was done; 141 its output was not read to the
-    end.
+    one line says why; 130, 143 or 129 stopped by Ctrl-C, SIGTERM or SIGHUP before it was done; 141 its output was not
+    read to the end; 74 its output could not be written. Standard error only tells: if it can't be written, nothing
+    stops.
     """
 
 

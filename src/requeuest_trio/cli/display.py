@@ -32,15 +32,9 @@ def is_live(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Leave it to `run`. rich would end the command with status 1."""
-        raise BrokenPipeError
-
-
 def make_console(stream: TextIO) -> Console:
     """A console that takes text as it is: what receivers and databases say is no markup."""
-    return _Console(file=stream, force_terminal=is_live(stream), markup=False, highlight=False, emoji=False)
+    return Console(file=stream, force_terminal=is_live(stream), markup=False, highlight=False, emoji=False)
 
 
 def say(console: Console, line: str, style: str = "") -> None:

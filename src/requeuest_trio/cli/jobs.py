@@ -17,6 +17,7 @@ from requeuest_trio.cli import options
 from requeuest_trio.cli.display import make_console, moment, say
 from requeuest_trio.cli.documents import job_document
 from requeuest_trio.cli.dsn import every_job, open_existing
+from requeuest_trio.cli.names import remark_on
 from requeuest_trio.cli.running import FINE, run
 from requeuest_trio.cli.table import Column, print_table
 
@@ -101,6 +102,8 @@ async def _jobs(
                 waiting.clear()
     if waiting or not found:
         printer.print(waiting)
+    if channel is not None and not found:
+        remark_on(channel, "--channel takes one")
     if found > limit > 0:
         which = "last" if newest else "first"
         say(make_console(sys.stderr), f"these are the {which} {limit}; there are more: raise --limit, or 0 for all")

@@ -7,7 +7,7 @@ import click
 
 import requeuest_trio
 from requeuest_trio.cli import options
-from requeuest_trio.cli.running import FINE, run
+from requeuest_trio.cli.running import FINE, IMPOSSIBLE, run
 
 __all__ = ["migrate"]
 
@@ -40,7 +40,9 @@ def migrate(dsn: str, schema: str, target: int | None, yes: bool) -> None:
 def _ask(schema: str) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError("--target 0 removes the queue with everything in it: say --yes if you mean that")
-    click.confirm(f"This removes the queue in schema {schema!r} with everything in it. Go on?", abort=True, err=True)
+    if not click.confirm(f"This removes the queue in schema {schema!r} with everything in it. Go on?", err=True):
+        print("requeuest: nothing was removed", file=sys.stderr)
+        sys.exit(IMPOSSIBLE)
 
 
 async def _migrate(dsn: str, schema: str, target: int | None) -> int:

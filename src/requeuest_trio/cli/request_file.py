@@ -149,6 +149,9 @@ def _body(fields: dict[str, Any]) -> dict[str, Any]:
     if not given:
         return {}
     [name] = given
+    if fields[name] is None:
+        # To a program null may be a body or none.
+        raise InvalidRequest(name, 'must not be null: leave it out for no body; for JSON\'s null, write "body": "null"')
     if name == "json":
         return {"json": fields["json"]}
     if not isinstance(fields[name], str):

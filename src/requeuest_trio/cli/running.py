@@ -1,6 +1,5 @@
 """Running a command under Trio: every error that has a reason becomes one line and an exit status."""
 
-import os
 import sys
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
@@ -10,8 +9,9 @@ import trio
 
 from requeuest_trio import RequeuestError
 from requeuest_trio.cli.display import one_line
+from requeuest_trio.cli.streams import Unwritten
 
-__all__ = ["FAILED", "FINE", "IMPOSSIBLE", "INTERRUPTED", "UNREAD", "leaves", "run"]
+__all__ = ["FAILED", "FINE", "IMPOSSIBLE", "INTERRUPTED", "leaves", "run"]
 
 FINE = 0
 FAILED = 1
@@ -20,8 +20,6 @@ IMPOSSIBLE = 2
 """It could not be done; also what click uses for wrong arguments."""
 INTERRUPTED = 130
 """Ctrl-C, as shells have it."""
-UNREAD = 141
-"""Who read the output has gone, as `head` does; as shells have it for SIGPIPE."""
 
 
 def run(main: Callable[[], Awaitable[int]]) -> NoReturn:
@@ -39,17 +37,11 @@ def run(main: Callable[[], Awaitable[int]]) -> NoReturn:
             print(f"requeuest: {one_line(str(error) or type(error).__name__)}", file=sys.stderr)
     except* KeyboardInterrupt:
         status = INTERRUPTED
-    except* BrokenPipeError:
-        status = UNREAD
-        _write_no_more()
+    except* Unwritten as group:
+        for unwritten in (error for error in leaves(group) if isinstance(error, Unwritten)):
+            unwritten.tell()
+            status = unwritten.status
     sys.exit(status)
-
-
-def _write_no_more() -> None:
-    """Python writes out what is left when it ends, and would complain."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(nowhere, stream.fileno())
 
 
 def leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

@@ -20,6 +20,7 @@ from requeuest_trio.cli import options
 from requeuest_trio.cli.delivery import channels_of, follow, read_outcomes, store
 from requeuest_trio.cli.display import logging_to, make_console, one_line, say
 from requeuest_trio.cli.dsn import option_of
+from requeuest_trio.cli.names import remark_on
 from requeuest_trio.cli.progress import showing_progress
 from requeuest_trio.cli.request_file import BadLines, Entry, read_requests
 from requeuest_trio.cli.running import FAILED, FINE, IMPOSSIBLE, leaves, run
@@ -92,10 +93,15 @@ def send(
       echo '{"method": "POST", "url": "https://api.example.com/", "json": {"order": 7}}' > requests.jsonl
       requeuest send requests.jsonl --dsn postgresql:///app --migrate
     """
+    remark_on(channel, "--channel takes one, and a line may name its own")
+    name = "standard input" if file is sys.stdin.buffer else one_line(str(file.name))
     try:
         entries = read_requests(file, channel=channel)
     except BadLines as error:
-        _refuse(error, "standard input" if file is sys.stdin.buffer else file.name)
+        _refuse(error, name)
+    except OSError as error:
+        print(f"requeuest: {name} can't be read: {error.strerror}; nothing was stored or sent", file=sys.stderr)
+        sys.exit(IMPOSSIBLE)
     if not entries:
         print("requeuest: there are no requests in it, so there is nothing to send", file=sys.stderr)
         sys.exit(FINE)
@@ -163,14 +169,17 @@ async def _send(
         return stop.exit_status
     if tally.unfinished:
         await _read_the_rest(tally, reopen, err)
-    if as_json:
-        print(json.dumps(as_document(tally, sensitive)))
-    else:
-        print_summary(out, tally)
-    print_failures(err, tally, sensitive)
-    if stop.received is not None:
-        late = max(0, tally.overall.delivered - seen)
-        say(err, f"{late} delivered after {stop.received.name}; {_remainder(tally, resuming)}")
+    try:
+        if as_json:
+            print(json.dumps(as_document(tally, sensitive)), flush=True)
+        else:
+            print_summary(out, tally)
+    finally:
+        # What remains is told of also where the summary can't be written.
+        print_failures(err, tally, sensitive)
+        if stop.received is not None:
+            late = max(0, tally.overall.delivered - seen)
+            say(err, f"{late} delivered after {stop.received.name}; {_remainder(tally, resuming)}")
     if tally.unfinished:
         return stop.exit_status
     return FAILED if tally.overall.given_up else FINE

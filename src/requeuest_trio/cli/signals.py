@@ -61,8 +61,13 @@ class Stop:
 
 @asynccontextmanager
 async def stopping_on_signals(say: Callable[[str], None]) -> AsyncIterator[Stop]:
-    """Let SIGINT and SIGTERM stop what runs in the block. Stopped at once, the block ends without an exception."""
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    """Let SIGINT, SIGTERM and SIGHUP stop what runs in the block, which then ends without an exception.
+
+    A SIGHUP that was ignored before, as nohup sees to, still is.
+    """
+    is_to_stay = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    heeded = [signal.SIGINT, signal.SIGTERM, *([] if is_to_stay else [signal.SIGHUP])]
+    with trio.open_signal_receiver(*heeded) as signals:
         async with trio.open_nursery() as nursery:
             stop = Stop(nursery.cancel_scope, say)
             nursery.start_soon(stop.watch, signals)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import shlex
 import sys
 from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager
@@ -17,6 +18,7 @@ from requeuest_trio import ALL, Client, Config, DatabaseUnavailable, open_requeu
 from requeuest_trio._store.remedies import remedy_for
 from requeuest_trio.cli import options
 from requeuest_trio.cli.display import logging_to, make_console, one_line, say
+from requeuest_trio.cli.names import remark_on
 from requeuest_trio.cli.refusals import is_lasting
 from requeuest_trio.cli.running import FINE, run
 from requeuest_trio.cli.signals import stopping_on_signals
@@ -60,14 +62,15 @@ def worker(
     sensitive: Collection[str],
     verbose: bool,
 ) -> None:
-    """Deliver the requests of some channels, or of all, until SIGINT (Ctrl-C) or SIGTERM.
+    """Deliver the requests of some channels, or of all, until SIGINT (Ctrl-C), SIGTERM or SIGHUP.
 
     The first signal lets the requests under way finish, and takes on no more; the second ends it at once. What is not
     finished then goes back to the queue, its attempt not counted. Any number of workers may share a channel.
 
     If the database does not answer at the start, it is waited for; later outages are survived. If it refuses the user,
     the password or the name of the database at the start, that is said, and the exit status is 2. Standard error tells
-    what happens. Exit status otherwise: 0 after the first signal, 130 or 143 after the second.
+    what happens. Exit status otherwise: 0 after the first signal, after the second 130, 143 or 129. Under nohup, SIGHUP
+    is ignored.
 
     \b
     Example:
@@ -76,6 +79,8 @@ def worker(
     if bool(channels) == everything:
         why = ": --all already means every channel" if everything else ""
         raise click.UsageError(f"name the channels to deliver, or say --all{why}")
+    for name in channels:
+        remark_on(name, f"for several: requeuest worker {shlex.join(filter(None, name.split(',')))}")
     queue = partial(
         open_requeuest,
         dsn,
