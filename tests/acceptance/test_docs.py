@@ -1,7 +1,9 @@
 """The docs are true: every code block runs, every link leads somewhere, and the generated parts are up to date."""
 
 import ast
+import configparser
 import doctest
+import inspect
 import json
 import logging
 import re
@@ -27,14 +29,19 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 import requeuest_trio
-from requeuest_trio import ALL, Channel, JobState, Request, RequeuestError, open_requeuest
+from requeuest_trio import ALL, Channel, JobState, Request, RequeuestError, _open, open_requeuest
+from requeuest_trio._engine.runner import FINISH_SECONDS
 from requeuest_trio._model.events import Event, emit
+from requeuest_trio.cli.worker import worker as worker_command
 from requeuest_trio.testing import Arrival, Reply, open_receiver
+from tests.faults.mutations import mutants
 from tests.servers import temporary_home
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ROLE = re.compile(r"\bqueue_(?:worker|web|reader)\b")
+FILE = re.compile(r"# (conftest|test_\w+)\.py\b")
+"""The first line of a block that is a file for pytest."""
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -58,14 +65,15 @@ BLOCKS = list(_blocks())
 
 
 def _marked(language: str) -> pytest.MarkDecorator:
-    blocks = [block for block in BLOCKS if block.language == language]
+    blocks = [block for block in BLOCKS if block.language == language and not FILE.match(block.code)]
     names = [f"{block.page.relative_to(ROOT)}:{block.line}" for block in blocks]
     return pytest.mark.parametrize("block", blocks, ids=names)
 
 
 def test_every_language_of_a_block_is_run_by_a_test_here() -> None:
-    # The state diagram is compared with the state table below.
-    assert {block.language for block in BLOCKS} == {"python", "pycon", "sh", "sql", "mermaid"}
+    # The state diagram is compared with the state table below; what starts and stops a worker, with the code.
+    languages = {"python", "pycon", "sh", "sql", "mermaid", "ini", "dockerfile", "yaml"}
+    assert {block.language for block in BLOCKS} == languages
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +121,9 @@ def code(block: Block, migrated_dsn: str, receiver_url: str, place: Path) -> str
 @_marked("python")
 def test_python_blocks_run(block: Block, code: str, migrated_dsn: str, receiver_url: str) -> None:
     """A whole program runs as it is; a fragment runs inside an open queue, with the names that its page speaks of."""
+    if "open_signal_receiver" in code:
+        _run_until_told([sys.executable, "-c", code], migrated_dsn)
+        return
     if re.search(r"^(trio|anyio)\.run\(", code, re.MULTILINE):
         exec(compile(code, str(block.page), "exec"), {"__name__": "__main__"})
         return
@@ -215,7 +226,11 @@ def test_shell_blocks_run(block: Block, migrated_dsn: str) -> None:
         elif words[0] == "make":
             subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, check=True, capture_output=True)
         elif words[:2] == ["requeuest", "worker"]:
-            _run_worker(words[1:], migrated_dsn)
+            _run_until_told([sys.executable, "-m", "requeuest_trio.cli", *words[1:]], migrated_dsn)
+        elif words[0] == ".venv/bin/pytest":
+            subprocess.run([sys.executable, "-m", "pytest", "-q", "--collect-only", *words[1:]], cwd=ROOT, check=True)
+        elif words[:3] == [".venv/bin/python", "-m", "tests.faults.mutations"]:
+            assert words[3] in {mutant.name for mutant in mutants()}
         else:
             assert words[0] == "requeuest", line
             subprocess.run(
@@ -230,11 +245,9 @@ def _check_requirement(requirement: str) -> None:
     assert set(filter(None, extras.split(","))) <= project["optional-dependencies"].keys()
 
 
-def _run_worker(arguments: list[str], dsn: str) -> None:
-    with (
-        psycopg.connect(dsn, autocommit=True) as connection,
-        subprocess.Popen([sys.executable, "-m", "requeuest_trio.cli", *arguments]) as worker,
-    ):
+def _run_until_told(command: list[str], dsn: str) -> None:
+    """Run a worker until it delivers, and end it in order."""
+    with psycopg.connect(dsn, autocommit=True) as connection, subprocess.Popen(command) as worker:
         patience = time.monotonic() + 30
         try:
             while not connection.execute("SELECT FROM requeuest.worker").rowcount:
@@ -244,6 +257,54 @@ def _run_worker(arguments: list[str], dsn: str) -> None:
             assert worker.wait(30) == 0
         finally:
             worker.kill()
+
+
+def test_who_stops_a_worker_waits_for_longer_than_it_takes() -> None:
+    text = (ROOT / "docs" / "workers.md").read_text("utf-8")
+    [of_the_command] = [option.default for option in worker_command.params if option.name == "grace"]
+    grace = inspect.signature(open_requeuest).parameters["grace"].default
+    closing = FINISH_SECONDS + _open._CLOSE_SECONDS
+    assert of_the_command == grace
+    assert f"`grace` + {closing:g} s before it kills" in text
+    for pattern in ("TimeoutStopSec=", "stop_grace_period: ", "`terminationGracePeriodSeconds` is "):
+        [patience] = re.findall(rf"{pattern}(\d+)", text)
+        assert int(patience) > grace + closing, pattern
+
+
+def test_what_starts_a_worker_is_a_command() -> None:
+    [unit] = [block.code for block in BLOCKS if block.language == "ini" and "[Service]" in block.code]
+    [container] = [block.code for block in BLOCKS if block.language == "dockerfile"]
+    [service] = [block.code for block in BLOCKS if block.language == "yaml"]
+    parser = configparser.ConfigParser()
+    parser.read_string(unit)
+    instructions = dict(line.split(" ", 1) for line in container.splitlines())
+    _check_requirement(shlex.split(instructions["RUN"])[-1])
+    in_container = json.loads(instructions["ENTRYPOINT"]) + json.loads(instructions["CMD"])
+    for program, name, *arguments in (parser["Service"]["ExecStart"].split(), in_container):
+        assert (Path(program).name, name) == ("requeuest", "worker")
+        assert worker_command.make_context(name, [*arguments, "--dsn", "postgresql:///app"]).params["channels"]
+    for text in (parser["Service"]["Environment"], service):
+        assert "REQUEUEST_DSN" in text
+
+
+@pytest.mark.parametrize("plugin", ["trio", "anyio"])
+def test_the_fixtures_work_with_both_plugins(plugin: str, tmp_path: Path) -> None:
+    blocks = [block for block in BLOCKS if block.page.stem == "testing"]
+    for block in blocks:
+        if found := FILE.match(block.code):
+            with (tmp_path / f"{found[1]}.py").open("a") as file:
+                file.write(block.code)
+    [settings] = [block.code for block in blocks if block.language == "ini" and plugin in block.code]
+    (tmp_path / "pytest.ini").write_text(settings)
+    other = {"trio": "anyio", "anyio": "trio"}[plugin]
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", f"no:{other}", "-p", "no:cacheprovider", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert "1 passed" in ended.stdout, ended.stdout + ended.stderr
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
