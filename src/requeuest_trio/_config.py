@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field, fields
-from datetime import timedelta
 
-from requeuest_trio._model.checks import MAX_SECONDS
+from requeuest_trio._model import checks
 from requeuest_trio._model.dsn import HiddenText, problem_of
 from requeuest_trio._model.errors import InvalidRequest, kind_of, shown
-from requeuest_trio._model.exact import exact_number, exact_text
+from requeuest_trio._model.exact import exact_text
 from requeuest_trio._model.frames import without_locals_when_made
 from requeuest_trio._model.origin import origin_of
 from requeuest_trio._model.urls import checked_url
@@ -88,8 +87,8 @@ class Config:
             "pool_size": (2, 100),
             "connect_timeout": (0.1, 600.0),
             "statement_timeout": (0.1, 600.0),
-            "keep_succeeded": (60.0, MAX_SECONDS),
-            "keep_dead": (0.0, MAX_SECONDS),
+            "keep_succeeded": (60.0, checks.MAX_SECONDS),
+            "keep_dead": (0.0, checks.MAX_SECONDS),
         }
         if not isinstance(self.notifications, bool):
             raise InvalidRequest("notifications", f"must be a bool, not {type(self.notifications).__name__}")
@@ -108,13 +107,11 @@ class Config:
             if value is None and name in _FOR_EVER:
                 continue
             least, most = limits[name]
-            wanted = int if isinstance(default, int) else int | float
-            if isinstance(value, bool) or not isinstance(value, wanted) or not least <= value <= most:
-                kind = "an int" if wanted is int else "a number"
-                remedy = "; write its total_seconds()" if isinstance(value, timedelta) else ""
-                span = f"from {least:,.10g} to {most:,.10g}"
-                raise InvalidRequest(name, f"must be {kind} {span}, not {shown(value)}{remedy}")
-            object.__setattr__(self, name, exact_number(value))
+            if isinstance(default, int):
+                value = checks.whole_number(name, value, int(least), int(most))
+            else:
+                value = checks.number(name, value, least, most)
+            object.__setattr__(self, name, value)
 
 
 def _names(argument: str, values: Collection[str]) -> frozenset[str]:

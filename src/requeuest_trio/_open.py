@@ -21,12 +21,13 @@ from requeuest_trio._engine.listener import Hints, Listener
 from requeuest_trio._engine.loop_lag import LoopLag
 from requeuest_trio._engine.runner import FINISH_SECONDS, Runner
 from requeuest_trio._http.sender import open_sender
+from requeuest_trio._model import checks
 from requeuest_trio._model.channel import ALL, All, Channel, channels_of
 from requeuest_trio._model.dsn import HiddenText
 from requeuest_trio._model.ecosystem import AsyncBaseTransport, AsyncClient, ForeignClient
 from requeuest_trio._model.errors import InvalidRequest, RequeuestError, shown
 from requeuest_trio._model.events import Event, emit
-from requeuest_trio._model.exact import exact_int, exact_number, exact_text
+from requeuest_trio._model.exact import exact_number, exact_text
 from requeuest_trio._model.groups import Kept, raise_bare
 from requeuest_trio._postgres import Dsn, Route, TrioConnection, move_on_after
 from requeuest_trio._store.announcer import Announcer
@@ -145,7 +146,7 @@ async def open_requeuest(
     dsn = _hidden(dsn)
     names, settings = channels_of(channels)
     schema = checked_schema(schema)
-    concurrency = _checked_int("concurrency", concurrency, 1, 10_000)
+    concurrency = checks.whole_number("concurrency", concurrency, 1, 10_000)
     lease_seconds = _check_seconds("lease", lease, 1.0)
     grace_seconds = _check_seconds("grace", grace, 0.0)
     poll_seconds = _check_seconds("poll_interval", poll_interval, 0.05)
@@ -367,12 +368,6 @@ def _checked_config(config: Config | None, concurrency: int) -> Config:
             "concurrency", f"must be at most Config.max_running, which is {config.max_running:,}, not {concurrency:,}"
         )
     return config
-
-
-def _checked_int(argument: str, value: object, least: int, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise InvalidRequest(argument, f"must be an int from {least} to {most:,}, not {shown(value)}")
-    return exact_int(value)
 
 
 def _check_seconds(argument: str, value: float | timedelta, least: float) -> float:

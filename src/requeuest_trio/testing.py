@@ -14,9 +14,9 @@ Example::
 
 from __future__ import annotations
 
-import math
 import socket
 import struct
+import sys
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 import h11
 import trio
 
+from requeuest_trio._model import checks
+from requeuest_trio._model.errors import InvalidRequest, kind_of
 from requeuest_trio._model.groups import raise_bare
 
 __all__ = ["Action", "Arrival", "Receiver", "Reply", "Reset", "Stall", "open_receiver"]
@@ -60,6 +62,9 @@ class Reply:
     right or wrong. No body follows where HTTP allows none: after HEAD, and with 1xx, 204 and 304 (RFC 9110 section
     6.4.1). The connection stays open for the next request, unless one side said `Connection: close` or the body was
     not sent as promised.
+
+    Raises:
+        InvalidRequest: naming the argument and its limits.
     """
 
     status: int = 200
@@ -71,12 +76,18 @@ class Reply:
     """Close the connection after so many bytes of the body. None sends it whole."""
 
     def __post_init__(self) -> None:
+        # So that it fails where it was written, not where it is sent.
+        checks.whole_number("status", self.status, 0, 999)
         if not isinstance(self.body, bytes):
-            raise TypeError(f"body must be bytes, not {type(self.body).__name__}")
-        if not 0 <= self.delay < math.inf:
-            raise ValueError(f"delay must be seconds, not {self.delay}")
-        for name, value in self.headers:
-            f"{name}: {value}".encode("latin-1")  # so that it fails where it was written, not where it is sent
+            raise InvalidRequest("body", f"must be bytes, not {kind_of(self.body)}")
+        checks.number("delay", self.delay, 0, checks.MAX_SECONDS)
+        if self.body_sent is not None:
+            checks.whole_number("body_sent", self.body_sent, 0, sys.maxsize)
+        try:
+            for name, value in self.headers:
+                "".join((name, value)).encode("latin-1")
+        except (TypeError, ValueError) as error:
+            raise InvalidRequest("headers", "must be pairs of name and value, in Latin-1 text") from error
 
     def _promises(self, name: str) -> bool:
         return any(header.lower() == name for header, _ in self.headers)
@@ -266,8 +277,12 @@ async def open_receiver(*, backlog: int = 1_024) -> AsyncIterator[Receiver]:
     block comes out as it was raised.
 
     Args:
-        backlog: how many connections may wait to be accepted.
+        backlog: how many connections may wait to be accepted; 1 to 65,535.
+
+    Raises:
+        InvalidRequest: naming the argument and its limits.
     """
+    checks.whole_number("backlog", backlog, 1, 65_535)
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1", backlog=backlog)
     receiver = Receiver(f"http://127.0.0.1:{listener.socket.getsockname()[1]}")
     try:

@@ -7,6 +7,7 @@ import httpx2
 import pytest
 import trio
 
+from requeuest_trio import InvalidRequest
 from requeuest_trio.testing import Arrival, Receiver, Reply, Reset, Stall, open_receiver
 
 
@@ -211,20 +212,6 @@ async def test_leaving_closes_connections_and_port() -> None:
         assert probe.connect_ex(address) != 0
 
 
-@pytest.mark.parametrize(
-    ("wrong", "error"),
-    [
-        ({"body": "text"}, TypeError),
-        ({"delay": -1}, ValueError),
-        ({"delay": float("nan")}, ValueError),
-        ({"headers": (("A", "€"),)}, UnicodeEncodeError),
-    ],
-)
-def test_reply_that_can_not_be_sent_fails_where_it_is_written(wrong: dict[str, object], error: type[Exception]) -> None:
-    with pytest.raises(error):
-        Reply(**wrong)  # type: ignore[arg-type]
-
-
 async def test_deciding_nothing_is_the_usual_reply(receiver: Receiver) -> None:
     receiver.decide = None
     assert (await exchange(receiver, get("/"))).endswith(b"ok")
@@ -243,3 +230,10 @@ async def test_what_is_no_action_is_refused(wrong: Any) -> None:
 
     with pytest.raises(TypeError, match="what decide returns must be a Reply, Reset or Stall, not "):
         await use()
+
+
+@pytest.mark.parametrize("backlog", [0, 65_536, None, 1.5, True])
+async def test_backlog_has_its_limits(backlog: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"^backlog: must be an int from 1 to 65,535"):
+        async with open_receiver(backlog=backlog):
+            pass

@@ -17,8 +17,9 @@ import requeuest_trio
 from requeuest_trio import ALL, Channel, Config, InvalidRequest, Request, RetryPolicy
 from requeuest_trio._model import checks
 from requeuest_trio._model.channel import channels_of
+from requeuest_trio._model.checks import whole_number
 from requeuest_trio._model.dsn import HiddenText
-from requeuest_trio._open import _checked_int, _hidden
+from requeuest_trio._open import _hidden
 from requeuest_trio._spawning import Checked, Options
 from requeuest_trio._store.queries import Queries, checked_schema
 from requeuest_trio._store.rows import NewJob
@@ -101,7 +102,7 @@ CALLS: dict[str, tuple[Any, Any]] = {
     "channels to clear": ("c", lambda value: checks.channel_names([value])),
     "schema": ("mine", checked_schema),
     "schema in statements": ("mine", lambda value: Queries(value)["journal"].decode()),
-    "concurrency": (5, lambda value: _checked_int("concurrency", value, 1, 9)),
+    "concurrency": (5, lambda value: whole_number("concurrency", value, 1, 9)),
     "dsn": ("dbname=x", lambda value: str.__str__(_hidden(value))),
     "dsn of an embedded server": ("embedded:", _hidden),
     "listen_dsn": ("dbname=x", lambda value: Config(listen_dsn=value)),
@@ -152,7 +153,7 @@ REFUSED: list[Any] = [
     lambda: jobs(ordering_key=HUGE),
     lambda: jobs(priority=10**5_000),
     lambda: jobs(delay=10**5_000),
-    lambda: _checked_int("concurrency", 10**5_000, 1, 9),
+    lambda: whole_number("concurrency", 10**5_000, 1, 9),
 ]
 
 

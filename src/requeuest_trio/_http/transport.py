@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import ssl
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -18,11 +19,14 @@ from requeuest_trio._http.message import Message, Origin, message_of
 from requeuest_trio._http.pool import Connections, ConnectionStatistics
 from requeuest_trio._http.shortages import OutOfResources
 from requeuest_trio._http.timeouts import NO_TIMEOUTS, Timeouts
+from requeuest_trio._model import checks
+from requeuest_trio._model.errors import InvalidRequest, kind_of
 from requeuest_trio._model.job import Reached
 
 __all__ = ["TrioTransport"]
 
 _LEAST_PAUSE: Final = 0.1
+_MOST_CONNECTIONS: Final = 1_000_000
 
 
 class TrioTransport(httpx2.AsyncBaseTransport):
@@ -34,7 +38,7 @@ class TrioTransport(httpx2.AsyncBaseTransport):
     Args:
         ssl_context: for https; None is TLS 1.2 or newer with the operating system's trusted certificates. For client
             certificates, load them into a context of your own. ALPN is set by you, too: this speaks `http/1.1` only.
-        max_connections: sockets open at once, in all; 1 or more. Further requests wait, and origins take turns. A
+        max_connections: sockets open at once, in all; 1 to 1,000,000. Further requests wait, and origins take turns. A
             host with several addresses is tried at up to three of them at once, as long as there is room.
         max_connections_per_origin: the same, for one scheme, host and port; first come, first served.
         keepalive: seconds for which an idle connection is kept for the next request; less, if the server says so
@@ -56,8 +60,11 @@ class TrioTransport(httpx2.AsyncBaseTransport):
     only if there are very many of these. The extension `share`, a str, says on whose account a request is sent:
     `client.get(url, extensions={"share": "crawler"})`. Without it, that is the name's domain.
 
-    Raises `httpx2.ConnectError`, `ReadError`, `WriteError`, `RemoteProtocolError`, `LocalProtocolError` for a request
-    that can't be sent as it stands, `UnsupportedProtocol`, and the timeouts of httpx2.
+    Raises `InvalidRequest`, a `ValueError`, for an argument that is none of these, naming it and its limits; a time is
+    at most ten years.
+
+    A request raises `httpx2.ConnectError`, `ReadError`, `WriteError`, `RemoteProtocolError`, `LocalProtocolError` if it
+    can't be sent as it stands, `UnsupportedProtocol`, and the timeouts of httpx2.
 
     Cancellation: the request's connection is closed; nothing is left behind.
 
@@ -77,15 +84,17 @@ class TrioTransport(httpx2.AsyncBaseTransport):
         deadline: float | None = None,
         max_body: int | None = None,
     ) -> None:
-        for name, value, least in (
-            ("max_connections", max_connections, 1),
-            ("max_connections_per_origin", max_connections_per_origin, 1),
-            ("keepalive", keepalive, 0),
-            ("deadline", deadline, 0),
-            ("max_body", max_body, 0),
-        ):
-            if value is not None and not value >= least:  # NaN is not either
-                raise ValueError(f"{name} must be {least} or more, not {value}")
+        if not isinstance(ssl_context, ssl.SSLContext | None):
+            raise InvalidRequest("ssl_context", f"must be an ssl.SSLContext or None, not {kind_of(ssl_context)}")
+        max_connections = checks.whole_number("max_connections", max_connections, 1, _MOST_CONNECTIONS)
+        max_connections_per_origin = checks.whole_number(
+            "max_connections_per_origin", max_connections_per_origin, 1, _MOST_CONNECTIONS
+        )
+        keepalive = checks.number("keepalive", keepalive, 0, checks.MAX_SECONDS)
+        if deadline is not None:
+            deadline = checks.number("deadline", deadline, 0, checks.MAX_SECONDS)
+        if max_body is not None:
+            max_body = checks.whole_number("max_body", max_body, 0, sys.maxsize)
         self._connector = Connector(ssl_context)
         self._connections = Connections(
             most=max_connections, most_per_origin=max_connections_per_origin, keepalive=keepalive

@@ -20,9 +20,11 @@ __all__ = [
     "instant",
     "job_id",
     "new_name",
+    "number",
     "priority",
     "seconds",
     "short_text",
+    "whole_number",
 ]
 
 MAX_CHANNEL_LENGTH = 200
@@ -74,6 +76,22 @@ def channel_names(values: Iterable[str]) -> list[str]:
     if not isinstance(values, Iterable):
         raise InvalidRequest("channels", f"must be a collection of names, not {type(values).__name__}")
     return sorted({channel_name(value) for value in values})
+
+
+def whole_number(argument: str, value: object, least: int, most: int) -> int:
+    """An `int` from `least` to `most`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise InvalidRequest(argument, f"must be an int from {least:,} to {most:,}, not {shown(value)}")
+    return exact_int(value)
+
+
+def number(argument: str, value: object, least: float, most: float) -> float:
+    """An `int` or a `float` from `least` to `most`, and so no NaN."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        remedy = "; write its total_seconds()" if isinstance(value, timedelta) else ""
+        span = f"from {least:,.10g} to {most:,.10g}"
+        raise InvalidRequest(argument, f"must be a number {span}, not {shown(value)}{remedy}")
+    return exact_number(value)
 
 
 def seconds(argument: str, value: float | timedelta, *, positive: bool = False) -> float:

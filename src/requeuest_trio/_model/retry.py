@@ -9,8 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Self
 
 from requeuest_trio._model import checks
-from requeuest_trio._model.errors import InvalidRequest, shown
-from requeuest_trio._model.exact import exact_int, exact_number
+from requeuest_trio._model.errors import InvalidRequest
 from requeuest_trio._model.statuses import Statuses, StatusSpec, statuses
 
 __all__ = ["DEFAULT_RETRY", "RetryPolicy", "backoff", "retry_after_seconds"]
@@ -65,17 +64,15 @@ class RetryPolicy:
         give_up_on: StatusSpec | Iterable[StatusSpec] = (),
         respect_retry_after: bool = True,
     ) -> None:
-        if isinstance(max_attempts, bool) or not isinstance(max_attempts, int) or not 1 <= max_attempts <= 1_000_000:
-            raise InvalidRequest("max_attempts", f"must be an int from 1 to 1,000,000, not {shown(max_attempts)}")
         if not isinstance(respect_retry_after, bool):
             raise InvalidRequest("respect_retry_after", f"must be a bool, not {type(respect_retry_after).__name__}")
         # A frozen dataclass with an __init__ of its own has to set its fields this way.
         put = object.__setattr__
-        put(self, "max_attempts", exact_int(max_attempts))
+        put(self, "max_attempts", checks.whole_number("max_attempts", max_attempts, 1, 1_000_000))
         put(self, "initial", checks.seconds("initial", initial, positive=True))
-        put(self, "multiplier", _between("multiplier", multiplier, 1.0, 100.0))
+        put(self, "multiplier", float(checks.number("multiplier", multiplier, 1.0, 100.0)))
         put(self, "max_backoff", checks.seconds("max_backoff", max_backoff, positive=True))
-        put(self, "jitter", _between("jitter", jitter, 0.0, 1.0))
+        put(self, "jitter", float(checks.number("jitter", jitter, 0.0, 1.0)))
         put(self, "give_up_on", statuses("give_up_on", give_up_on))
         put(self, "respect_retry_after", respect_retry_after)
         if self.max_backoff < self.initial:
@@ -100,12 +97,6 @@ class RetryPolicy:
         if "give_up_on" in options:
             options["give_up_on"] = [range(start, stop) for start, stop in options["give_up_on"]]
         return cls(**options)
-
-
-def _between(argument: str, value: object, least: float, most: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise InvalidRequest(argument, f"must be a number from {least:g} to {most:g}, not {shown(value)}")
-    return float(exact_number(value))
 
 
 DEFAULT_RETRY = RetryPolicy()
