@@ -69,6 +69,36 @@ async def test_client_certificate(authority: trustme.CA, client_tls: ssl.SSLCont
             assert (await client.get(record.url)).text == "ok"
 
 
+@pytest.mark.parametrize(
+    ("host", "named", "is_accepted"),
+    [
+        ("api.example.com", "api.example.com", True),
+        ("api.example.com", "*.example.com", True),
+        ("api.example.com", "other.example.com", False),
+        ("example.com", "*.example.com", False),
+        ("a.api.example.com", "*.example.com", False),
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "127.0.0.2", False),
+        ("127.0.0.1", "localhost", False),
+    ],
+)
+async def test_the_name_in_the_certificate(
+    authority: trustme.CA, monkeypatch: pytest.MonkeyPatch, host: str, named: str, is_accepted: bool
+) -> None:
+    """That of the URL: a star is one whole label, and an address is no name."""
+    context, trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), default_context()
+    authority.issue_cert(named).configure_cert(context)
+    authority.configure_trust(trusting)
+    getaddrinfo = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda _, *args, **kw: getaddrinfo("127.0.0.1", *args, **kw))
+    async with raw_server(says(OK), tls=context) as server, client_with(trusting) as client:
+        if is_accepted:
+            assert (await client.get(f"https://{host}:{server.port}/")).text == "ok"
+            return
+        with pytest.raises(httpx2.ConnectError, match=r"no TLS: .*certificate verify failed"):
+            await client.get(f"https://{host}:{server.port}/")
+
+
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 async def test_tls_1_1_is_refused(authority: trustme.CA) -> None:
     old = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
