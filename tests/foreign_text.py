@@ -276,7 +276,9 @@ BOUNDED: Mapping[str, list[Call]] = {
     "_model.checks.channel_name": [checks.channel_name],
     "_model.checks.channel_names": [checks.channel_names, lambda text: checks.channel_names(list(text))],
     "_model.checks.instant": [lambda text: checks.instant("at", text)],
+    "_model.checks.number": [lambda text: checks.number("jitter", text, 0, 1)],
     "_model.checks.priority": [checks.priority],
+    "_model.checks.whole_number": [lambda text: checks.whole_number("status", text, 0, 1)],
     "_model.checks.job_id": [checks.job_id],
     "_model.dsn.option_for": [lambda text: option_for("postgresql://u:p@h/?" + text), option_for],
     "_model.dsn.problem_of": [

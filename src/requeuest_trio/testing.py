@@ -25,8 +25,7 @@ from dataclasses import dataclass, field
 import h11
 import trio
 
-from requeuest_trio._model import checks
-from requeuest_trio._model.errors import InvalidRequest, kind_of
+from requeuest_trio._model import checks, errors
 from requeuest_trio._model.groups import raise_bare
 
 __all__ = ["Action", "Arrival", "Receiver", "Reply", "Reset", "Stall", "open_receiver"]
@@ -79,7 +78,7 @@ class Reply:
         # So that it fails where it was written, not where it is sent.
         checks.whole_number("status", self.status, 0, 999)
         if not isinstance(self.body, bytes):
-            raise InvalidRequest("body", f"must be bytes, not {kind_of(self.body)}")
+            raise errors.InvalidRequest("body", f"must be bytes, not {errors.kind_of(self.body)}")
         checks.number("delay", self.delay, 0, checks.MAX_SECONDS)
         if self.body_sent is not None:
             checks.whole_number("body_sent", self.body_sent, 0, sys.maxsize)
@@ -87,7 +86,7 @@ class Reply:
             for name, value in self.headers:
                 "".join((name, value)).encode("latin-1")
         except (TypeError, ValueError) as error:
-            raise InvalidRequest("headers", "must be pairs of name and value, in Latin-1 text") from error
+            raise errors.InvalidRequest("headers", "must be pairs of name and value, in Latin-1 text") from error
 
     def _promises(self, name: str) -> bool:
         return any(header.lower() == name for header, _ in self.headers)
