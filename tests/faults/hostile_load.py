@@ -9,6 +9,7 @@ how long the event loop stood still, and the longest time for which one task kep
 # ruff: noqa: T201 - prints a table
 
 import argparse
+import gc
 import math
 import sys
 import tempfile
@@ -73,10 +74,12 @@ async def hostile_sockets(directory: Path) -> AsyncIterator[dict[str, str]]:
 async def measure(dsn: str, directory: Path, words: list[str], *, sockets: int, seconds: float) -> list[Cost]:
     """Each kind in a worker of its own, which ends with it."""
     costs = []
-    async with hostile_sockets(directory) as urls, open_receiver() as receiver:
+    async with hostile_sockets(directory) as urls:
         chosen = [kind for kind in urls if not words or any(word in kind for word in words)]
         for kind in ["none", *chosen]:
-            costs.append(await cost_of(dsn, receiver, kind, urls.get(kind), sockets=sockets, seconds=seconds))
+            # A new receiver for each: all requests that it remembers make collections of garbage longer.
+            async with open_receiver() as receiver:
+                costs.append(await cost_of(dsn, receiver, kind, urls.get(kind), sockets=sockets, seconds=seconds))
             print(f"{kind}: {costs[-1]}", file=sys.stderr)
     return costs
 
@@ -88,8 +91,12 @@ async def cost_of(dsn: str, receiver: Receiver, kind: str, url: str | None, *, s
         steady, steps = Steady(client, receiver, rate=RATE), Steps()
         await steady.flow_for(0.5)  # so that everything is imported, connected and prepared
         if url is not None:
-            await client.spawn_many(kind, [Request.post(url, content=b"x")] * sockets, retry=AGAIN)
+            # No status is good enough, so that they are at it all the time.
+            request = Request.post(url, content=b"x", accept=[299])
+            await client.spawn_many(kind, [request] * sockets, retry=AGAIN)
         lag = Lag()
+        gc.collect()
+        gc.freeze()  # what the program has imported and kept so far
         trio.lowlevel.add_instrument(steps)
         try:
             async with trio.open_nursery() as nursery:
@@ -98,6 +105,7 @@ async def cost_of(dsn: str, receiver: Receiver, kind: str, url: str | None, *, s
                 nursery.cancel_scope.cancel()
         finally:
             trio.lowlevel.remove_instrument(steps)
+            gc.unfreeze()
         await client.clear([kind])
         return Cost(kind, percentile(delays, 0.5), percentile(delays, 0.99), lag.worst, steps.longest)
 

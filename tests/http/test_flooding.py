@@ -194,3 +194,52 @@ async def test_costly_answers_share_a_part_of_the_processor() -> None:
         for _ in range(10):
             nursery.start_soon(read_costly)
     assert max(ends) - began >= 0.95 * 10 * 20 * 0.002 * 4
+
+
+async def test_one_long_answer_has_a_step_in_each_turn_of_the_loop() -> None:
+    """Else a job that needs many turns waits in each of them for a step of every one. The first step is free."""
+    steps = 0
+    in_one_turn: list[int] = []
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+
+    async def read_long() -> None:
+        reading = Turns()
+        for _ in range(5):
+            await reading.step(step)
+            await trio.lowlevel.checkpoint()
+
+    async def count_turns() -> None:
+        while True:
+            before = steps
+            await trio.lowlevel.checkpoint()
+            in_one_turn.append(steps - before)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count_turns)
+        async with trio.open_nursery() as readers:
+            for _ in range(10):
+                readers.start_soon(read_long)
+        nursery.cancel_scope.cancel()
+    assert steps == 50
+    first, second, *_ = sorted(in_one_turn, reverse=True)
+    assert first <= 11  # the free ones
+    assert second <= 2
+
+
+async def test_long_answers_share_half_of_the_processor() -> None:
+    """Each for itself is not costly."""
+    ends: list[float] = []
+
+    async def read_long() -> None:
+        turns = Turns()
+        for _ in range(4):
+            await turns.step(lambda: ends.append(trio.current_time()), took=0.0001)
+
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for _ in range(200):
+            nursery.start_soon(read_long)
+    assert max(ends) - began >= 0.9 * (200 * 3 * 0.0001 - 0.004)
