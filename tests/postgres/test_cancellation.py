@@ -2,6 +2,7 @@
 
 # ruff: noqa: PT012 - leaving a block by an error is what is tested
 
+import os
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -50,6 +51,33 @@ async def test_a_slow_query_is_cancelled_on_the_server_at_once(conn: Conn, obser
         started = trio.current_time()
     assert trio.current_time() - started < SETTLE_TIMEOUT
     assert not await is_running(observer, pid)
+    await assert_usable(conn)
+
+
+async def test_a_server_that_stands_still_while_much_is_sent_is_asked_again(
+    conn: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than the socket takes: what is left is sent between one request to cancel and the next."""
+    pid, asked, cancel = conn.info.backend_pid, 0, conn.cancel_safe
+
+    async def cancel_and_count(*, timeout: float = 30.0) -> None:  # noqa: ASYNC109 - as its original
+        nonlocal asked
+        await cancel(timeout=timeout)
+        asked += 1
+        if asked == 3:
+            os.kill(pid, signal.SIGCONT)
+
+    monkeypatch.setattr(conn, "cancel_safe", cancel_and_count)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(conn.execute, "select length(%s::text)", ["x" * (4 << 20)])
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                scope.cancel()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert asked >= 3
     await assert_usable(conn)
 
 

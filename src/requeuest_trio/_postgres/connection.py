@@ -252,7 +252,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
             outcome: tuple[T] | None = None
             try:
                 with move_on_after(SETTLE_TIMEOUT, shield=True):
-                    outcome = (await self._waiter.run(gen),)
+                    outcome = (await self._waiter.run(gen, has_begun=True),)
             finally:
                 if self.pgconn.transaction_status == _ACTIVE:
                     self.abandon("the server did not answer in time")
@@ -304,11 +304,13 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
     async def _run_cancelled(self, gen: PQGen[T]) -> T:
         """Run a generator to its end while asking the server to cancel, again and again."""
         patience = _CANCEL_AGAIN_AFTER
+        has_begun = False
         while True:
             # Always to the end of the request: one still on its way could hit the connection's next statement.
             await self._request_cancel()
             with move_on_after(patience):
-                return await self._waiter.run(gen)
+                return await self._waiter.run(gen, has_begun=has_begun)
+            has_begun = True
             patience *= 2
 
     async def _request_cancel(self) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import psycopg
 from psycopg import generators, pq
-from psycopg.waiting import Wait
+from psycopg.waiting import Ready, Wait
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen, PQGenConn
@@ -31,11 +31,23 @@ def come_to_rest(pgconn: PGconn, gen: PQGen[T] | None) -> PQGen[tuple[T] | None]
     outcome: tuple[T] | None = None
     if gen is not None:
         with suppress(Exception):
-            outcome = ((yield from gen),)
+            outcome = ((yield from _resumed(gen)),)
     if pgconn.transaction_status != _ACTIVE:
         return outcome
     yield from _discard(pgconn)
     return None
+
+
+def _resumed(gen: PQGen[T]) -> PQGen[T]:
+    """What is left of a generator. It waits for a number, and `yield from` would begin with None."""
+    ready: int = Ready.NONE
+    while True:
+        try:
+            want = gen.send(ready)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+        ready = yield want
 
 
 def _discard(pgconn: PGconn) -> PQGen[None]:

@@ -68,7 +68,9 @@ class SocketWaiter:
                 state |= _READY_W
         return state
 
-    async def run(self, gen: PQGen[T], *, interval: float | None = None, try_first: bool = False) -> T:
+    async def run(
+        self, gen: PQGen[T], *, interval: float | None = None, try_first: bool = False, has_begun: bool = False
+    ) -> T:
         """
         Run a generator to its end and return its value.
 
@@ -77,6 +79,7 @@ class SocketWaiter:
           interval: resume the generator with nothing after so many seconds of waiting.
           try_first: look whether the socket is readable before waiting for it. Where writing is wanted this is always
             done, since a socket is nearly always writable.
+          has_begun: whether it is left over.
 
         Raises:
           psycopg.OperationalError: the connection is closed, or was closed by another task meanwhile.
@@ -87,7 +90,8 @@ class SocketWaiter:
         self.waited = False
         fd = self._pgconn.socket  # libpq closes it on an error, and then its number may be somebody else's
         try:
-            want: int = next(gen)
+            # What has begun waits for a number: psycopg's compiled generators raise TypeError for None.
+            want: int = gen.send(_READY_NONE) if has_begun else next(gen)
             while True:
                 if want == _WAIT_R and not try_first:
                     ready = await self._wait(fd, want, interval)
