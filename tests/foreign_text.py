@@ -59,6 +59,7 @@ from requeuest_trio.cli.table import Column, print_table
 
 SHAPES: Mapping[str, str] = {
     "parameters": "?key", "equal signs": "=", "percent signs": "%", "escapes": "%25", "named": "&token=a",
+    "deep escapes": "%252525", "entries": "[a%5D",
     "semicolons": ";", "slashes": "/", "users": "//u:p@", "colons": ":", "commas": "gzip, ", "parents": "../",
     "letters": "a", "digits": "9", "mixed": "a1", "spaces": " ", "lists": "[", "objects": '{"a":', "numbers": "[1,",
     "surrogates": "\ud83d", "controls": "\x1b\n", "quotes": "'\"\\", "lines": "a: b\r\n", "chunks": "1\r\na\r\n",
@@ -309,7 +310,7 @@ BOUNDED: Mapping[str, list[Call]] = {
     "_model.job.make_response": [
         lambda text: make_response(200, many_fields(text), raw(text), restored(text), truncated=False)
     ],
-    "_model.masking.is_secret_name": [is_secret_name],
+    "_model.masking.is_secret_name": [is_secret_name, lambda text: is_secret_name(text, {"tenant"})],
     "_model.masking.has_token": [has_token],
     "_model.masking.masked_url": [masked_url],
     "_model.masking.masked_url_for_logs": [masked_url_for_logs],

@@ -1,5 +1,7 @@
 """Header fields on their way out: found, masked."""
 
+from urllib.parse import quote
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,6 +43,30 @@ def test_users_name_more_in_any_case() -> None:
 )
 def test_credentials_are_known_by_their_value_too(value: str) -> None:
     assert is_secret("X-Whatever", value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["kunden+nr", "kunden%20nr", "Kunden%2520Nr", "tenant[]", "tenant%5B0%5D", "a[tenant]", "a[b][Tenant][]",
+     "tenant+[]", "tenant%25255B%25255D", "a[kunden+nr]", "a+b"],
+)  # fmt: skip
+def test_a_named_parameter_is_known_however_forms_write_it(name: str) -> None:
+    assert masked_url(f"https://h/?{name}=v&page=2", {"tenant", "kunden nr", "a+b"}) == f"https://h/?{name}=***&page=2"
+
+
+def test_a_name_that_is_encoded_too_often_may_be_anything() -> None:
+    assert is_secret("%25252561", "v")
+    assert not is_secret("%252561", "v")
+
+
+@pytest.mark.parametrize("name", ["tenants[]", "a[tenants]", "ten[ant]", "kunden", "nr", "a[]", "[]"])
+def test_other_parameters_are_shown(name: str) -> None:
+    assert masked_url(f"https://h/?{name}=v", {"tenant", "kunden nr"}) == f"https://h/?{name}=v"
+
+
+@pytest.mark.parametrize("name", ["a[token]", "a[sig][]", "auth[0]", "a%5Bpass%5D", "pass+word[pin]"])
+def test_an_entry_with_the_name_of_a_credential_is_one(name: str) -> None:
+    assert masked_url(f"https://h/?{name}=v") == f"https://h/?{name}=***"
 
 
 def test_masked_keeps_order_and_repeats() -> None:
@@ -110,6 +136,34 @@ def test_masked_url(url: str, shown: str) -> None:
 )
 def test_only_harmless_parameters_are_shown_unasked(url: str, shown: str) -> None:
     assert masked_url_for_logs(url) == shown
+
+
+@pytest.mark.parametrize("times", range(1, 7))
+@pytest.mark.parametrize(
+    "place", ["https://x.y/?q={}", "https://x.y/?{}", "https://x.y/?{}=1", "https://x.y/a/{}/b", "https://x.y/?page={}",
+              "{}", "https://x.y/?q=a%3D{}", "https://x.y/?q=a={}", "https://x.y/#{}", "https://x.y/a=b;c={}"]
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "secret", ["https://u:hunter2@a.b/", "password=hunter2", "a=b&tenant=hunter2", "/a?pin=hunter2"]
+)
+def test_what_is_encoded_is_looked_at_or_hidden(secret: str, place: str, times: int) -> None:
+    for _ in range(times):
+        secret = quote(secret, safe="")
+    assert "hunter2" not in masked_url(place.format(secret), {"tenant"})
+    assert times > 1 or "hunter2" not in masked_url_for_logs(place.format(secret.replace("tenant", "token")))
+
+
+def test_what_is_encoded_in_a_path_leaves_the_rest() -> None:
+    assert masked_url("https://h/a/pin%253Dx/b?c=d") == "https://h/a/***/b?c=d"
+
+
+@pytest.mark.parametrize("times", range(1, 4))
+@pytest.mark.parametrize("harmless", ["50% off", "ä/ö", "a b", "https://h/p?page=2&q=x", "a@b.c"])
+def test_what_is_encoded_and_harmless_is_shown(harmless: str, times: int) -> None:
+    for _ in range(times):
+        harmless = quote(harmless, safe="")
+    for url in (f"https://h/?q={harmless}&page=2", f"https://h/{harmless}/x"):
+        assert masked_url(url) == url
 
 
 @given(st.text())

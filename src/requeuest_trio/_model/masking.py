@@ -36,6 +36,7 @@ _DIGIT, _LETTER = re.compile(r"[0-9]"), re.compile(r"[A-Za-z]")
 _SPACE = re.compile(r"(\s+)")
 _PARAMETERS = re.compile(r"([?&;#])")
 _END_OF_AUTHORITY = re.compile(r"[/?#]")
+_BRACKET = re.compile(r"[\[\]]")
 _MOST_ENCODINGS = 3
 
 # Webhooks carry their credential in the path, behind one of these or on a host named so: Slack, Discord, Teams, Zapier.
@@ -51,9 +52,21 @@ _BOT = re.compile(r"bot\d+:", re.IGNORECASE)  # Telegram
 
 
 def is_secret_name(name: str, sensitive: Collection[str] = ()) -> bool:
-    """Whether a header field or parameter looks like a credential by its name, also if that is percent-encoded."""
+    """Whether a header field or parameter, or an entry of one, as in `a[token]`, looks like a credential by its name.
+
+    It may be percent-encoded, and is one if that goes too deep to be looked at.
+    """
     plain = _decoded(name)
-    return plain.lower() in sensitive or (_is_secret_name(plain) if len(plain) <= 64 else _names_secret(plain))
+    if plain is None or (sensitive and _is_one_of(plain.lower(), sensitive)):
+        return True
+    return _is_secret_name(plain) if len(plain) <= 64 else _names_secret(plain)
+
+
+def _is_one_of(lower: str, sensitive: Collection[str]) -> bool:
+    if lower in sensitive:
+        return True
+    spaced = lower.replace("+", " ")  # as forms write a space
+    return any(part.strip() in sensitive for part in _BRACKET.split(spaced))
 
 
 @lru_cache(maxsize=1_024)
@@ -72,12 +85,13 @@ def _names_secret(name: str) -> bool:
     return any(word in _SECRET_WORD for word in words) or any(word.endswith(_SECRET_END) for word in words)
 
 
-def _decoded(text: str) -> str:
+def _decoded(text: str) -> str | None:
+    """None: it is encoded more often than is looked at."""
     for _ in range(_MOST_ENCODINGS):
         if "%" not in text:
-            break
+            return text
         text = unquote(text)
-    return text
+    return text if unquote(text) == text else None
 
 
 def has_token(text: str) -> bool:
@@ -118,7 +132,7 @@ def _masked_word(word: str, sensitive: Collection[str], depth: int) -> str:
         word = _without_users(word)
     first, *rest = _PARAMETERS.split(word)
     if "/" in first:
-        first = _masked_path(first)
+        first = _masked_path(first, sensitive, depth)
     parts = [_masked_parameter(first, sensitive, depth)]
     for place in range(0, len(rest), 2):
         parts += rest[place], _masked_parameter(rest[place + 1], sensitive, depth)
@@ -135,7 +149,7 @@ def _without_users(word: str) -> str:
     return "//".join(parts)
 
 
-def _masked_path(path: str) -> str:
+def _masked_path(path: str, sensitive: Collection[str], depth: int) -> str:
     segments = path.split("/")
     begins = 1
     is_behind = False
@@ -144,7 +158,12 @@ def _masked_path(path: str) -> str:
         is_behind = not _BEFORE_TOKENS.isdisjoint(segments[2].lower().split("."))
     for place in range(begins, len(segments)):
         segment = segments[place]
-        if segment and (is_behind or _BOT.match(segment) or ("=" not in segment and has_token(segment))):
+        is_name = "=" not in segment
+        if (
+            (segment and (is_behind or _BOT.match(segment)))
+            or (is_name and has_token(segment))
+            or (is_name and _encodes_secret(segment, sensitive, depth))
+        ):
             segments[place] = HIDDEN
         is_behind = is_behind or segment.lower() in _BEFORE_TOKENS
     return "/".join(segments)
@@ -152,13 +171,22 @@ def _masked_path(path: str) -> str:
 
 def _masked_parameter(part: str, sensitive: Collection[str], depth: int) -> str:
     name, equals, value = part.partition("=")
+    if _encodes_secret(name, sensitive, depth):
+        return HIDDEN
     if not equals:
         return HIDDEN if "/" not in part and has_token(part) else part
     if is_secret_name(name[name.rfind("/") + 1 :], sensitive) or has_token(value):
         return f"{name}={HIDDEN}"
-    if "%" in value or "=" in value or "//" in value:
+    if "=" in value or "//" in value:
         # It may be a URL, or several, with secrets of their own.
-        plain = unquote(value)
-        if not depth or _masked_word(plain, sensitive, depth - 1) != plain:
-            return f"{name}={HIDDEN}"
-    return part
+        is_secret = not depth or _masked_word(value, sensitive, depth - 1) != value
+    else:
+        is_secret = _encodes_secret(value, sensitive, depth)
+    return f"{name}={HIDDEN}" if is_secret else part
+
+
+def _encodes_secret(text: str, sensitive: Collection[str], depth: int) -> bool:
+    """Whether something secret shows when it is decoded, or may, since it is encoded more often than is looked at."""
+    if "%" not in text or (plain := unquote(text)) == text:
+        return False
+    return not depth or _masked_word(plain, sensitive, depth - 1) != plain
