@@ -14,6 +14,7 @@ import contextlib
 import gc
 import itertools
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -33,6 +34,11 @@ from tests.servers import TestServer, running_server, wait_for
 # table of Unicode's characters to be made.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+# What nohup ignores, or a shell for a command in the background, the processes that tests start would ignore too.
+for number in (signal.SIGHUP, signal.SIGINT):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 _numbers = itertools.count(1)
 

@@ -64,7 +64,7 @@ async def _check_given_up(client: Client, culprit: UUID, problem: str, log: Log)
     assert (job.state, job.attempts, job.error) == (JobState.DEAD, 1, f"the stored job is damaged: {problem}")
     [attempt] = await client.attempts(culprit)
     assert (attempt.number, attempt.error, attempt.status) == (1, job.error, None)
-    assert [fields["job"] for fields in log.fields("job_dead")] == [culprit]
+    assert [fields["job"] for fields in log.fields("job_dead")] == [str(culprit)]
 
 
 @pytest.mark.needs_sessions("who waits is to hear of it here, not to find it by polling")

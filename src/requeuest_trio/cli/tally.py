@@ -138,4 +138,4 @@ class _AttemptLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         fields = getattr(record, "fields", {})
         if getattr(record, "event", None) == "attempt":
-            self._tally.saw_attempt(fields["job"], fields["state"], fields["error"])
+            self._tally.saw_attempt(UUID(fields["job"]), JobState(fields["state"]), fields["error"])
