@@ -16,6 +16,7 @@ from psycopg import errors
 from requeuest_trio import embedded
 from requeuest_trio._client import Client
 from requeuest_trio._config import Config, check_dsn
+from requeuest_trio._engine.large_bodies import PATIENCE
 from requeuest_trio._engine.lease import Lease
 from requeuest_trio._engine.listener import Hints, Listener
 from requeuest_trio._engine.loop_lag import LoopLag
@@ -186,7 +187,7 @@ async def open_requeuest(
             runner = Runner(
                 await connect(1, lease=lease_seconds, plans_once=True),
                 await connect(1, lease=lease_seconds, plans_once=True),
-                await connect(1),
+                await connect(1, patience=PATIENCE),
                 store,
                 sender,
                 waiters,

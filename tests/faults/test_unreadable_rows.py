@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from functools import partial
 from uuid import UUID
 
@@ -18,6 +19,7 @@ import pytest
 import trio
 
 from requeuest_trio import Client, Config, JobState, Request, open_requeuest
+from requeuest_trio._engine.large_bodies import PATIENCE as LARGE_BODIES_PATIENCE
 from requeuest_trio._postgres import connection
 from requeuest_trio._store import database
 from requeuest_trio.testing import Receiver
@@ -37,6 +39,7 @@ SECONDS = 0.5
 CONFIG = Config(statement_timeout=SECONDS, connect_timeout=SECONDS)
 PATIENT = Config(max_request_body=64 * MIB)
 WITHIN = f" within {SECONDS:g} s, the time for a statement"
+WITHIN_LONGER = f" within {LARGE_BODIES_PATIENCE * SECONDS:g} s, the time for a large body"
 
 
 @pytest.fixture
@@ -85,9 +88,24 @@ async def test_a_row_that_comes_too_slowly_is_given_up_and_delays_nobody(
                     await client.spawn_returning("b", Request.get(receiver.url))
             with trio.fail_after(PATIENCE):
                 await client.wait(successor)
-        what = "its body" if mebibytes > 4 else "it"
-        await _check_given_up(client, culprit, f"{what} can't be read{WITHIN}", log)
+        problem = f"its body can't be read{WITHIN_LONGER}" if mebibytes > 4 else f"it can't be read{WITHIN}"
+        await _check_given_up(client, culprit, problem, log)
     assert "/culprit" not in {request.target for request in receiver.arrivals}
+
+
+@pytest.mark.needs_sessions("who waits is to hear of it here, not to find it by polling")
+async def test_a_large_body_may_take_longer_than_a_statement(
+    eye: Eye, proxy: Proxy, receiver: Receiver, log: Log
+) -> None:
+    """As from a machine that is slow for a while: here it takes more than twice as long as that."""
+    proxy.bytes_per_second = 3 * MIB
+    config = replace(CONFIG, statement_timeout=1.0)
+    async with open_requeuest(eye.dsn, (), config=PATIENT) as client:
+        job_id = await client.spawn("a", Request.post(receiver.url, content=bytes(8 * MIB)))
+        async with open_requeuest(proxy.dsn, lease=30, config=config):
+            with trio.fail_after(PATIENCE):
+                assert (await client.wait(job_id)).attempts == 1
+    assert [len(request.body) for request in receiver.arrivals] == [8 * MIB]
 
 
 async def test_a_large_body_is_sent(eye: Eye, receiver: Receiver) -> None:

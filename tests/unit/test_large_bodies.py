@@ -57,8 +57,8 @@ async def test_a_second_try_may_succeed() -> None:
 @pytest.mark.parametrize(
     ("last", "problem"),
     [
-        (SLOW, "its body can't be read within 10 s, the time for a statement"),
-        (SILENT, "its body can't be read within 10 s, the time for a statement"),
+        (SLOW, "its body can't be read within 10 s, the time for a large body"),
+        (SILENT, "its body can't be read within 10 s, the time for a large body"),
         (DESTROYED, "its body can't be read: invalid page in block 7"),
     ],
 )

@@ -16,7 +16,11 @@ from requeuest_trio._store.failures import is_of_what_was_read
 from requeuest_trio._store.rows import Claimed
 from requeuest_trio._store.store import Store
 
-__all__ = ["LargeBodies", "UnreadableError"]
+__all__ = ["PATIENCE", "LargeBodies", "UnreadableError"]
+
+PATIENCE = 4.0
+"""How many times as long as a statement a large body may take: it is more to read, and only others of its kind wait for
+it. A machine or a line that is slow for a while kills no job."""
 
 
 class UnreadableError(Exception):
@@ -49,8 +53,8 @@ class LargeBodies:
             except DATABASE_ERRORS as error:
                 if not is_of_what_was_read(error) or not self._lease.is_fresh:
                     raise
-                problem = f"its body can't be read{why_unreadable(error, self._database.statement_timeout)}"
-                raise UnreadableError(problem) from error
+                why = why_unreadable(error, self._database.statement_timeout, "a large body")
+                raise UnreadableError(f"its body can't be read{why}") from error
 
     async def _read(self, job: Claimed) -> bytes | None:
         return await self._database.run(partial(self._store.body, job=job))

@@ -125,10 +125,10 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def why_unreadable(error: Exception, seconds: float) -> str:
+def why_unreadable(error: Exception, seconds: float, what: str = "a statement") -> str:
     """What to add to "can't be read", of an error that `is_of_what_was_read`."""
     if is_of_time(error):
-        return f" within {seconds:g} s, the time for a statement"
+        return f" within {seconds:g} s, the time for {what}"
     return f": {first_line(answer_of(error) or error)}"
 
 
@@ -188,6 +188,7 @@ class Database:
         *,
         size: int,
         lease: float = math.inf,
+        patience: float = 1.0,
         lock_timeout: float = math.inf,
         plans_once: bool = False,
         has_sessions: bool = True,
@@ -197,13 +198,14 @@ class Database:
         Args:
             size: how many connections.
             lease: what its statements must end well within.
+            patience: how many times as long as `Config.statement_timeout` they may take.
             lock_timeout: how long a statement waits for a lock at most.
             plans_once: whether a prepared statement is not planned again for other parameters.
             has_sessions: whether a connection leads to the same session all the time. Behind a transaction pooler it
                 does not: then every operation is a transaction with settings of its own.
             fall_silent: is called when a commit failed because of what it announced.
         """
-        statement = min(config.statement_timeout, lease / 3)
+        statement = min(config.statement_timeout * patience, lease / 3)
         self.size = size
         self._has_sessions = has_sessions
         self._fall_silent = fall_silent
