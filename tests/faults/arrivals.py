@@ -29,8 +29,9 @@ class Answer:
 
     status: int = 200
     delay: float = 0.0
-    manner: Literal["whole", "half", "never"] = "whole"
-    """Half: the head and a part of the body, and then nothing more."""
+    manner: Literal["whole", "half", "held", "never"] = "whole"
+    """Half: the head and a part of the body, and then nothing more. Held: the answer comes when the receiver is told
+    something else."""
     failing: float = 0.0
     """The part of these requests, chosen at random, that gets 503 instead."""
 
@@ -48,9 +49,12 @@ class Receiver:
         self._random = random.Random(settings["seed"])
         self._arrivals: Counter[str] = Counter()
         self._number = 0
+        self._told = trio.Event()
         self.tell(settings)
 
     def tell(self, settings: dict[str, Any]) -> None:
+        self._told.set()
+        self._told = trio.Event()
         self._answers = [Answer(**answer) for answer in settings["answers"]]
         say("told")
 
@@ -85,7 +89,8 @@ class Receiver:
         if answer.manner == "half":
             await stream.send_all(b"HTTP/1.1 %d \r\nContent-Length: 1000\r\n\r\nthe first" % status)
         delay = answer.delay if answer.manner == "whole" else float("inf")
-        if delay and await _is_gone_within(stream, delay):
+        until = self._told if answer.manner == "held" else trio.Event()
+        if delay and await _is_gone_within(stream, delay, until):
             self._journal.write("gone", number=number)
             return
         # No two answers are alike, so that what is stored can be told from what was sent.
@@ -119,13 +124,22 @@ def body_hash(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()[:16]
 
 
-async def _is_gone_within(stream: trio.SocketStream, seconds: float) -> bool:
-    """Wait; and notice if the sender goes away meanwhile."""
-    with trio.move_on_after(seconds):
+async def _is_gone_within(stream: trio.SocketStream, seconds: float, until: trio.Event) -> bool:
+    """Wait for that long, or until an event; and notice if the sender goes away meanwhile."""
+    is_gone = False
+
+    async def wait_for_event() -> None:
+        await until.wait()
+        waiting.cancel_scope.cancel()
+
+    async with trio.open_nursery() as waiting:
+        waiting.cancel_scope.deadline = trio.current_time() + seconds
+        waiting.start_soon(wait_for_event)
         with suppress(trio.BrokenResourceError):
             await stream.receive_some(1)
-        return True
-    return False
+        is_gone = True
+        waiting.cancel_scope.cancel()
+    return is_gone
 
 
 async def main(settings: dict[str, Any]) -> None:

@@ -44,6 +44,11 @@ class Program:
         return self._has_ended.is_set()
 
     @property
+    def journals(self) -> list[Path]:
+        """Its journal, and what the library has logged in it, if that is another."""
+        return [self.log, self.log.with_name(f"{self.log.name}.events")]
+
+    @property
     def errors(self) -> str:
         """What it has written to standard error: nothing, as long as it is well."""
         return self._errors.read_text()

@@ -35,7 +35,12 @@ from tests.faults.processes import PATIENCE, Program, start_program, until
 from tests.faults.producing import Orders
 from tests.faults.working import Terms
 
-UNFINISHED = "select not exists (select from requeuest.job where finished_at is null)"
+ALL = -1
+FINISHED = (
+    f"select case when count(*) = count(finished_at) then {ALL} else nullif(count(finished_at) + 1, %s) end "
+    "from requeuest.job"
+)
+"""`ALL`, or how many jobs are finished and one, if that is not what it was."""
 ACTIVITY = (
     "select pid, application_name, state, wait_event_type, wait_event, xact_start, left(query, 100) "
     "from pg_stat_activity where datname = current_database() order by pid"
@@ -85,6 +90,15 @@ class Rig:
         times = sum(line["said"] == "told" for line in self._receiver.heard)
         await self._receiver.tell(**told(answers))
         await self._receiver.said("told", times + 1)
+
+    async def answer_from_now(self, *answers: Answer) -> None:
+        """The same, and all that was sent before has arrived, whose senders stand still.
+
+        Each word to the receiver takes a turn of its loop, and so does each step of what comes: two connections, one
+        after the other, a task for each, and what it reads.
+        """
+        for _ in range(10):
+            await self.answer(*answers)
 
     async def start_worker(
         self, name: str = "", *, dsn: str | None = None, level: str = "INFO", **terms: Any
@@ -138,6 +152,19 @@ class Rig:
         """Something was done to the system from then until now; `more` is about it."""
         concerned = None if jobs is None else frozenset(jobs)
         self.faults.append(Fault(kind=kind, at=at, until=time.monotonic(), jobs=concerned, **more))
+
+    def note_lost_leases(self, *programs: Program) -> None:
+        """These have said that they could not renew their leases, though nobody kept them: the machine is too slow.
+
+        What they were sending is sent again. That is only for programs to which nothing is done that costs a lease.
+        """
+        for program in programs:
+            said = [line for path in program.journals for line in read_journal(path)]
+            lags = [(line["at"], line["fields"]["lag"]) for line in said if line["event"] == "loop_stalled"]
+            for lost in (line["at"] for line in said if line["event"] == "lease_lost"):
+                stood_still = max((lag for at, lag in lags if abs(at - lost) < 1.0), default=0.0)
+                unrenewed = max(self.terms.lease, stood_still)
+                self.faults.append(Fault(kind="lease lost", at=lost - unrenewed, until=lost, jobs=None))
 
     @contextmanager
     def fault(self, kind: str, **options: Any) -> Iterator[None]:
@@ -241,8 +268,8 @@ class Rig:
             assert cursor.description or not (cursor.statusmessage or "").startswith("SELECT"), query
             return cursor.fetchall() if cursor.description else []
 
-    async def until_true(self, query: str, *params: object, patience: float = PATIENCE) -> None:
-        """Wait until a query gives a true value; while the database is not there, it does not."""
+    async def until_true(self, query: str, *params: object, patience: float = PATIENCE) -> Any:
+        """Wait until a query gives a true value, and return that; while the database is not there, it does not."""
         rows: list[tuple[Any, ...]] = []
         with trio.move_on_after(patience):
             while not (rows and rows[0][0]):
@@ -252,12 +279,14 @@ class Rig:
                     rows = []
                 if not (rows and rows[0][0]):
                     await trio.sleep(0.03)
-            return
+            return rows[0][0]
         raise AssertionError(f"not within {patience} s: {query}")
 
     async def until_finished(self, *, patience: float = 60.0) -> None:
-        """Wait until no job is unfinished."""
-        await self.until_true(UNFINISHED, patience=patience)
+        """Wait until no job is unfinished. `patience` is for each next one: how long all take is the machine's."""
+        so_far = 0
+        while so_far != ALL:
+            so_far = await self.until_true(FINISHED, so_far, patience=patience)
 
     # --- what the logs say --------------------------------------------------------------------------------------------
 

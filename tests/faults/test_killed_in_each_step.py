@@ -31,8 +31,9 @@ class Fate(NamedTuple):
     """How far its first attempt came, as it is written down."""
 
 
-PATIENT = 3.0
-"""A lease with which a statement waits for locks long enough to be caught at it."""
+LEASE = 5.0
+"""A lease that no worker loses before it is killed, and with which a statement waits for locks long enough to be caught
+at it."""
 
 LOST_UNSENT = Fate("succeeded", attempts=2, arrivals=1, first="unknown")
 LOST_SENT = Fate("succeeded", attempts=2, arrivals=2, first="unknown")
@@ -54,8 +55,8 @@ class Scene:
         retry = {"initial": 0.3, "jitter": 0.0, "max_attempts": 9}
         await self.rig.produce(channels=[self.name], **{"jobs": 1, "retry": retry, **orders})
 
-    async def work(self, lease: float = 1.0, **terms: Any) -> Program:
-        return await self.rig.start_worker(f"worker {self.name}", channels=[self.name], lease=lease, **terms)
+    async def work(self, **terms: Any) -> Program:
+        return await self.rig.start_worker(f"worker {self.name}", channels=[self.name], lease=LEASE, **terms)
 
     async def arrival(self) -> None:
         await self.rig.until_arrived(self.arrived + 1)
@@ -77,7 +78,7 @@ class Scene:
 async def claimed(scene: Scene) -> None:
     await scene.spawn()
     async with scene.rig.locked("job"):
-        worker = await scene.work(PATIENT)
+        worker = await scene.work()
         await scene.rig.until_held_up(worker, CLAIM)
         await worker.freeze()
     await scene.until_job("state = 'running'")
@@ -92,8 +93,7 @@ async def waiting_for_a_place(scene: Scene) -> None:
     await scene.until_job("count(*) filter (where state = 'running') > 3")
     await worker.freeze()
     held = await scene.rig.held_in_the_end(worker)
-    # What was on its way is there by now.
-    await scene.rig.answer(Answer())
+    await scene.rig.answer_from_now(Answer())
     scene.jobs = held - {arrival.job for arrival in scene.rig.arrivals()}
     await scene.rig.kill(worker)
 
@@ -149,7 +149,7 @@ async def waiting_for_the_recorder(scene: Scene) -> None:
             await scene.spawn()
             scene.jobs = frozenset(spawn.job for spawn in scene.rig.spawns() if spawn.channel == scene.name)
             await scene.spawn(url=f"http://127.0.0.1:{listener.getsockname()[1]}/", retry={"max_attempts": 1})
-            worker = await scene.work(PATIENT, level="DEBUG")
+            worker = await scene.work(level="DEBUG")
             await answer_one(listener)
             await scene.rig.until_held_up(worker, RECORD)
             await scene.rig.until_logged(worker, "attempt", 2)
@@ -158,12 +158,12 @@ async def waiting_for_the_recorder(scene: Scene) -> None:
 
 
 @asynccontextmanager
-async def recording(scene: Scene, *answers: Answer, lease: float = 1.0) -> AsyncIterator[Program]:
+async def recording(scene: Scene, *answers: Answer) -> AsyncIterator[Program]:
     """The outcome is on its way to the database for as long as this block lasts."""
     await scene.rig.answer(*answers)
     async with scene.rig.locked("attempt"):
         await scene.spawn()
-        worker = await scene.work(lease)
+        worker = await scene.work()
         await scene.arrival()
         await scene.rig.until_held_up(worker, RECORD)
         yield worker
@@ -182,7 +182,7 @@ async def recording_a_failure(scene: Scene) -> None:
 
 
 async def waiting_for_the_confirmation(scene: Scene) -> None:
-    async with recording(scene, Answer(), lease=PATIENT) as worker:
+    async with recording(scene, Answer()) as worker:
         await worker.freeze()
     await scene.until_job("finished_at is not null")
     await scene.rig.kill(worker)
@@ -221,9 +221,9 @@ async def test_a_worker_may_be_killed_in_each_step_of_an_attempt(rig: Rig) -> No
         await step(scene)
     await rig.answer(Answer())
     with rig.fault("nobody is there to see who is lost"):
-        await rig.start_worker(lease=1.0)
+        await rig.start_worker(lease=LEASE)
     await rig.until_finished()
-    history = await rig.must_hold(lease=PATIENT)
+    history = await rig.must_hold()
     fates = {scene.name: scene.fates(history) for scene in scenes}
     assert fates == {step.__name__: {fate} for step, fate in STEPS.items()}
 

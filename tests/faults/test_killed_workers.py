@@ -48,6 +48,7 @@ async def test_workers_killed_at_random_lose_nothing(rig: Rig) -> None:
     lasting.terminate()
     await lasting.ended()
     await rig.until_finished()
+    rig.note_lost_leases(*rig.programs)
     history = await rig.must_hold()
     assert (takeover_time(history) or 0) < history.promise.stuck_after
 

@@ -348,11 +348,13 @@ async def test_a_job_stored_as_claimed_is_not_sent_before_its_commit(pooled: str
     async with open_proxy(pooled) as proxy, open_requeuest(proxy.dsn, poll_interval=0.2) as client:
         await client.spawn_returning("a", Request.get(receiver.url))
         loss = proxy.drop_next_request(committing("spawn_claimed"))
-        job_id = await client.spawn("a", Request.get(receiver.url))
-        assert loss.happened.is_set()
-        assert (await client.result(job_id)).status_code == 200
-    assert await eye.states() == {"succeeded": 2}
-    assert len(receiver.arrivals) == 2
+        jobs = 1
+        while not loss.happened.is_set():  # only once the one before is recorded is there a place for it at once
+            job_id = await client.spawn("a", Request.get(receiver.url))
+            assert (await client.result(job_id)).status_code == 200
+            jobs += 1
+    assert await eye.states() == {"succeeded": jobs}
+    assert len(receiver.arrivals) == jobs
 
 
 # --- the way past it --------------------------------------------------------------------------------------------------

@@ -10,10 +10,15 @@ from collections import Counter
 from tests.faults.arrivals import Answer
 from tests.faults.rig import Rig
 
+LEASE = 4.0
+"""Seconds: so long that no machine keeps a worker from renewing it which does not stand still."""
+LONG = 30.0
+
 
 async def test_a_worker_that_stood_still_past_its_lease_records_nothing_and_works_on(rig: Rig) -> None:
-    await rig.start_receiver(Answer(delay=0.3), Answer(delay=1.5), Answer())
-    zombie = await rig.start_worker(lease=1.0)
+    answers = [Answer(manner="held"), Answer(manner="held"), Answer()]
+    await rig.start_receiver(*answers)
+    zombie = await rig.start_worker(lease=LEASE, attempt_timeout=LONG)
     await rig.produce(jobs=4, largest_batch=4)
     await rig.produce(jobs=4, largest_batch=4, keys=1)  # of these, only the first is sent
     await rig.until_arrived(5)
@@ -21,7 +26,8 @@ async def test_a_worker_that_stood_still_past_its_lease_records_nothing_and_work
     assert len(held) == 5
     with rig.fault("standstill", jobs=held):
         await zombie.freeze()
-        successor = await rig.start_worker(lease=1.0)
+        await rig.answer(*answers)
+        successor = await rig.start_worker(lease=LEASE, attempt_timeout=LONG)
         await rig.until_arrived(10)
         running = await rig.ask("select id, attempts, claim from requeuest.job where state = 'running' order by id")
         zombie.thaw()
@@ -29,12 +35,13 @@ async def test_a_worker_that_stood_still_past_its_lease_records_nothing_and_work
     assert stale == {"jobs": 5}
     now_running = await rig.ask("select id, attempts, claim from requeuest.job where state = 'running' order by id")
     assert now_running == running, "its successor's attempts go on"
+    await rig.answer(Answer())
     await rig.until_finished()
     await rig.leave(successor)
     await rig.produce(jobs=5)
     await rig.until_finished()
     await rig.leave(zombie)
-    history = await rig.must_hold()
+    history = await rig.must_hold(lease=LEASE)
     times = Counter(arrival.job for arrival in history.arrivals)
     assert {job for job, number in times.items() if number == 2} == held
     assert max(times.values()) == 2
