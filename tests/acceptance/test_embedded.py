@@ -380,8 +380,10 @@ async def test_leaving_does_not_wait_for_ever(home: Home, monkeypatch: pytest.Mo
     await trio.to_thread.run_sync(wait_for, lambda: nothing_runs(home))
 
 
-async def test_cancelled_while_it_starts(new_home: Home) -> None:
+async def test_cancelled_while_it_starts(new_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the data directory is being made, to be exact. Nothing is left, and the next one gets in."""
+    # How long that takes is the machine's: `test_leaving_does_not_wait_for_ever` has the limit.
+    monkeypatch.setattr("requeuest_trio.embedded.LEAVE_PATIENCE", 60.0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_visit, new_home.path)
         await trio.to_thread.run_sync(wait_for, lambda: any(new_home.path.glob("data.new-*")))

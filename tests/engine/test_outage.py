@@ -68,7 +68,7 @@ async def test_connections_that_die_at_random(eye: Eye, receiver: Receiver) -> N
 async def test_a_server_that_does_not_answer_is_given_up(eye: Eye, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was there, and now the network keeps everything: no limit of the server's own is of any use."""
     monkeypatch.setattr(database, "_GRACE_SECONDS", 0.1)
-    config = Config(connect_timeout=0.3, statement_timeout=0.3, notifications=False)
+    config = Config(statement_timeout=1.0, notifications=False)
     async with nothing_left(eye), running_proxy(eye.dsn) as proxy:  # noqa: SIM117 - the proxy's address is needed
         async with open_requeuest(proxy.dsn(eye.dsn, sslmode="disable"), (), config=config) as client:
             await client.stats()

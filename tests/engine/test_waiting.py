@@ -24,8 +24,9 @@ from requeuest_trio import (
     open_requeuest,
 )
 from requeuest_trio._config import Config
-from requeuest_trio.testing import Receiver, Reply, Stall
+from requeuest_trio.testing import Receiver, Reply
 from tests.engine.support import Eye, until_done
+from tests.http.hostile import raw_server, read_head
 from tests.postgres.harness import running_proxy
 
 NEVER = 600.0
@@ -112,22 +113,32 @@ trio.run(main, *sys.argv[1:])
     assert json.loads(outputs[0]) == [201, REPLY.body.hex(), 4]
 
 
-async def test_leaving_a_wait_leaves_the_job(eye: Eye, receiver: Receiver) -> None:
-    receiver.script(Stall(), REPLY)
-    job_id = uuid4()
-    async with open_requeuest(eye.dsn, poll_interval=0.1, config=Config(attempt_timeout=0.3)) as client:
+async def test_leaving_a_wait_leaves_the_job(eye: Eye) -> None:
+    """Its attempt is under way meanwhile, and goes on."""
+    job_id, asked, all_have_left = uuid4(), trio.Event(), trio.Event()
+
+    async def answer_late(stream: trio.abc.Stream) -> None:
+        await read_head(stream)
+        asked.set()
+        await all_have_left.wait()
+        await stream.send_all(b"HTTP/1.1 201 \r\nContent-Length: 0\r\n\r\n")
+
+    async with raw_server(answer_late) as server, open_requeuest(eye.dsn, poll_interval=0.1) as client:
         for call in (
-            lambda: client.spawn_returning(
-                "c", Request.get(receiver.url), job_id=job_id, retry=RetryPolicy(initial=0.01)
-            ),
-            lambda: client.result(job_id),
-            lambda: client.wait(job_id),
+            partial(client.spawn_returning, "c", Request.get(server.url), job_id=job_id),
+            partial(client.result, job_id),
+            partial(client.wait, job_id),
         ):
-            with trio.move_on_after(0.05) as scope:
-                await call()
-            assert scope.cancelled_caught
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(call)
+                await asked.wait()
+                await until_done(lambda: waiting(client) == 1)
+                nursery.cancel_scope.cancel()
+            assert nursery.cancel_scope.cancelled_caught
         assert waiting(client) == 0
-        assert_reply(await client.result(job_id))
+        all_have_left.set()
+        assert (await client.result(job_id)).status_code == 201
+        assert (await client.wait(job_id)).attempts == 1
 
 
 async def test_dead_jobs_raise_with_the_job(eye: Eye, receiver: Receiver) -> None:

@@ -366,6 +366,11 @@ class TestOutage:
             with pytest.raises(PoolTimeout):
                 async with pool.connection(timeout=0.01):
                     pass
+
+            async def is_known_to_be_down() -> bool:
+                return pool.statistics().failures_in_a_row > 0 and under_way == 0
+
+            await until(is_known_to_be_down)
             attempts = most = 0
 
             async def use() -> None:
