@@ -372,9 +372,10 @@ def _checked_config(config: Config | None, concurrency: int) -> Config:
 
 
 def _check_seconds(argument: str, value: float | timedelta, least: float) -> float:
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    seconds = timedelta.total_seconds(value) if isinstance(value, timedelta) else value
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise InvalidRequest(argument, f"must be seconds or a timedelta, not {type(value).__name__}")
+    seconds = exact_number(seconds)
     if not least <= seconds <= _LONGEST_SECONDS:
         raise InvalidRequest(argument, f"must lie between {least:g} and {_LONGEST_SECONDS:g} s, not {shown(seconds)}")
-    return float(exact_number(seconds))
+    return float(seconds)

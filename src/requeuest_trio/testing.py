@@ -76,12 +76,13 @@ class Reply:
 
     def __post_init__(self) -> None:
         # So that it fails where it was written, not where it is sent.
-        checks.whole_number("status", self.status, 0, 999)
+        put = object.__setattr__  # it is frozen
+        put(self, "status", checks.whole_number("status", self.status, 0, 999))
         if not isinstance(self.body, bytes):
             raise errors.InvalidRequest("body", f"must be bytes, not {errors.kind_of(self.body)}")
-        checks.number("delay", self.delay, 0, checks.MAX_SECONDS)
+        put(self, "delay", checks.number("delay", self.delay, 0, checks.MAX_SECONDS))
         if self.body_sent is not None:
-            checks.whole_number("body_sent", self.body_sent, 0, sys.maxsize)
+            put(self, "body_sent", checks.whole_number("body_sent", self.body_sent, 0, sys.maxsize))
         try:
             for name, value in self.headers:
                 "".join((name, value)).encode("latin-1")
@@ -281,7 +282,7 @@ async def open_receiver(*, backlog: int = 1_024) -> AsyncIterator[Receiver]:
     Raises:
         InvalidRequest: naming the argument and its limits.
     """
-    checks.whole_number("backlog", backlog, 1, 65_535)
+    backlog = checks.whole_number("backlog", backlog, 1, 65_535)
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1", backlog=backlog)
     receiver = Receiver(f"http://127.0.0.1:{listener.socket.getsockname()[1]}")
     try:

@@ -235,10 +235,10 @@ async def test_open_requeuest_and_migrate(eye: Eye) -> None:
                 pass
     migrations: list[tuple[dict[str, Any], str, str]] = [
         ({"schema": "Schema"}, "schema", "a-z"),
-        ({"target": -1}, "target", "a version from 0 to"),
-        ({"target": 99}, "target", "a version from 0 to"),
-        ({"target": "1"}, "target", "a version from 0 to"),
-        ({"target": True}, "target", "a version from 0 to"),
+        ({"target": -1}, "target", "an int from 0 to"),
+        ({"target": 99}, "target", "an int from 0 to"),
+        ({"target": "1"}, "target", "an int from 0 to"),
+        ({"target": True}, "target", "an int from 0 to"),
         ({"dsn": None}, "dsn", "must be a PostgreSQL URL"),
     ]
     for options, argument, text in migrations:

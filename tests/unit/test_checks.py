@@ -1,7 +1,7 @@
 """Plain arguments that more than one public call takes."""
 
 import math
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -15,6 +15,24 @@ from requeuest_trio._model import checks
 from requeuest_trio._model.channel import channels_of
 
 HUGE = 10**5_000
+
+
+class Odd(tzinfo):
+    """A zone that answers with something, or raises it."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def utcoffset(self, when: datetime | None) -> Any:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    def dst(self, _when: datetime | None) -> None:
+        return None
+
+    def tzname(self, _when: datetime | None) -> None:
+        return None
 
 
 def refuses(argument: str, limit: str) -> Any:
@@ -130,6 +148,12 @@ def test_seconds_of_all_kinds() -> None:
         (datetime.min.replace(tzinfo=UTC), "1970"),
         (datetime.max.replace(tzinfo=UTC), "9000"),
         (datetime.max.replace(tzinfo=timezone(timedelta(hours=-23))), "9000"),
+        (datetime.min.replace(tzinfo=timezone(timedelta(hours=23))), "1970"),
+        (datetime(1970, 1, 1, tzinfo=timezone(timedelta(hours=23))), "1970 .* in UTC, not in 1969"),
+        (datetime(9000, 12, 31, 23, tzinfo=timezone(timedelta(hours=-23))), "9000 in UTC, not in 9001"),
+        (datetime(2026, 1, 1, tzinfo=Odd(ZeroDivisionError("no zone"))), "tzinfo .*no zone"),
+        (datetime(2026, 1, 1, tzinfo=Odd("an hour")), "tzinfo"),
+        (datetime(2026, 1, 1, tzinfo=Odd(timedelta(days=2))), "tzinfo"),
         (datetime(2026, 1, 1, tzinfo=UTC).date(), "datetime"),
         ("2026-01-01T00:00:00Z", "datetime"),
         (0, "datetime"),
@@ -139,6 +163,19 @@ def test_seconds_of_all_kinds() -> None:
 def test_instant(value: Any, limit: str) -> None:
     with refuses("at", limit):
         checks.instant("at", value)
+
+
+def test_an_instant_is_at_the_edge_in_utc() -> None:
+    first = datetime(1969, 12, 31, 1, tzinfo=timezone(timedelta(hours=-23)))
+    assert checks.instant("at", first) == datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def test_an_instant_is_what_it_is_and_not_what_it_says() -> None:
+    lies: dict[str, Any] = {"astimezone": lambda *_: "soon", "utcoffset": lambda _: None, "replace": lambda *_: None}
+    lies |= {"year": 1, "date": lambda _: None, "time": lambda _: None, "__sub__": lambda *_: 1, "__le__": lambda *_: 1}
+    checked = checks.instant("at", type("Liar", (datetime,), lies)(2026, 1, 1, tzinfo=timezone(timedelta(hours=1))))
+    assert type(checked) is datetime
+    assert checked == datetime(2025, 12, 31, 23, tzinfo=UTC)
 
 
 @given(

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from http import HTTPMethod
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 import requeuest_trio
-from requeuest_trio import ALL, Channel, Config, InvalidRequest, Request, RetryPolicy
+from requeuest_trio import ALL, Channel, Config, InvalidRequest, Request, RetryPolicy, TrioTransport, migrate
+from requeuest_trio._http.exchanges import _checked_status
 from requeuest_trio._model import checks
 from requeuest_trio._model.channel import channels_of
 from requeuest_trio._model.checks import whole_number
 from requeuest_trio._model.dsn import HiddenText
-from requeuest_trio._open import _hidden
+from requeuest_trio._open import _check_seconds, _hidden
 from requeuest_trio._spawning import Checked, Options
 from requeuest_trio._store.queries import Queries, checked_schema
 from requeuest_trio._store.rows import NewJob
 from requeuest_trio.embedded import embedded_path
+from requeuest_trio.testing import Reply
 
 URL = "http://x.test/a"
 
@@ -127,6 +131,65 @@ def test_it_is_kept_as_what_it_is(argument: str, kind: Any) -> None:
 
 def test_methods_of_the_standard_library_are_taken() -> None:
     assert type(Request(HTTPMethod.PATCH, URL).method) is str
+
+
+def agreeing(value: Any) -> Any:
+    """A number of a subclass that compares as everybody likes it."""
+    comparisons = dict.fromkeys(("__lt__", "__le__", "__gt__", "__ge__", "__eq__"), lambda *_: True)
+    return type("Agreeing", (type(value),), {**comparisons, "__ne__": lambda *_: False, "__hash__": lambda _: 1})(value)
+
+
+class Forever(timedelta):
+    """Says that it is short."""
+
+    def total_seconds(self) -> float:
+        return 1.0
+
+
+WRONG_NUMBERS: dict[str, tuple[str, Any]] = {
+    "max_attempts": ("max_attempts", lambda: RetryPolicy(max_attempts=agreeing(0))),
+    "initial": ("initial", lambda: RetryPolicy(initial=agreeing(math.nan))),
+    "multiplier": ("multiplier", lambda: RetryPolicy(multiplier=agreeing(math.nan))),
+    "max_backoff": ("max_backoff", lambda: RetryPolicy(max_backoff=Forever.max)),
+    "jitter": ("jitter", lambda: RetryPolicy(jitter=agreeing(2.0))),
+    "give_up_on": ("give_up_on", lambda: RetryPolicy(give_up_on=agreeing(7))),
+    "range": ("give_up_on", lambda: RetryPolicy(give_up_on=range(agreeing(7), agreeing(700)))),
+    "number in a config": ("excerpt", lambda: Config(excerpt=agreeing(-1))),
+    "seconds in a config": ("attempt_timeout", lambda: Config(attempt_timeout=agreeing(math.nan))),
+    "priority": ("priority", lambda: jobs(priority=agreeing(101))),
+    "delay": ("delay", lambda: jobs(delay=agreeing(math.nan))),
+    "delay as a timedelta": ("delay", lambda: jobs(delay=Forever.max)),
+    "timeout": ("timeout", lambda: jobs(timeout=agreeing(-math.inf))),
+    "lease": ("lease", lambda: _check_seconds("lease", agreeing(math.nan), 1.0)),
+    "lease as a timedelta": ("lease", lambda: _check_seconds("lease", Forever.max, 1.0)),
+    "concurrency": ("concurrency", lambda: whole_number("concurrency", agreeing(0), 1, 9)),
+    "keepalive": ("keepalive", lambda: TrioTransport(keepalive=agreeing(math.nan))),
+    "status of a reply": ("status", lambda: Reply(agreeing(1_000))),
+    "delay of a reply": ("delay", lambda: Reply(delay=agreeing(math.nan))),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_NUMBERS)
+def test_a_number_has_its_limits_whatever_it_says_of_itself(name: str) -> None:
+    argument, call = WRONG_NUMBERS[name]
+    with pytest.raises(InvalidRequest, match=f"^{argument}: "):
+        call()
+
+
+async def test_so_has_a_version() -> None:
+    with pytest.raises(InvalidRequest, match=r"^target: "):
+        await migrate("dbname=x", target=agreeing(-1))
+
+
+def test_so_has_the_status_of_a_transport() -> None:
+    with pytest.raises(httpx2.RemoteProtocolError, match="100 to 999"):
+        _checked_status(agreeing(7))
+
+
+def test_a_reply_is_kept_as_what_it_is() -> None:
+    reply = Reply(liar(204), delay=liar(0.5), body_sent=liar(1))
+    assert [type(value) for value in (reply.status, reply.delay, reply.body_sent)] == [int, float, int]
+    assert type(RetryPolicy(give_up_on=range(member(404), member(410))).give_up_on[0].start) is int
 
 
 HUGE = "x" * 1_000_000

@@ -19,6 +19,7 @@ from requeuest_trio._http.redirects import Hop, goes_along
 from requeuest_trio._http.transport import TrioTransport
 from requeuest_trio._model.ecosystem import ReadError, RemoteProtocolError
 from requeuest_trio._model.errors import InvalidRequest
+from requeuest_trio._model.exact import exact_int
 from requeuest_trio._model.headers import RESERVED, Headers, find
 
 __all__ = ["Exchange", "Incoming", "exchange_through"]
@@ -183,8 +184,8 @@ class _Foreign:
 
 def _checked_status(status: object) -> int:
     """That of a transport which may be anything. Three digits are all that HTTP has (RFC 9110 section 15)."""
-    if isinstance(status, int) and 100 <= status <= 999:
-        return int(status)
+    if isinstance(status, int) and 100 <= (plain := exact_int(status)) <= 999:
+        return plain
     raise RemoteProtocolError("the transport gave a status that is no number from 100 to 999")
 
 

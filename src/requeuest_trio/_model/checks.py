@@ -80,23 +80,26 @@ def channel_names(values: Iterable[str]) -> list[str]:
 
 def whole_number(argument: str, value: object, least: int, most: int) -> int:
     """An `int` from `least` to `most`."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+    # Compared only once it is plain: a subclass may say anything of itself.
+    plain = exact_int(value) if isinstance(value, int) and not isinstance(value, bool) else None
+    if plain is None or not least <= plain <= most:
         raise InvalidRequest(argument, f"must be an int from {least:,} to {most:,}, not {shown(value)}")
-    return exact_int(value)
+    return plain
 
 
 def number(argument: str, value: object, least: float, most: float) -> float:
     """An `int` or a `float` from `least` to `most`, and so no NaN."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+    plain = exact_number(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if plain is None or not least <= plain <= most:
         remedy = "; write its total_seconds()" if isinstance(value, timedelta) else ""
         span = f"from {least:,.10g} to {most:,.10g}"
         raise InvalidRequest(argument, f"must be a number {span}, not {shown(value)}{remedy}")
-    return exact_number(value)
+    return plain
 
 
 def seconds(argument: str, value: float | timedelta, *, positive: bool = False) -> float:
     """A length of time in seconds, from a number or a `timedelta`: 0 (or, if `positive`, more) to ten years."""
-    number = value.total_seconds() if isinstance(value, timedelta) else value
+    number = timedelta.total_seconds(value) if isinstance(value, timedelta) else value
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise InvalidRequest(argument, f"must be seconds or a timedelta, not {type(value).__name__}")
     number = exact_number(number)
@@ -109,16 +112,26 @@ def seconds(argument: str, value: float | timedelta, *, positive: bool = False) 
 
 
 def instant(argument: str, value: object) -> datetime:
-    """An aware `datetime` of the years 1970 to 9000, in UTC: PostgreSQL does not know every zone of Python."""
+    """An aware `datetime` of the years 1970 to 9000 in UTC, in UTC: PostgreSQL does not know every zone of Python."""
     if not isinstance(value, datetime):
         raise InvalidRequest(argument, f"must be a datetime, not {type(value).__name__}")
-    if value.utcoffset() is None:
+    try:
+        offset = datetime.utcoffset(value)
+    except Exception as error:  # whatever a tzinfo of somebody's raises
+        raise InvalidRequest(argument, f"its tzinfo gives no offset from UTC: {shown(error)}") from error
+    if offset is None:
         raise InvalidRequest(argument, "must be aware: give the datetime a tzinfo, such as datetime.UTC")
-    if not _FIRST_YEAR <= value.year <= _LAST_YEAR:
+    # Not `astimezone`, which a subclass may have another of.
+    local = datetime.combine(datetime.date(value), datetime.time(value))
+    try:
+        plain = local - offset
+    except OverflowError:
+        plain = local
+    if not _FIRST_YEAR <= plain.year <= _LAST_YEAR:
         raise InvalidRequest(
-            argument, f"must lie between the years {_FIRST_YEAR} and {_LAST_YEAR}, not in {value.year}"
+            argument, f"must lie between the years {_FIRST_YEAR} and {_LAST_YEAR} in UTC, not in {plain.year}"
         )
-    return value.astimezone(UTC)
+    return plain.replace(tzinfo=UTC)
 
 
 def priority(value: object) -> int:

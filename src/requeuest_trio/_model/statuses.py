@@ -53,10 +53,11 @@ def _as_range(argument: str, item: object) -> range:
         return item.value
     if isinstance(item, int) and not isinstance(item, bool):
         item = range(exact_int(item), exact_int(item) + 1)
-    if not isinstance(item, range) or item.step != 1:
+    if not isinstance(item, range) or exact_int(item.step) != 1:
         raise InvalidRequest(
             argument, f"must be status codes, ranges of step 1 or StatusClass members, not {shown(item)}"
         )
+    item = range(exact_int(item.start), exact_int(item.stop))
     if item and (item.start < _LOWEST or item.stop > _HIGHEST + 1):
         raise InvalidRequest(argument, f"status codes lie between {_LOWEST} and {_HIGHEST}, not {shown(item)}")
     return item

@@ -28,8 +28,9 @@ import trio
 from psycopg import errors
 from psycopg.conninfo import make_conninfo
 
+from requeuest_trio._model import checks
 from requeuest_trio._model.dsn import option_for
-from requeuest_trio._model.errors import InvalidRequest, RequeuestError, SchemaMismatch, shown
+from requeuest_trio._model.errors import RequeuestError, SchemaMismatch
 from requeuest_trio._model.escaping import cut
 from requeuest_trio._model.events import Event, emit
 from requeuest_trio._model.states import JobState
@@ -116,9 +117,7 @@ async def apply_migrations(route: Route, *, schema: str = "requeuest", target: i
     schema = queries.schema
     steps = migrations()
     newest = steps[-1].version
-    goal = newest if target is None else target
-    if isinstance(goal, bool) or not isinstance(goal, int) or not 0 <= goal <= newest:
-        raise InvalidRequest("target", f"must be a version from 0 to {newest}, not {shown(target)}")
+    goal = newest if target is None else checks.whole_number("target", target, 0, newest)
     applied: list[str] = []
     take_step = partial(_step, queries=queries, schema=schema, steps=steps, goal=goal)
     with for_callers():
