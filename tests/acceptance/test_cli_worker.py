@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import struct
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from requeuest_trio import DatabaseUnavailable, JobState, Request, open_requeuest
 from requeuest_trio.cli.refusals import is_lasting
@@ -132,6 +134,37 @@ async def test_what_the_database_refuses_in_its_own_language(severity: str, stat
     [line] = ended.err.splitlines()
     assert words in line
     assert "waiting will not help" in line
+
+
+@pytest.mark.skipif(pq.version() < 170000, reason="libpq tells no SQLSTATE of a refused connection")
+async def test_what_one_of_several_hosts_refuses_in_its_own_language() -> None:
+    async with (
+        open_refusing_server("FATAL", "57P03", "das Datenbanksystem startet") as starting,
+        open_refusing_server("FATAL", "28P01", "Passwort falsch") as refusing,
+    ):
+        params = [conninfo_to_dict(dsn) for dsn in (starting, refusing)]
+        for ports in ("1,{0},{1}", "{1},{0},1", "{0},1,{1}"):
+            port = ports.format(*(each["port"] for each in params))
+            dsn = make_conninfo(starting, host="127.0.0.1,127.0.0.1,127.0.0.1", port=port)
+            ended = await requeuest("worker", "--all", dsn=dsn)
+            assert (ended.status, ended.out) == (2, "")
+            [line] = ended.err.splitlines()
+            assert "Passwort falsch" in line
+            assert "refused" in line
+            assert "waiting will not help" in line
+
+
+async def test_what_one_of_several_hosts_refuses_is_not_tried_for_ever(server: TestServer) -> None:
+    host = str(conninfo_to_dict(server.dsn())["host"])
+    port = conninfo_to_dict(server.dsn())["port"]
+    for hosts, ports in ((f"{host},127.0.0.1", f"{port},1"), (f"127.0.0.1,{host}", f"1,{port}")):
+        dsn = make_conninfo(server.dsn(), host=hosts, port=ports, user="nobody_here")
+        ended = await requeuest("worker", "--all", dsn=dsn)
+        assert (ended.status, ended.out) == (2, "")
+        [line] = ended.err.splitlines()
+        assert re.search(
+            r'"nobody_here" does not exist; create the role .*; elsewhere: .*refused; waiting will not', line
+        )
 
 
 async def test_what_will_pass_is_waited_for_in_every_language() -> None:

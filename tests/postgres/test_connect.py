@@ -12,7 +12,8 @@ from psycopg.adapt import Loader
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 
-from requeuest_trio._postgres import TrioConnection, connection
+from requeuest_trio import DatabaseUnavailable, migrate
+from requeuest_trio._postgres import ELSEWHERE, TrioConnection, connection
 from requeuest_trio._postgres.connecting import connection_attempts
 from tests.postgres.harness import Conn, Proxy, open_fds, running_proxy, value
 
@@ -191,16 +192,52 @@ async def test_connect_timeout_is_libpqs(
     assert timeouts[0] == used
 
 
-async def test_the_error_lists_every_failed_attempt(
+async def test_the_error_names_every_failed_attempt_in_one_line(
     dsn: str, closed_port: int, resolve_to: Callable[..., FakeResolver]
 ) -> None:
     resolve_to(db_example=["127.0.0.1", "127.0.0.2"])
     with pytest.raises(psycopg.OperationalError) as caught:
-        await connects(make_conninfo(dsn, host="db.example,/nowhere", port=closed_port, connect_timeout=5))
-    text = str(caught.value)
-    assert "None of 3 connection attempts succeeded" in text
-    for part in ("hostaddr: '127.0.0.1'", "hostaddr: '127.0.0.2'", "host: '/nowhere'", "refused"):
+        await connects(make_conninfo(dsn, host="db.example,/nowhere,no.example", port=closed_port, connect_timeout=5))
+    [text] = str(caught.value).splitlines()
+    for part in ("127.0.0.1", "127.0.0.2", "/nowhere", "no.example", "refused", "No such file", "not known"):
         assert part in text
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+async def test_what_a_server_answers_is_told_first(
+    dsn: str, closed_port: int, place: int, resolve_to: Callable[..., FakeResolver]
+) -> None:
+    """The others may be standbys that are away; what has to be done, the server says that is there."""
+    resolve_to()
+    params = psycopg.conninfo.conninfo_to_dict(dsn)
+    hosts, ports = ["127.0.0.1", "nowhere.example"], [str(closed_port)] * 2
+    hosts.insert(place, str(params["host"]))
+    ports.insert(place, str(params["port"]))
+    several = make_conninfo(dsn, host=",".join(hosts), port=",".join(ports), user="nobody_here")
+    with pytest.raises(psycopg.OperationalError) as caught:
+        await connects(several)
+    first, _, others = str(caught.value).partition(ELSEWHERE)
+    assert 'role "nobody_here" does not exist' in first
+    assert str(params["host"]) in first
+    assert "refused" in others
+    assert "nowhere.example" in others
+    with pytest.raises(DatabaseUnavailable, match=r"does not exist; create the role .*; elsewhere: .*refused.*known$"):
+        await migrate(several)
+
+
+@pytest.mark.usefixtures("short_timeout")
+async def test_a_host_that_says_nothing_is_named_too(dsn: str, frozen: Proxy, closed_port: int) -> None:
+    hosts = make_conninfo(dsn, host="127.0.0.1,127.0.0.1", port=f"{closed_port},{frozen.listener_port}")
+    told = rf"refused; elsewhere: host '127.*{frozen.listener_port}: .*expired"
+    with pytest.raises(psycopg.OperationalError, match=told):
+        await connects(hosts)
+
+
+async def test_many_hosts_make_no_long_error(dsn: str, closed_port: int) -> None:
+    hosts = make_conninfo(dsn, host=",".join(f"127.0.0.{number}" for number in range(1, 51)), port=closed_port)
+    with pytest.raises(psycopg.OperationalError, match=r"127\.0\.0\.10.*; and 40 more$") as caught:
+        await connects(hosts)
+    assert len(str(caught.value)) < 3_000
 
 
 async def test_unresolvable_hosts_are_all_named(dsn: str, resolve_to: Callable[..., FakeResolver]) -> None:
@@ -243,7 +280,7 @@ async def test_target_session_attrs(dsn: str, attrs: str, works: bool) -> None:
 
 
 async def test_prefer_standby_tries_all_hosts_as_standby_first() -> None:
-    attempts = await connection_attempts(
+    attempts, _ = await connection_attempts(
         {"host": "127.0.0.1,127.0.0.2", "target_session_attrs": "prefer-standby"}, lookup_timeout=1
     )
     assert [(attempt["host"], attempt["target_session_attrs"]) for attempt in attempts] == [
@@ -256,7 +293,7 @@ async def test_prefer_standby_tries_all_hosts_as_standby_first() -> None:
 
 async def test_load_balancing_shuffles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random, "shuffle", list.reverse)
-    attempts = await connection_attempts(
+    attempts, _ = await connection_attempts(
         {"host": "127.0.0.1,/tmp,@abstract", "load_balance_hosts": "random"}, lookup_timeout=1
     )
     assert [attempt["host"] for attempt in attempts] == ["@abstract", "/tmp", "127.0.0.1"]

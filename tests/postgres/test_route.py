@@ -192,7 +192,7 @@ async def _bytes_later() -> Any:
 FAILURES: dict[str, tuple[Callable[[], Any], str]] = {
     "raises": (_raise, "has raised KeyError"),
     "raises later": (_raise_later, "has raised ValueError"),
-    "hangs": (_hang, "no connection within"),
+    "hangs": (_hang, "the callable for the dsn has not answered within"),
     "returns nothing": (_nothing, "must return a str, not NoneType"),
     "returns bytes": (_bytes_later, "must return a str, not bytes"),
     "embedded": (lambda: "embedded:", "not embedded:"),

@@ -7,6 +7,7 @@ cancelled) with its parts `lock`, `connecting`, `draining` and `transaction`, th
 """
 
 from requeuest_trio._postgres.backoff import Backoff
+from requeuest_trio._postgres.connecting import ELSEWHERE, is_of_server
 from requeuest_trio._postgres.connection import SETTLE_TIMEOUT, TrioConnection
 from requeuest_trio._postgres.encoded import Statement, execute_encoded
 from requeuest_trio._postgres.forgetting import forget_prepared, prepared_names
@@ -16,6 +17,7 @@ from requeuest_trio._postgres.route import Dsn, Route
 from requeuest_trio._postgres.transaction import TrioTransaction
 
 __all__ = (
+    "ELSEWHERE",
     "SETTLE_TIMEOUT",
     "Backoff",
     "ConnectionPool",
@@ -29,6 +31,7 @@ __all__ = (
     "execute_encoded",
     "forget_prepared",
     "is_mocked",
+    "is_of_server",
     "move_on_after",
     "prepared_names",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+import re
 import socket
 from time import monotonic
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -14,6 +15,7 @@ import trio
 from psycopg._conninfo_utils import get_param, get_param_def, is_ip_address, split_attempts
 from psycopg.conninfo import make_conninfo
 
+from requeuest_trio._model.escaping import cut
 from requeuest_trio._postgres.real_time import move_on_after
 from requeuest_trio._postgres.waiting import run_connecting
 
@@ -22,7 +24,15 @@ if TYPE_CHECKING:
 
     from psycopg.abc import ConnDict, PQGenConn
 
-__all__ = ("Address", "Addresses", "address_of", "connection_attempts", "first_to_connect")
+__all__ = (
+    "ELSEWHERE",
+    "Address",
+    "Addresses",
+    "address_of",
+    "connection_attempts",
+    "first_to_connect",
+    "is_of_server",
+)
 
 logger = logging.getLogger("requeuest_trio.postgres")
 
@@ -32,6 +42,14 @@ Address: TypeAlias = tuple[str | None, ...]
 
 _REMEMBERED_SECONDS = 60.0
 _AT_ONCE_SECONDS = 0.1
+
+ELSEWHERE = "; elsewhere: "
+"""What stands in an error between the host that tells most and the others."""
+_MOST_TOLD = 10
+_LONGEST_TOLD = 200
+_OF_SERVER = re.compile(r": \S+:  \S|: fe_sendauth: ")
+"""libpq writes an error of a server with its severity and two spaces before it, and so none of its own; the last is of
+a password that a server has asked for in vain."""
 
 
 class Addresses:
@@ -72,11 +90,18 @@ def address_of(attempt: ConnDict) -> Address:
     return tuple(get_param(attempt, name) for name in ("host", "hostaddr", "port"))
 
 
+def is_of_server(text: str) -> bool:
+    """Whether a server has said so, and not libpq or this library."""
+    return _OF_SERVER.search(text) is not None
+
+
 async def connection_attempts(
     params: ConnDict, lookup_timeout: float, addresses: Addresses | None = None
-) -> list[ConnDict]:
+) -> tuple[list[ConnDict], list[str]]:
     """
     Return the parameters of each attempt, in the order to try them, every host name replaced by an address.
+
+    The other list says which hosts there are no addresses of, and why.
 
     libpq would look names up itself, but not without blocking the thread.
 
@@ -113,7 +138,7 @@ async def connection_attempts(
             nursery.start_soon(resolve, number, host_params)
     attempts = [attempt for of_host in found for attempt in of_host]
     if not attempts:
-        raise psycopg.OperationalError("\n".join(failures))
+        raise psycopg.OperationalError(_in_a_line(failures))
 
     if get_param(params, "load_balance_hosts") == "random":
         random.shuffle(attempts)
@@ -123,7 +148,7 @@ async def connection_attempts(
         attempts = [{**attempt, "target_session_attrs": "standby"} for attempt in attempts] + [
             {**attempt, "target_session_attrs": "any"} for attempt in attempts
         ]
-    return attempts
+    return attempts, failures
 
 
 async def _resolve(params: ConnDict) -> list[ConnDict]:
@@ -143,6 +168,7 @@ async def _resolve(params: ConnDict) -> list[ConnDict]:
 async def first_to_connect(
     connect_gen: Callable[[str], PQGenConn[T]],
     attempts: list[ConnDict],
+    unresolved: list[str],
     attempt_timeout: float,
     within: float,
     addresses: Addresses,
@@ -153,12 +179,14 @@ async def first_to_connect(
     Args:
       connect_gen: makes psycopg's generator for a connection string.
       attempts: their parameters, at least one.
+      unresolved: what is wrong with hosts that can't be tried.
       attempt_timeout: how long each of them may take, in seconds.
       within: how long all of them together may take; of what is left of that, each has an equal share.
       addresses: is told what works, and what does not.
 
     Raises:
-      psycopg.OperationalError: there was none. With more than one attempt, the text lists what was wrong with each.
+      psycopg.OperationalError: there was none. Its text says in one line what was wrong with each, and first what a
+        server has answered: that is there, and says what has to be done.
 
     Cancellation: nothing is left open.
     """
@@ -178,12 +206,28 @@ async def first_to_connect(
             if monotonic() - began > _AT_ONCE_SECONDS:
                 # What fails at once, such as for its role, costs the others nothing.
                 addresses.note_failure(address)
-            where = ", ".join(f"{name}: {attempt.get(name)!r}" for name in ("host", "port", "hostaddr"))
-            logger.debug("connection attempt failed: %s: %s", where, error)
-            failures.append((where, error.with_traceback(None)))
-    last = failures[-1][1]
-    if len(failures) == 1:
-        raise last
-    lines = [f"{last}\nNone of {len(failures)} connection attempts succeeded:"]
-    lines += [f"- {where}: {error}" for where, error in failures]
-    raise type(last)("\n".join(lines)) from last
+            problem = _problem(attempt, error)
+            logger.debug("connection attempt failed: %s", problem)
+            failures.append((problem, error.with_traceback(None)))
+    failures.sort(key=lambda failure: not is_of_server(failure[0]))
+    first = failures[0][1]
+    if len(failures) + len(unresolved) == 1:
+        raise first
+    raise type(first)(_in_a_line([*(problem for problem, _ in failures), *unresolved])) from first
+
+
+def _problem(attempt: ConnDict, error: psycopg.Error) -> str:
+    """What went wrong with one attempt, in one line that names the host."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    line = next(filter(is_of_server, lines), lines[0])
+    names = [get_param(attempt, name) for name in ("host", "hostaddr")]
+    if any(name and name in line for name in names):
+        return line
+    return f"host {names[0] or names[1] or 'by default'!r}, port {get_param(attempt, 'port') or 5432}: {line}"
+
+
+def _in_a_line(problems: list[str]) -> str:
+    told = [cut(problem, _LONGEST_TOLD) for problem in dict.fromkeys(problems)]
+    left = len(told) - _MOST_TOLD
+    first, *others = told[:_MOST_TOLD] + ([f"and {left} more"] if left > 0 else [])
+    return first + (ELSEWHERE + "; ".join(others) if others else "")

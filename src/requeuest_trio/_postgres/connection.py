@@ -140,9 +140,10 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
         deadline = monotonic() + within
         if addresses is None:
             addresses = Addresses()
-        attempts = await connection_attempts(params, min(timeout, within * _SHARE_OF_LOOKUPS), addresses)
+        lookup_timeout = min(timeout, within * _SHARE_OF_LOOKUPS)
+        attempts, unresolved = await connection_attempts(params, lookup_timeout, addresses)
         left = deadline - monotonic()
-        conn, address = await first_to_connect(cls._connect_gen, attempts, timeout, left, addresses)
+        conn, address = await first_to_connect(cls._connect_gen, attempts, unresolved, timeout, left, addresses)
         conn.address = address
         conn._autocommit = bool(autocommit)
         conn.prepare_threshold = prepare_threshold

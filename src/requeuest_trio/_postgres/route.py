@@ -57,13 +57,15 @@ class Route:
         Cancellation: nothing is left open.
         """
         deadline = monotonic() + timeout
+        waits_for = "the callable for the dsn has not answered"
         with move_on_after(timeout):
             conninfo = self._dsn if isinstance(self._dsn, str) else await _asked(self._dsn)
+            waits_for = "no connection"
             # From the first message on: Python has no codec for some of the encodings that a database may have.
             return await TrioConnection.connect(
                 conninfo, within=deadline - monotonic(), addresses=self._addresses, client_encoding="UTF8", **options
             )
-        raise psycopg.errors.ConnectionTimeout(f"no connection within {timeout:g} s")
+        raise psycopg.errors.ConnectionTimeout(f"{waits_for} within {timeout:g} s")
 
     def avoid(self, conn: TrioConnection[Any]) -> None:
         """Begin with another address next time: this one is silent, or leads to what can't be written to."""

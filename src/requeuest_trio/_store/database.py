@@ -36,7 +36,7 @@ from requeuest_trio._store.failures import (
     without_contents,
 )
 from requeuest_trio._store.queries import Queries
-from requeuest_trio._store.remedies import remedy_for
+from requeuest_trio._store.remedies import with_remedy
 
 __all__ = [
     "DATABASE_ERRORS",
@@ -92,8 +92,7 @@ def _raise_translated(error: psycopg.Error) -> NoReturn:
     error = without_contents(error)
     match meaning_of(error):
         case Meaning.OUTAGE:
-            reason = first_line(error)
-            raise DatabaseUnavailable(f"PostgreSQL is not available: {reason}{remedy_for(reason)}") from error
+            raise DatabaseUnavailable(f"PostgreSQL is not available: {with_remedy(first_line(error))}") from error
         case Meaning.CONFLICT if isinstance(error, errors.LockNotAvailable):
             raise DatabaseUnavailable(
                 f"another transaction held a lock for too long ({first_line(error)}); if it is your own, and has used "

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["remedy_for"]
+from requeuest_trio._postgres import ELSEWHERE
+
+__all__ = ["remedy_for", "with_remedy"]
 
 _REMEDIES = tuple(
     (re.compile(pattern), remedy)
@@ -57,5 +59,12 @@ _REMEDIES = tuple(
 
 
 def remedy_for(reason: str) -> str:
-    """What to do, with a semicolon before it, or "" if it is not known."""
-    return next((f"; {remedy}" for pattern, remedy in _REMEDIES if pattern.search(reason)), "")
+    """What to do, with a semicolon before it, or "" if it is not known. Of several hosts, for the one told first."""
+    first = reason.partition(ELSEWHERE)[0]
+    return next((f"; {remedy}" for pattern, remedy in _REMEDIES if pattern.search(first)), "")
+
+
+def with_remedy(reason: str) -> str:
+    """The reason with what to do about it, which stands before what is wrong with other hosts."""
+    first, elsewhere, others = reason.partition(ELSEWHERE)
+    return f"{first}{remedy_for(first)}{elsewhere}{others}"

@@ -6,14 +6,18 @@ import os
 import re
 import select
 import tempfile
+from contextlib import suppress
 from functools import lru_cache
 from time import monotonic
 
 import psycopg
 import trio
 from psycopg import pq
+from psycopg._conninfo_utils import split_attempts
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from requeuest_trio import DatabaseUnavailable
+from requeuest_trio._postgres import is_of_server
 
 __all__ = ["is_lasting"]
 
@@ -24,14 +28,12 @@ _LASTING = re.compile(
 )
 _LASTING_STATES = ("28", "3D000", "42501")
 """A user, password or address that is not let in; a database that is not there; a right to connect that is lacking."""
-_OF_THE_SERVER = re.compile(r": \S+:  \S")
-"""libpq writes an error of a server with its severity and two spaces before it, and so none of its own."""
 _STATE = re.compile(rb'\tErrorResponse\t(?: [SV] "[^"]*")* C "(\w{5})"')
 """As it stands in a trace of libpq's."""
 
 
 async def is_lasting(error: DatabaseUnavailable, dsn: str) -> bool:
-    """Whether somebody has to do something before this database lets anybody in.
+    """Whether somebody has to do something before this database, or one of its hosts, lets anybody in.
 
     libpq tells no SQLSTATE of a refused connection, and servers have their own languages. So what is not known by its
     words is asked for once more, with libpq's trace on. A libpq that traces nothing then (before 17) leaves it at that.
@@ -40,34 +42,37 @@ async def is_lasting(error: DatabaseUnavailable, dsn: str) -> bool:
     words = str(error)
     if _LASTING.search(words):
         return True
-    if not _OF_THE_SERVER.search(words):
+    if not is_of_server(words):
         return False
-    state = await trio.to_thread.run_sync(_state_of_refusal, dsn, words, abandon_on_cancel=True)
-    return state.startswith(_LASTING_STATES)
+    states = await trio.to_thread.run_sync(_states_of_refusal, dsn, words, abandon_on_cancel=True)
+    return any(state.startswith(_LASTING_STATES) for state in states)
 
 
 @lru_cache(maxsize=16)
-def _state_of_refusal(dsn: str, _words: str) -> str:
-    """The SQLSTATE of the last error that servers answer with, the same for the same words; "" if there is none.
+def _states_of_refusal(dsn: str, _words: str) -> list[str]:
+    """The SQLSTATE of the last error that each host answers with, the same for the same words. It blocks."""
+    states: list[str] = []
+    # One by one: after most errors, libpq asks no other.
+    hosts = split_attempts(conninfo_to_dict(dsn))
+    for host in hosts:
+        with suppress(psycopg.Error, OSError):
+            states += _states_of_host(make_conninfo("", **host), _SECONDS / len(hosts))[-1:]
+    return states
 
-    It blocks.
-    """
+
+def _states_of_host(dsn: str, seconds: float) -> list[str]:
     # With passwords in it: a file that has no name.
     with tempfile.TemporaryFile() as trace:
-        try:
-            _connect(dsn, trace.fileno())
-        except (psycopg.Error, OSError):
-            return ""
+        _connect(dsn, trace.fileno(), seconds)
         trace.seek(0)
-        states = _STATE.findall(trace.read())
-    return states[-1].decode("ascii") if states else ""
+        return [state.decode("ascii") for state in _STATE.findall(trace.read())]
 
 
-def _connect(dsn: str, trace: int) -> None:
+def _connect(dsn: str, trace: int, seconds: float) -> None:
     connection = pq.PGconn.connect_start(os.fsencode(dsn))
     try:
         connection.trace(trace)
-        deadline = monotonic() + _SECONDS
+        deadline = monotonic() + seconds
         wanted: int = pq.PollingStatus.WRITING
         while wanted in {pq.PollingStatus.READING, pq.PollingStatus.WRITING}:
             ready = select.POLLIN if wanted == pq.PollingStatus.READING else select.POLLOUT
