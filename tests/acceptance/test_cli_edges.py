@@ -162,19 +162,41 @@ async def test_signals_stop_a_worker_in_order(signals: list[signal.Signals], sta
     assert job.state is (JobState.AVAILABLE if status else JobState.SUCCEEDED)
 
 
-async def test_nohup_is_respected(migrated_dsn: str) -> None:
-    """A worker that was started with SIGHUP ignored outlives its terminal."""
-    before = signal.signal(HUP, signal.SIG_IGN)
+@pytest.mark.parametrize("ignored", [HUP, INT])
+async def test_what_was_ignored_at_the_start_stays_so(ignored: signal.Signals, migrated_dsn: str) -> None:
+    """nohup has SIGHUP ignored, so that a worker outlives its terminal; & in a script has SIGINT ignored."""
+    before = signal.signal(ignored, signal.SIG_IGN)
     try:
         async with running("worker", "--all", dsn=migrated_dsn) as worker:
             await worker.wait_to_say("delivering all channels")
-            worker.signal(HUP)
+            worker.signal(ignored)
             worker.signal(TERM)
             await worker.wait_to_say("stopped")
             assert await worker.status() == 0
     finally:
-        signal.signal(HUP, before)
-    assert "SIGHUP" not in worker.said
+        signal.signal(ignored, before)
+    assert ignored.name not in worker.said
+
+
+INTERRUPTED = """
+import os, signal, sys
+class Interrupting:
+    def find_spec(name, *_):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting)
+from requeuest_trio.cli.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["click", "requeuest_trio.cli.commands", "requeuest_trio.cli.worker", "rich.table"])
+def test_interrupted_while_it_is_loaded_it_says_nothing(module: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED.format(module=module), "--help"],
+        capture_output=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, b"", b"")
 
 
 def on_a_terminal(columns: int, *arguments: str, dsn: str, **variables: str) -> tuple[int, str]:

@@ -367,16 +367,29 @@ CODES = {
         for name in (
             "duplicate_table", "duplicate_object", "duplicate_schema", "unique_violation", "undefined_table",
             "invalid_schema_name", "check_violation", "feature_not_supported", "event_trigger_protocol_violated",
-            "object_not_in_prerequisite_state",
+            "object_not_in_prerequisite_state", "lock_not_available", "deadlock_detected", "serialization_failure",
+            "query_canceled", "internal_error", "object_in_use", "admin_shutdown", "ZZ001",
         )
     },
+    "a lock that is not waited for": ("LOCK TABLE public.held IN SHARE MODE NOWAIT", "could not obtain lock on"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("code", CODES)
-async def test_what_an_event_trigger_refuses_is_said_and_ends_the_migration(dsn: str, code: str) -> None:
+async def test_what_an_event_trigger_refuses_is_said_and_ends_the_migration(
+    dsn: str, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever its error looks like: one of a process that migrates too, or an outage. What was done before stays."""
+    monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.01)
     statement, said = CODES[code]
+    holder = await connect(dsn)
+    async with holder:
+        await holder.execute("CREATE TABLE public.held ()")
+        await holder.execute("BEGIN; LOCK TABLE public.held")
+        await _is_refused_at_every_step(dsn, statement, said)
+
+
+async def _is_refused_at_every_step(dsn: str, statement: str, said: str) -> None:
     for tag, begin, target, reached in (
         ("CREATE TABLE", 0, None, 0),
         ("CREATE TRIGGER", 2, None, 2),
@@ -407,6 +420,17 @@ async def test_what_depends_on_the_tables_is_named(dsn: str, begin: int, target:
     assert type(caught.value) is RequeuestError
     query(dsn, "DROP VIEW public.mine")
     await migrate(dsn, target=target)
+
+
+async def test_a_lock_that_an_event_trigger_waits_for_is_waited_for(dsn: str, log: Log) -> None:
+    query(dsn, "CREATE TABLE public.audit ()")
+    query(dsn, GUARD.format(tag="CREATE TRIGGER", code="INSERT INTO public.audit DEFAULT VALUES"))
+    holder = await connect(dsn)
+    async with holder, trio.open_nursery() as nursery, holder.transaction():
+        await holder.execute("LOCK TABLE public.audit")
+        nursery.start_soon(migrate, dsn)
+        await log.wait_for("migration_waits", module._MOST_RAISED + 1, patience=60)
+    assert query(dsn, "SELECT max(version) FROM requeuest.migration") == [(len(UP),)]
 
 
 async def test_a_lack_of_room_is_no_refusal(dsn: str) -> None:

@@ -11,6 +11,8 @@ from uuid import uuid4
 
 import pytest
 import trustme
+from psycopg.conninfo import make_conninfo
+from psycopg.pq import Conninfo
 
 from requeuest_trio import Config, RequeuestError, migrate, open_requeuest
 from tests.acceptance.cli import requeuest, running
@@ -159,6 +161,9 @@ REFUSED: dict[str, tuple[Make, str]] = {
         lambda server, _: url(server, f"/postgres?target_session_attrs={SECRET}"),
         r"target_session_attrs must be one of any",
     ),
+    "require_auth": (lambda *_: f"host=h require_auth=md5,{SECRET}", r"require_auth must have some of password, md5"),
+    "max_protocol_version": (lambda *_: f"host=h max_protocol_version={SECRET}", r"version must be one of 3\.0, 3\.2"),
+    "replication": (lambda *_: f"host=h replication={SECRET}", r"replication must be one of true"),
     "connect_timeout": (
         lambda server, _: url(server, f"/postgres?connect_timeout={SECRET}"), r"connect_timeout must be a whole number"
     ),
@@ -212,6 +217,25 @@ async def test_what_is_wrong_about_tls(
     if not secured.tls:
         pytest.skip("this server has no TLS")
     await refused(caplog, make(secured, tmp_path), said)
+
+
+NAMES = {
+    "host", "hostaddr", "port", "user", "dbname", "service", "passfile", "sslcert", "sslkey", "sslrootcert", "sslcrl",
+    "sslcrldir", "sslkeylogfile", "requirepeer", "client_encoding", "options",
+}  # fmt: skip
+"""What an error may name: things of this machine or of the server, and settings of a session."""
+
+
+@pytest.mark.parametrize("parameter", sorted({each.keyword.decode() for each in Conninfo.get_defaults()} - NAMES))
+async def test_no_parameter_of_libpq_s_is_repeated(parameter: str, secured: Secured, dsn: str) -> None:
+    """Also one that this libpq knows and the library does not: a part of a password may have got there."""
+    for place in (secured.dsn(user="nobody"), dsn):
+        said = ""
+        try:
+            await migrate(make_conninfo(place, **{parameter: SECRET}))
+        except RequeuestError as error:
+            said = everything(error)
+        assert not shows_a_secret(said)
 
 
 @cases(REFUSED)

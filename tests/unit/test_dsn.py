@@ -64,7 +64,8 @@ async def test_the_remedy_is_said_and_no_password(dsn: str, remedy: str) -> None
     ["", "postgresql://", "postgresql:///app", "postgres://app:x%40y@h:5432/db?sslmode=require", "host=h dbname='a b'",
      "postgresql://app@/db?host=/var/run/postgresql", "postgresql://h1:1,h2:2/db?target_session_attrs=any",
      "postgresql://[::1]:5432/db", "postgresql://%2Fvar%2Frun/db", "host=@abstract", "dbname=app password='a@b/c d'",
-     "postgresql://h/db?ssl=true",
+     "postgresql://h/db?ssl=true", "require_auth=scram-sha-256,md5", "require_auth=!password,!none", "require_auth=''",
+     "replication=database",
      "postgresql://h/db?options=-c%20a%3Db", "postgresql://h/db?password=a@b", "service=app"],
 )  # fmt: skip
 def test_what_libpq_understands_is_fine(dsn: str) -> None:
@@ -93,6 +94,7 @@ async def test_a_server_that_is_not_there_shows_no_password_either() -> None:
         ("postgresql://u:geheim@h/app", " --dsn 'user=u dbname=app host=h'", "with its password in PGPASSWORD or"),
         ("postgresql://h/app?password=geheim", " --dsn 'dbname=app host=h'", "with its password in PGPASSWORD or"),
         ("host=h sslpassword=geheim", "", "with the connection string in REQUEUEST_DSN"),
+        ("host=h scram_client_key=geheim", "", "with the connection string in REQUEUEST_DSN"),
         ("host=h password='geheim", "", "with the connection string in REQUEUEST_DSN"),
         ("postgresql://u:geh?eim@h/app", "", "with the connection string in REQUEUEST_DSN"),
     ],

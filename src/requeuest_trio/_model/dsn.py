@@ -26,6 +26,7 @@ _PAIRS = "write name=value pairs, a value with spaces in single quotes, or a URL
 _EMBEDDED = "for a PostgreSQL of the library's own, write embedded: with the colon, or embedded:/path"
 
 _TLS_VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
+_PROTOCOL_VERSIONS = ("3.0", "3.2", "latest")
 _CHOICES = {
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
     "sslnegotiation": ("postgres", "direct"),
@@ -36,7 +37,11 @@ _CHOICES = {
     "channel_binding": ("disable", "prefer", "require"),
     "target_session_attrs": ("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
     "load_balance_hosts": ("disable", "random"),
+    "min_protocol_version": _PROTOCOL_VERSIONS,
+    "max_protocol_version": _PROTOCOL_VERSIONS,
+    "replication": ("true", "on", "yes", "1", "database", "false", "off", "no", "0"),
 }
+_METHODS = ("password", "md5", "gss", "sspi", "scram-sha-256", "oauth", "none")
 _NUMBERS = (
     "connect_timeout", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout",
 )  # fmt: skip
@@ -88,8 +93,9 @@ def option_for(dsn: str) -> tuple[str, str]:
 @lru_cache(maxsize=1)
 def _secrets() -> frozenset[str]:
     """libpq's parameters that are not for the screen, by what it says itself; of one it does not say so."""
-    shown_as_stars = {option.keyword.decode() for option in Conninfo.get_defaults() if option.dispchar == b"*"}
-    return frozenset({*shown_as_stars, "oauth_client_secret"})
+    # "*" is for passwords, and "D" for what is there for debugging and has keys.
+    hidden = {option.keyword.decode() for option in Conninfo.get_defaults() if option.dispchar in {b"*", b"D"}}
+    return frozenset({*hidden, "oauth_client_secret"})
 
 
 def _problem_of_text(dsn: str) -> str | None:
@@ -139,6 +145,9 @@ def _problem_of_values(parts: Mapping[str, Any]) -> str | None:
     for name, values in _CHOICES.items():
         if parts.get(name) and parts[name] not in values:
             return f"{name} must be one of {', '.join(values)}"
+    methods = str(parts.get("require_auth") or "none").split(",")
+    if not {method.removeprefix("!") for method in methods} <= {*_METHODS}:
+        return f"require_auth must have some of {', '.join(_METHODS)}, with commas between them"
     for name in _NUMBERS:
         if parts.get(name) and not _NUMBER.fullmatch(str(parts[name])):
             return f"{name} must be a whole number"

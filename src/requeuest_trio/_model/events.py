@@ -46,7 +46,7 @@ class Event(Enum):
     MIGRATION_WAITS = EventSpec(
         "migration_waits", "migrate", logging.WARNING, ("waited", "retry_in", "error"),
         "Another transaction holds what a migration needs. It is tried again, so that what others store meanwhile does "
-        "not have to wait for long.",
+        "not have to wait for long. What an event trigger raises is tried three times.",
     )  # fmt: skip
     LIMITS_EXCEEDED = EventSpec(
         "limits_exceeded", "migrate", logging.WARNING, ("constraint", "error"),

@@ -20,6 +20,7 @@ __all__ = [
     "answer_of",
     "complaint_of",
     "is_lasting",
+    "is_of_code",
     "is_of_notify_queue",
     "is_of_time",
     "is_of_what_was_read",
@@ -75,6 +76,12 @@ can't be read, or is not what it should be."""
 
 _LASTING = ("0A", "0L", "0P", "22", "23", "2B", "2F", "38", "39", "3F", "42", "44", "54", "55000", "P0")
 """What comes of definitions and data alone, by a beginning of the SQLSTATE."""
+
+
+_OF_SURROUNDINGS = ("42501", "53", "58")
+"""A right that is lacking, and what the server lacks."""
+_WAITS = ("ProcessInterrupts", "DeadLockReport")
+"""Where PostgreSQL gives up to wait for a lock, also on behalf of code; what code raises comes from elsewhere."""
 
 
 def meaning_of(error: psycopg.Error) -> Meaning:
@@ -157,6 +164,21 @@ def is_lasting(error: psycopg.Error) -> bool:
     """
     is_right = isinstance(error, errors.InsufficientPrivilege)
     return not is_right and not _is_fatal(error) and (error.sqlstate or "").startswith(_LASTING)
+
+
+def is_of_code(error: psycopg.Error) -> bool:
+    """Whether code in the database, such as that of an event trigger, has raised it, with a SQLSTATE that others have.
+
+    A lock that it has waited for is none of that, nor is a lack of room; what `is_lasting` needs no second try.
+    """
+    diag = error.diag
+    return (
+        bool(diag.context)
+        and diag.source_function not in _WAITS
+        and not _is_fatal(error)
+        and not is_lasting(error)
+        and not (error.sqlstate or "").startswith(_OF_SURROUNDINGS)
+    )
 
 
 def is_of_time(error: BaseException) -> bool:

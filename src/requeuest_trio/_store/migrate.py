@@ -36,7 +36,7 @@ from requeuest_trio._model.events import Event, emit
 from requeuest_trio._model.states import JobState
 from requeuest_trio._postgres import Dsn, Route, TrioConnection
 from requeuest_trio._store.database import NO_LIMITS, connected, first_line, for_callers, in_transaction
-from requeuest_trio._store.failures import is_lasting, without_contents
+from requeuest_trio._store.failures import is_lasting, is_of_code, without_contents
 from requeuest_trio._store.queries import Queries
 from requeuest_trio._store.store import TOO_LARGE, Store
 
@@ -53,6 +53,8 @@ _LIMITS = {**NO_LIMITS, "lock_timeout": f"{_LOCK_SECONDS:g}s"}
 _LONGEST_DETAILS = 1_000
 _MOST_SURPRISES = 10
 """How many times another process may have been first in one step."""
+_MOST_RAISED = 3
+"""How many times code in the database may raise what is no lasting error by its SQLSTATE."""
 _PAGE = 100
 _SENDABLE = (JobState.BLOCKED, JobState.AVAILABLE, JobState.RUNNING)
 _TABLES = ("migration", "job", "attempt", "worker", "channel", "key_secret")
@@ -151,11 +153,19 @@ async def _patiently(
 ) -> T:
     """Run an operation in a transaction, again and again while others hold what it needs."""
     began = trio.current_time()
-    surprises = 0
+    surprises = raised = 0
     while True:
         try:
             return await in_transaction(connection, queries, _LIMITS, operation)
-        except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
+        except psycopg.Error as error:
+            if is_of_code(error):
+                # It may be of a conflict, but as well of an application's that says no.
+                raised += 1
+                if raised == _MOST_RAISED:
+                    text = f"PostgreSQL refuses to migrate: {first_line(error)}, {raised} times; this step was undone"
+                    raise RequeuestError(text) from without_contents(error)
+            elif not isinstance(error, errors.LockNotAvailable | errors.DeadlockDetected):
+                raise
             pause, waited = _PAUSE_SECONDS, round(trio.current_time() - began, 1)
             emit(_logger, Event.MIGRATION_WAITS, waited=waited, retry_in=pause, error=error)
         except _AnotherWasFirst as another:

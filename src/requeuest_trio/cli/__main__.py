@@ -12,6 +12,13 @@ _INTERRUPTED = 130
 
 def main() -> None:
     """Run the command. What it needs besides the library is an extra, so its absence is said in a sentence."""
+    try:
+        _main()
+    except KeyboardInterrupt:  # while it is being loaded; later, others see to it
+        sys.exit(_INTERRUPTED)
+
+
+def _main() -> None:
     prepare_streams()
     try:
         from click import Abort, ClickException  # noqa: PLC0415 - may be missing

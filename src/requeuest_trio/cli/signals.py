@@ -63,10 +63,11 @@ class Stop:
 async def stopping_on_signals(say: Callable[[str], None]) -> AsyncIterator[Stop]:
     """Let SIGINT, SIGTERM and SIGHUP stop what runs in the block, which then ends without an exception.
 
-    A SIGHUP that was ignored before, as nohup sees to, still is.
+    A SIGINT or SIGHUP that was ignored before still is: shells see to the one in what a script starts with &, so that
+    Ctrl-C is for the script alone, and nohup to the other.
     """
-    is_to_stay = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    heeded = [signal.SIGINT, signal.SIGTERM, *([] if is_to_stay else [signal.SIGHUP])]
+    of_terminals = (signal.SIGINT, signal.SIGHUP)
+    heeded = [signal.SIGTERM, *(each for each in of_terminals if signal.getsignal(each) is not signal.SIG_IGN)]
     with trio.open_signal_receiver(*heeded) as signals:
         async with trio.open_nursery() as nursery:
             stop = Stop(nursery.cancel_scope, say)

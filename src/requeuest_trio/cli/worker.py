@@ -70,7 +70,7 @@ def worker(
     If the database does not answer at the start, it is waited for; later outages are survived. If it refuses the user,
     the password or the name of the database at the start, that is said, and the exit status is 2. Standard error tells
     what happens. Exit status otherwise: 0 after the first signal, after the second 130, 143 or 129. Under nohup, SIGHUP
-    is ignored.
+    is ignored, and so is SIGINT with & in a script.
 
     \b
     Example:
