@@ -10,7 +10,7 @@ import pytest
 
 from requeuest_trio import JobState, Request
 from requeuest_trio.cli.comparison import find_mismatches, target_of
-from requeuest_trio.cli.demo import _judge, example_requests
+from requeuest_trio.cli.demo import _judge, _seconds_for_an_attempt, example_requests
 from requeuest_trio.cli.display import make_console
 from requeuest_trio.cli.faulty_receiver import Fault, Seen
 from requeuest_trio.cli.request_file import Entry
@@ -39,6 +39,10 @@ async def test_from_beginning_to_end() -> None:
     assert "docs/" not in what_next, "who has installed it with pip has none"
     assert "200 delivered" in ended.err
     assert "\x1b" not in ended.out + ended.err
+
+
+def test_a_slow_machine_has_longer_for_an_attempt() -> None:
+    assert [_seconds_for_an_attempt(start) for start in (0.5, 9.0)] == [2.0, 9.0]
 
 
 def test_the_example_file_is_varied() -> None:
