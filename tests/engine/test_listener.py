@@ -18,7 +18,8 @@ from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._store.store import Store
 from requeuest_trio.testing import Receiver
 from tests.engine.roles import another_role
-from tests.engine.support import Eye, Log, nothing_left
+from tests.engine.support import PATIENCE, Eye, Log, nothing_left
+from tests.machine import OwnTime
 from tests.postgres.harness import connect, terminate
 
 
@@ -171,8 +172,10 @@ async def test_invented_channels_and_jobs_keep_nothing_from_being_sent(eye: Eye,
                     each for each in gc.get_objects() if isinstance(each, Dispatcher) and not each._is_closed
                 ]
                 for number in range(20):
-                    with trio.fail_after(5):
+                    began, own = trio.current_time(), OwnTime()
+                    with trio.fail_after(PATIENCE):
                         await producer.spawn_returning(f"healthy {number}", Request.get(receiver.url))
+                    assert (trio.current_time() - began) / own.stretch < 5
                 assert all(channel.startswith("healthy") for channel in (*dispatcher._hot, *dispatcher._known))
                 stop.set()
 

@@ -27,6 +27,7 @@ from requeuest_trio._store.rows import Claimed, Report
 from requeuest_trio._store.store import Recorded, Store
 from requeuest_trio.testing import Receiver, Reply
 from tests.engine.support import Eye, Log, nothing_left, until_done
+from tests.machine import within
 
 
 def report(body: bytes = b"ok", state: JobState = JobState.SUCCEEDED, job_id: UUID | None = None) -> Report:
@@ -423,7 +424,7 @@ async def test_a_row_that_somebody_has_locked_holds_up_only_itself(eye: Eye, rec
             await eye.connection.execute("select from requeuest.job where id = %s for update", [locked])
             await log.wait_for("record_failed", 2)
             for _ in range(3):
-                with trio.fail_after(2):
+                with within(2):
                     await client.spawn_returning("a", Request.get(receiver.url))
         await client.wait(locked)
         assert await eye.job(locked) == ("succeeded", 1, None)
@@ -465,7 +466,7 @@ async def test_the_next_of_a_key_follows_soon_after_a_transaction_that_had_it(ey
             )
             await client.wait(head)
             await trio.sleep(1.0)
-        with trio.fail_after(2):
+        with within(2):
             await client.wait(follower)
         assert await eye.job(follower) == ("succeeded", 1, None)
 

@@ -25,6 +25,7 @@ from requeuest_trio._config import Config
 from tests.engine.support import Eye
 from tests.faults.proxy import Proxy, open_proxy
 from tests.faults.wire import committing
+from tests.machine import within
 from tests.postgres.harness import running_proxy, terminate, until
 
 REQUEST = Request.post("http://x.test/", content=b"x" * 200)
@@ -254,7 +255,7 @@ async def test_an_id_that_another_transaction_has_stored_holds_up_its_caller_alo
     ):
         await client.spawn("c", REQUEST, job_id=taken, connection=connection)
         nursery.start_soon(spawn_taken, client)
-        with trio.fail_after(1.5):
+        with within(1.5):
             async with trio.open_nursery() as others:
                 for _ in range(50):
                     others.start_soon(client.spawn, "c", REQUEST)
@@ -274,7 +275,7 @@ async def test_callers_who_wait_for_a_key_leave_the_connections_to_others(eye: E
             nursery.start_soon(lambda: client.spawn_many("c", [REQUEST] * 2, ordering_key="k"))
             nursery.start_soon(lambda: client.spawn("c", REQUEST, ordering_key="k"))
         await trio.sleep(0.3)
-        with trio.fail_after(1):
+        with within(1):
             for _ in range(10):
                 await client.job(uuid4())
     assert await eye.states() == {"available": 1, "blocked": 30}

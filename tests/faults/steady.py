@@ -9,6 +9,7 @@ import trio
 
 from requeuest_trio import Client, Request
 from requeuest_trio.testing import Receiver
+from tests.machine import OwnTime
 
 
 class Steady:
@@ -20,13 +21,15 @@ class Steady:
         self._request = Request.get(receiver.url if url is None else url)
         self._interval = 1 / rate
         self._due: dict[UUID, float] = {}
+        self.stretch = 1.0
+        """How many times as long as alone all took on this machine, in the last flow."""
 
     async def flow(self, goes_on: Callable[[], bool]) -> list[float]:
         """Send them for as long as that is so. Returns, smallest first, how late each of them arrived.
 
         Counted from when each was due, so that one that is held up does not hide what would have come after it.
         """
-        due, began = trio.current_time(), len(self._due)
+        due, began, own = trio.current_time(), len(self._due), OwnTime()
         async with trio.open_nursery() as nursery:
             while goes_on():
                 await trio.sleep_until(due)
@@ -34,6 +37,7 @@ class Steady:
                 due += self._interval
         for job_id in list(self._due)[began:]:
             await self._client.wait(job_id)
+        self.stretch = own.stretch
         arrived = {arrival.header("idempotency-key"): arrival.at for arrival in self._receiver.arrivals}
         return sorted(arrived[str(job_id)] - at for job_id, at in list(self._due.items())[began:])
 

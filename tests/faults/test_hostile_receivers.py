@@ -19,7 +19,8 @@ from tests.engine.support import Eye, nothing_left
 from tests.faults.memory import Peak
 from tests.faults.steady import Steady, percentile
 from tests.http.hostile import SHORT, never_accepting, raw_server, until_left
-from tests.http.hostile_cases import ANSWERED, CASES, Case
+from tests.http.hostile_cases import ANSWERED, CASES, PATIENT, Case
+from tests.machine import OwnTime
 
 BODY_LIMIT = 100_000
 JOBS = 2
@@ -63,9 +64,10 @@ async def test_hostile_receivers_end_in_time_and_delay_nobody(eye: Eye, receiver
                 for name, (url, case) in cases.items():
                     request = Request.post(url, content=b"x", timeout=timeout_of(case))
                     jobs |= dict.fromkeys(await client.spawn_many(name, [request] * JOBS, retry=policy), name)
-                with trio.fail_after(30):
+                own = OwnTime()
+                with trio.fail_after(2 * PATIENT + 30):
                     for job_id, name in jobs.items():
-                        await assert_told(client, await client.wait(job_id), cases[name][1])
+                        await assert_told(client, await client.wait(job_id), cases[name][1], own)
                 all_ended.set()
             assert peak.growth() < MEMORY + len(jobs) * BODY_LIMIT
             assert (await client.stats()).channels["healthy"].keys() == {JobState.SUCCEEDED}
@@ -76,17 +78,20 @@ def timeout_of(case: Case) -> float:
 
 
 async def assert_no_delay(healthy: Steady, all_ended: trio.Event) -> None:
-    """Nine of ten arrive in less than half the time that the hostile ones keep whoever waits for them."""
+    """Nine of ten arrive in less than half the time that the hostile ones keep whoever waits for them.
+
+    If the machine has nothing else to do, that is.
+    """
     delays = await healthy.flow(lambda: not all_ended.is_set())
-    assert percentile(delays, 0.9) < DEADLINE / 2
+    assert percentile(delays, 0.9) / healthy.stretch < DEADLINE / 2
 
 
-async def assert_told(client: Client, job: Job, case: Case) -> None:
+async def assert_told(client: Client, job: Job, case: Case, own: OwnTime) -> None:
     name, timeout = job.channel, timeout_of(case)
     attempts = await client.attempts(job.id)
     for attempt in attempts:
         assert attempt.reached in case.reached, (name, attempt)
-        assert attempt.duration <= timeout + 0.5, (name, attempt)
+        assert attempt.duration <= timeout + 0.5 * own.stretch, (name, attempt)
         if attempt.reached is not Reached.RESPONSE and case.timeout == SHORT:
             assert "timed out" in str(attempt.error), (name, attempt)
     if attempts[-1].reached is Reached.RESPONSE:

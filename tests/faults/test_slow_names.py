@@ -60,7 +60,7 @@ async def test_names_that_hang_delay_no_other(eye: Eye, receiver: Receiver, look
             ids = await client.spawn_many("dead", requests, retry=AT_ONCE)
             await until_done(lambda: lookups.running.total() >= HANGING)
             delays = await healthy.flow_for(2.0)
-            assert percentile(delays, 0.9) < TIMEOUT / 2
+            assert percentile(delays, 0.9) / healthy.stretch < TIMEOUT / 2
             assert lookups.running.total() == HANGING
             assert max(lookups.running.values()) <= 2
             assert 1 < lookups.asked["healthy.fine"] <= len(delays)

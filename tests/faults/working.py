@@ -25,6 +25,7 @@ from requeuest_trio import ALL, Client, Config, DatabaseUnavailable, open_requeu
 from requeuest_trio.cli.signals import Stop, stopping_on_signals
 from tests.faults.journal import Journal, log_events
 from tests.faults.program import hear, say
+from tests.machine import OwnTime
 
 Block = Callable[[], AbstractAsyncContextManager[Client]]
 
@@ -50,7 +51,7 @@ class Terms:
     """So many blocks at once."""
     stay: tuple[float, float] | None = None
     """Each block is left after so many seconds, chosen at random between these, and opened again; every other one of
-    them by cancellation. None: they stay."""
+    them by cancellation. More on a busy machine, which would do nothing else than open them. None: they stay."""
 
 
 def usage() -> dict[str, int]:
@@ -91,13 +92,13 @@ async def work(block: Block, choose: random.Random, stop: Stop) -> None:
 
 async def come_and_go(block: Block, choose: random.Random, stay: tuple[float, float]) -> None:
     """Blocks one after the other, each for a while, left in turn normally and by cancellation."""
-    is_cancelled = choose.random() < 0.5
+    own, is_cancelled = OwnTime(), choose.random() < 0.5
     while True:
         is_cancelled = not is_cancelled
         with trio.CancelScope() as scope:
             async with block():
                 say("joined")
-                await trio.sleep(choose.uniform(*stay))
+                await trio.sleep(choose.uniform(*stay) * own.stretch)
                 leaves_at = time.monotonic()
                 if is_cancelled:
                     scope.cancel()

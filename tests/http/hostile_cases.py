@@ -17,7 +17,7 @@ CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 NEVER_SENT = {Reached.CONNECT, Reached.TLS}
 MAYBE_SENT = {Reached.SENT}
 ANSWERED = {Reached.RESPONSE}
-PATIENT = 5.0
+PATIENT = 30.0
 
 
 def for_ever(head: bytes, piece: bytes, pause: float = 0.0) -> Handler:

@@ -21,6 +21,7 @@ from requeuest_trio._http.sender import open_sender
 from requeuest_trio._model.outcome import Delivery
 from tests.http.hostile import SHORT, SMALL, RawServer, never_accepting, raw_server, read_head, send_request
 from tests.http.hostile_cases import CASES, OK, PATIENT, Case, for_ever
+from tests.machine import within
 from tests.postgres.harness import open_fds
 
 
@@ -46,7 +47,7 @@ async def test_attempt(name: str) -> None:
     case = CASES[name]
     transport = TrioTransport()
     async with raw_server(case.handle) as server, bounded(transport), open_sender(transport, SMALL) as sender:
-        with trio.fail_after(case.timeout + 0.5):
+        with within(case.timeout + 0.5):
             request = Request.post(server.url.replace("http", case.scheme), content=b"x")
             delivery = await send_request(sender, request, timeout=case.timeout)
     assert delivery.reached in case.reached, delivery
@@ -73,7 +74,7 @@ async def test_client_of_httpx2(name: str) -> None:
     async with raw_server(case.handle) as server, bounded(transport):
         client = httpx2.AsyncClient(transport=transport, trust_env=False, timeout=None)
         url = server.url.replace("http", case.scheme)
-        with trio.fail_after(case.timeout + 0.5):
+        with within(case.timeout + 0.5):
             if case.error is not None:
                 with pytest.raises(case.error):
                     await client.post(url, content=b"x")
@@ -89,7 +90,7 @@ async def test_never_accepts() -> None:
     transport = TrioTransport()
     with never_accepting() as url:
         async with bounded(transport), open_sender(transport, SMALL) as sender:
-            with trio.fail_after(SHORT + 0.5):
+            with within(SHORT + 0.5):
                 delivery = await send_request(sender, Request.get(url), timeout=SHORT)
     assert (delivery.answer, delivery.reached) == (None, Reached.CONNECT)
 

@@ -15,6 +15,7 @@ from requeuest_trio._http.sender import Sender, open_sender
 from requeuest_trio.testing import Receiver
 from tests.http.hostile import PATIENT, SHORT, SMALL, send, send_request
 from tests.http.lookups import Lookups
+from tests.machine import within
 
 SHARE = resolving._MOST_PER_HOST
 
@@ -45,7 +46,7 @@ async def test_lookup_that_hangs_holds_up_no_other(lookups: Lookups, sender: Sen
         for number in range(100):
             nursery.start_soon(hang, sender, at(receiver, f"{number % 20}.slow"))
         await lookups.until_running(20 * SHARE)
-        with trio.fail_after(1):
+        with within(1):
             for number in range(20):
                 assert (await send(sender, at(receiver, f"{number}.fine"))).error is None
         assert set(lookups.most.values()) == {SHARE}
@@ -58,7 +59,7 @@ async def test_address_needs_no_lookup(lookups: Lookups, receiver: Receiver, mon
     async with open_sender(None, SMALL) as sender, trio.open_nursery() as nursery:
         nursery.start_soon(hang, sender, at(receiver, "one.slow"))
         await lookups.until_running(1)
-        with trio.fail_after(1):
+        with within(1):
             assert (await send(sender, receiver.url)).error is None
             assert (await send(sender, receiver.url.replace("http", "https"))).reached is Reached.TLS
         lookups.may_end.set()
@@ -73,7 +74,7 @@ async def test_cancelled_lookup_keeps_its_place_until_it_ends(
             for _ in range(5):
                 nursery.start_soon(hang, sender, at(receiver, "one.slow"), SHORT / 3)
         assert lookups.running == {"one.slow": SHARE}
-    with trio.fail_after(1):
+    with within(1):
         assert (await send(sender, at(receiver, "one.fine"))).error is None
     lookups.may_end.set()
     await lookups.until_running(0)
@@ -148,7 +149,7 @@ async def test_names_that_hang_hold_up_no_other_share(lookups: Lookups) -> None:
         await trio.testing.wait_all_tasks_blocked()
         await lookups.until_running(resolving._MOST_COMMON)
         for host in ("healthy.fine", "healthy.example.fine", "healthy.slowly.example.fine"):
-            with trio.fail_after(1):
+            with within(1):
                 assert await resolver.addresses(host, 80, "healthy")
         assert lookups.running.total() < MOST
         nursery.cancel_scope.cancel()
@@ -169,7 +170,7 @@ async def test_names_that_hang_hold_up_no_other_domain(lookups: Lookups) -> None
                 nursery.start_soon(ask, resolver, f"{number}.deep.example.slow", share)
             await trio.testing.wait_all_tasks_blocked()
             await lookups.until_running(resolving._MOST_PER_DOMAIN)
-            with trio.fail_after(1):
+            with within(1):
                 assert await resolver.addresses("healthy.fine", 80, share)
             lookups.may_end.set()
         await lookups.until_running(0)

@@ -4,8 +4,8 @@
 
 import os
 import signal
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import psycopg
@@ -40,6 +40,20 @@ SOON = 0.3
 def short_settling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up on a server after 0.3 seconds, so that the test need not wait for two."""
     monkeypatch.setattr(connection, "SETTLE_TIMEOUT", SOON)
+
+
+@asynccontextmanager
+async def cancelled_once_it_runs(conn: Conn, observer: Conn) -> AsyncIterator[trio.CancelScope]:
+    """The block, which sleeps in the server, is cancelled once it does."""
+
+    async def cancel(scope: trio.CancelScope) -> None:
+        await until_running(observer, conn.info.backend_pid, "pg_sleep")
+        scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as scope:
+            nursery.start_soon(cancel, scope)
+            yield scope
 
 
 async def test_a_slow_query_is_cancelled_on_the_server_at_once(conn: Conn, observer: Conn) -> None:
@@ -92,10 +106,10 @@ async def test_in_a_cancelled_scope_nothing_is_sent(conn: Conn, observer: Conn) 
     await assert_usable(conn)
 
 
-async def test_inside_a_transaction_it_leaves_a_failed_transaction(conn: Conn) -> None:
+async def test_inside_a_transaction_it_leaves_a_failed_transaction(conn: Conn, observer: Conn) -> None:
     with pytest.raises(psycopg.errors.InFailedSqlTransaction, match="rolled back"):
         async with conn.transaction():
-            with trio.move_on_after(0.01):
+            async with cancelled_once_it_runs(conn, observer):
                 await conn.execute("select pg_sleep(60)")
             assert conn.info.transaction_status == INERROR
     await assert_usable(conn)
@@ -105,9 +119,10 @@ async def test_inside_a_savepoint_only_the_savepoint_fails(conn: Conn) -> None:
     await conn.execute("create table t (a int)")
     async with conn.transaction():
         await conn.execute("insert into t values (1)")
-        with trio.move_on_after(0.01):
+        with trio.CancelScope() as scope:
             async with conn.transaction():
                 await conn.execute("insert into t values (2)")
+                scope.cancel()
                 await trio.sleep_forever()
     assert await value(conn, "select sum(a) from t") == 1
 
@@ -147,7 +162,7 @@ async def test_a_connection_block_whose_connection_was_lost_is_not_passed_over(d
 
 async def test_waiting_for_the_lock_is_cancelled_without_a_trace(conn: Conn, observer: Conn) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(conn.execute, "select pg_sleep(0.1)")
+        nursery.start_soon(conn.execute, "select pg_sleep(0.5)")
         await until_running(observer, conn.info.backend_pid, "pg_sleep")
         with trio.move_on_after(0.01) as scope:
             await conn.execute("select 1")
@@ -193,18 +208,18 @@ async def test_a_cancel_request_that_came_to_nothing_is_repeated(
             await real_request()
 
     monkeypatch.setattr(conn, "_request_cancel", request_cancel)
-    with trio.move_on_after(0.01):
+    async with cancelled_once_it_runs(conn, observer):
         await conn.execute("select pg_sleep(60)")
     assert requests == 3
     await assert_usable(conn)
 
 
 async def test_the_answer_counts_if_it_is_faster_than_the_cancel_request(
-    conn: Conn, monkeypatch: pytest.MonkeyPatch
+    conn: Conn, observer: Conn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conn, "_request_cancel", trio.lowlevel.checkpoint)
-    with trio.move_on_after(0.01) as scope:
-        cursor = await conn.execute("select 7 from pg_sleep(0.05)")
+    async with cancelled_once_it_runs(conn, observer) as scope:
+        cursor = await conn.execute("select 7 from pg_sleep(0.5)")
         assert await cursor.fetchone() == (7,)
     assert not scope.cancelled_caught
     assert scope.cancel_called
@@ -212,7 +227,7 @@ async def test_the_answer_counts_if_it_is_faster_than_the_cancel_request(
 
 async def test_libpq_before_17_cancels_in_a_thread(conn: Conn, observer: Conn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capabilities, "has_cancel_safe", lambda: False)
-    with trio.move_on_after(0.05) as scope:
+    async with cancelled_once_it_runs(conn, observer) as scope:
         await conn.execute("select pg_sleep(60)")
     assert scope.cancelled_caught
     assert not await is_running(observer, conn.info.backend_pid)
@@ -430,10 +445,11 @@ async def test_rolling_back_in_a_cancelled_scope_rolls_back(dsn: str) -> None:
 
 async def test_locks_are_gone_when_a_cancelled_transaction_block_has_been_left(conn: Conn, observer: Conn) -> None:
     await conn.execute("create table t (a int)")
-    with trio.move_on_after(0.05):
+    with trio.CancelScope() as scope:
         async with conn.transaction():
             await conn.execute("lock table t")
             assert conn.info.transaction_status == INTRANS
+            scope.cancel()
             await trio.sleep_forever()
     async with observer.transaction():
         await observer.execute("lock table t nowait")
