@@ -369,6 +369,7 @@ EXEMPT: Mapping[str, str] = {
     "_http.progress.Progress.__init__": _KEEPS,
     "_http.progress.Progress.complete": _OURS,
     "_http.reading.read_body": _IO,
+    "_http.turns.Turns.__init__": _KEEPS,
     "_http.resolving.Resolver.addresses": _IO,
     "_http.sender.open_sender": _OURS,
     "_http.sender.Sender.send": _IO,

@@ -10,19 +10,23 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 import trio
+import trio.testing
 import trustme
 
 from requeuest_trio import Config, TrioTransport
 from requeuest_trio._http.sender import Sender, open_sender
 from requeuest_trio._http.turns import Turns
 from requeuest_trio._model.outcome import Delivery
+from tests.engine.support import until_done
+from tests.engine.test_scope_storm import AtStep
 from tests.http.flooding import CHUNKED, FLOODS, GZIP, OK
 from tests.http.hostile import raw_server, read_head, send, until_left
 
@@ -195,20 +199,92 @@ async def _longest_with(answer: bytes) -> float:
     return longest[0]
 
 
-async def test_costly_answers_share_a_part_of_the_processor() -> None:
-    """However many there are, and however long they go on."""
+# --- turns ------------------------------------------------------------------------------------------------------------
+
+COSTLY = 0.002
+"""Seconds that a step of a costly answer is said to have taken."""
+
+
+@pytest.mark.parametrize(
+    "who", [lambda _: ("a", "x"), lambda number: ("a", number), lambda number: (str(number), "x")],
+    ids=["one receiver", "receivers", "channels"],
+)  # fmt: skip
+async def test_costly_answers_share_a_part_of_the_processor(who: Callable[[int], tuple[str, Hashable]]) -> None:
+    """However many there are, however long they go on, and whoever sends them."""
     ends: list[float] = []
 
-    async def read_costly() -> None:
-        turns = Turns()
+    async def read_costly(number: int) -> None:
+        turns = Turns(*who(number))
         for _ in range(20):
-            await turns.step(lambda: ends.append(trio.current_time()), took=0.002)
+            await turns.step(lambda: ends.append(trio.current_time()), took=COSTLY)
 
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
+        for number in range(10):
+            nursery.start_soon(read_costly, number)
+    assert max(ends) - began >= 0.9 * 10 * 20 * COSTLY * 4
+
+
+OF_ANOTHER_RECEIVER = (lambda _: ("a", "x"), ("a", "y"))
+OF_ANOTHER_CHANNEL = (lambda _: ("a", "x"), ("b", "x"))
+OF_A_CHANNEL_OF_MANY = (lambda number: ("a", number), ("b", "y"))
+
+
+@pytest.mark.parametrize(
+    ("flood", "honest", "took"),
+    [
+        (*OF_ANOTHER_RECEIVER, COSTLY),
+        (*OF_ANOTHER_CHANNEL, COSTLY),
+        (*OF_A_CHANNEL_OF_MANY, COSTLY),
+        (*OF_ANOTHER_CHANNEL, 0.0),
+        (*OF_A_CHANNEL_OF_MANY, 0.0),
+    ],
+    ids=["receiver", "channel", "channel of many", "channel, not costly", "channel of many, not costly"],
+)
+async def test_who_opens_many_connections_has_no_more_turns(
+    flood: Callable[[int], tuple[str, Hashable]], honest: tuple[str, Hashable], took: float
+) -> None:
+    steps = 0
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+
+    async def read_on(number: int) -> None:
+        while True:
+            turns = Turns(*flood(number))
+            for _ in range(1_000):
+                await turns.step(step, took=took)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(50):
+            nursery.start_soon(read_on, number)
+        await until_done(lambda: steps >= 50)
+        turns = Turns(*honest)
+        await turns.step(lambda: None, took=took)  # from here on it is in line, as they are
+        before = steps
         for _ in range(10):
-            nursery.start_soon(read_costly)
-    assert max(ends) - began >= 0.95 * 10 * 20 * 0.002 * 4
+            await turns.step(lambda: None, took=took)
+        assert steps - before <= 10 * 3
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_turn_that_is_cancelled_is_the_next_one_s() -> None:
+    """Wherever it is: before its turn, in a pause, or in the gate."""
+
+    async def read_on(number: int) -> None:
+        turns = Turns(str(number % 3), number % 2)
+        while True:
+            await turns.step(lambda: None, took=COSTLY * (number % 2))
+
+    for k in range(1, 60):
+        with trio.CancelScope() as scope, AtStep(k * 7, scope.cancel):
+            async with trio.open_nursery() as nursery:
+                for number in range(12):
+                    nursery.start_soon(read_on, number)
+        assert scope.cancelled_caught
+    with trio.fail_after(PATIENT):
+        await Turns("0", 0).step(lambda: None, is_long=True)
 
 
 async def test_one_long_answer_has_a_step_in_each_turn_of_the_loop() -> None:
@@ -221,7 +297,7 @@ async def test_one_long_answer_has_a_step_in_each_turn_of_the_loop() -> None:
         steps += 1
 
     async def read_long() -> None:
-        reading = Turns()
+        reading = Turns("a", "x")
         for _ in range(5):
             await reading.step(step)
             await trio.lowlevel.checkpoint()
@@ -244,17 +320,14 @@ async def test_one_long_answer_has_a_step_in_each_turn_of_the_loop() -> None:
     assert second <= 2
 
 
-async def test_long_answers_share_half_of_the_processor() -> None:
-    """Each for itself is not costly."""
-    ends: list[float] = []
+def test_no_mock_clock_holds_answers_up() -> None:
+    """Pauses are those of the processor, in real time: a clock that stands still would never end them."""
+    steps = list[int]()
 
-    async def read_long() -> None:
-        turns = Turns()
-        for _ in range(4):
-            await turns.step(lambda: ends.append(trio.current_time()), took=0.0001)
+    async def main() -> None:
+        turns = Turns("a", "x")
+        for number in range(3):
+            await turns.step(partial(steps.append, number), took=COSTLY * 10)
 
-    began = trio.current_time()
-    async with trio.open_nursery() as nursery:
-        for _ in range(200):
-            nursery.start_soon(read_long)
-    assert max(ends) - began >= 0.9 * (200 * 3 * 0.0001 - 0.004)
+    trio.run(main, clock=trio.testing.MockClock())
+    assert steps == [0, 1, 2]

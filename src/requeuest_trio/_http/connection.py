@@ -42,7 +42,7 @@ class Connection:
     gives it back if `is_reusable`."""
 
     __slots__ = (
-        "_is_last", "_stream", "_turns", "answer", "expires_at", "has_served", "is_closed", "origin",
+        "_is_last", "_share", "_stream", "_turns", "answer", "expires_at", "has_served", "is_closed", "origin",
         "timeouts",
     )  # fmt: skip
 
@@ -50,6 +50,8 @@ class Connection:
         self.origin = origin
         self._stream = stream
         self.answer = AnswerParser()
+        self._share: str | None = None
+        """On whose account the answer is read."""
         self._turns: Turns | None = None
         """Those of an answer that takes more than one step."""
         self.has_served = False
@@ -92,7 +94,7 @@ class Connection:
         self.require_silence()
         self._is_last = message.is_last
         self.answer.expect(is_head=message.method == "HEAD")
-        self._turns = None
+        self._turns, self._share = None, message.share
         body = message.body
         try:
             if isinstance(body, bytes) and len(body) <= _SENT_TOGETHER:
@@ -227,7 +229,7 @@ class Connection:
     async def _step(self, read: Callable[[], None], took: float = 0.0, *, is_long: bool) -> None:
         """Read more of an answer than a short beginning: what is little to send may be a lot to read."""
         if self._turns is None:
-            self._turns = Turns()
+            self._turns = Turns(self._share, self.origin)
         await self._turns.step(read, took=took, is_long=is_long)
 
 

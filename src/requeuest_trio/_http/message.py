@@ -59,7 +59,7 @@ class Message:
     is_last: bool = False
     """Whether the request itself says that the connection is to be closed after it."""
     share: str | None = None
-    """On whose account names are looked up. None: on that of the name's domain."""
+    """On whose account names are looked up and answers are read: a channel. None: on that of the name's domain."""
 
     def __repr__(self) -> str:
         """Without what may be secret: head and body."""

@@ -22,6 +22,7 @@ from requeuest_trio._http.redirects import Hop, is_redirect, next_hop
 from requeuest_trio._http.transport import TrioTransport
 from requeuest_trio._http.turns import Turns
 from requeuest_trio._model.headers import Headers, find
+from requeuest_trio._model.origin import origin_of
 from requeuest_trio._model.outcome import Delivery
 from requeuest_trio._model.request import Request
 
@@ -90,7 +91,7 @@ class Sender:
                     if isinstance(following, Hop) and not redirects_left:
                         following = f"more than {self._max_redirects} redirects"
                     if not isinstance(following, Hop):
-                        await self._read_body(answer, progress)
+                        await self._read_body(hop, answer, progress)
                         return progress.complete(following)
                 finally:
                     # Of a redirect, the body is not read: it may be endless.
@@ -109,9 +110,9 @@ class Sender:
         """Where a redirect leads, see `next_hop`. To take a URL apart may take milliseconds, as its sender likes."""
         if not is_redirect(answer.status, answer.headers):
             return None
-        return await Turns().step(partial(self._next_hop, hop, answer.status, answer.headers), is_long=True)
+        return await _turns_of(hop).step(partial(self._next_hop, hop, answer.status, answer.headers), is_long=True)
 
-    async def _read_body(self, answer: Incoming, progress: Progress) -> None:
+    async def _read_body(self, hop: Hop, answer: Incoming, progress: Progress) -> None:
         if answer.decoded is not None:
             progress.take(answer.decoded, self._body_limit)
             progress.is_decoded = find(answer.headers, "content-encoding") is not None
@@ -124,7 +125,7 @@ class Sender:
             if decoder is None:
                 is_whole = await answer.read(partial(self._keep, answer, progress))
             else:
-                is_whole = await answer.read(partial(self._decode, answer, progress, decoder, Turns(), [0]))
+                is_whole = await answer.read(partial(self._decode, answer, progress, decoder, _turns_of(hop), [0]))
         finally:
             self._held.leave(answer)
         if not is_whole:
@@ -157,3 +158,7 @@ class Sender:
             if not await self._keep(answer, progress, part) or decoder.has_enough:
                 return False
         return came[0] <= 2 * self._body_limit + LARGE
+
+
+def _turns_of(hop: Hop) -> Turns:
+    return Turns(hop.share, origin_of(hop.url))
