@@ -4,6 +4,7 @@ it names has to fail of it.
 
     python -m tests.faults.mutations            all of them; prints docs/mutations.md
     python -m tests.faults.mutations lease key  those whose names contain one of the words
+    python -m tests.faults.mutations --missing  those that have no line in docs/mutations.md; prints it with their lines
 
 The tests are run on the code as it is first, since one that fails there notices nothing. Each mutant has a copy of the
 project of its own, and two are tried at a time. The status is 1 if nobody notices one.
@@ -30,6 +31,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
 LIST = Path(__file__).with_name("mutants.toml")
+TABLE = PROJECT / "docs" / "mutations.md"
 COPIED = (
     "src", "migrations", "tests", "docs", "benchmarks", "requirements", "uv.lock",
     "pyproject.toml", "README.md", "CHANGELOG.md", "SECURITY.md", "Makefile",
@@ -43,7 +45,7 @@ HEAD = """\
 Each line is a change of the code that breaks something on which an invariant (I1 to I10, in `tests/faults/checker.py`)
 or a promise (1 to 10, in the order of [guarantees](guarantees.md)) rests, and the test that fails of it. The table
 is made by `python -m tests.faults.mutations`, which tries the changes of `tests/faults/mutants.toml` one by one and
-fails if one of them goes unnoticed.
+fails if one of them goes unnoticed. With `--missing` it tries those that have no line yet, and keeps the other lines.
 
 | what is broken | which breaks | in | noticed by |
 |---|---|---|---|"""
@@ -84,27 +86,45 @@ def mutants() -> list[Mutant]:
     ]
 
 
-def main(words: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Try the mutants, and print what became of each."""
-    chosen = [mutant for mutant in mutants() if not words or any(word in mutant.name for word in words)]
-    if not chosen:
+    kept = _lines_of_the_table() if arguments == ["--missing"] else {}
+    words = [] if kept else arguments
+    listed = [mutant for mutant in mutants() if not words or any(word in mutant.name for word in words)]
+    chosen = [mutant for mutant in listed if mutant not in kept]
+    if not listed:
         sys.exit(f"no mutant's name contains {' or '.join(words)}\n{__doc__}")
+    survivors = 0
     with _copy(PROJECT) as original:
         tests = sorted({test for mutant in chosen for test in mutant.noticed_by})
-        if failed := _first_failure(original, tests, PATIENCE * len(tests)):
+        if tests and (failed := _first_failure(original, tests, PATIENCE * len(tests))):
             sys.exit(f"without any mutant: {failed}")
         print(HEAD, flush=True)
         with ThreadPoolExecutor(AT_ONCE) as threads:
-            survivors = sum(map(_show, chosen, threads.map(partial(_try, original), chosen)))
-    print(f"\n{len(chosen) - survivors} of {len(chosen)} are noticed.")
+            tried = threads.map(partial(_try, original), chosen)
+            for mutant in listed:
+                failed = None if mutant in kept else next(tried)
+                print(kept.get(mutant) or _line(mutant, failed), flush=True)
+                survivors += mutant not in kept and failed is None
+    print(f"\n{len(listed) - survivors} of {len(listed)} are noticed.")
     return 1 if survivors else 0
 
 
-def _show(mutant: Mutant, failed: str | None) -> bool:
-    """Print a line. Returns whether the mutant has survived."""
+def _line(mutant: Mutant, failed: str | None) -> str:
     module, noticed_by = mutant.path.removeprefix("src/requeuest_trio/"), f"`{failed}`" if failed else "**nobody**"
-    print(f"| {mutant.name} | {mutant.promise} | `{module}` | {noticed_by} |", flush=True)
-    return failed is None
+    return f"| {mutant.name} | {mutant.promise} | `{module}` | {noticed_by} |"
+
+
+def _lines_of_the_table() -> dict[Mutant, str]:
+    """Those of mutants that are noticed, in the same file and by a test that still is to notice them."""
+    table = TABLE.read_text("utf-8").splitlines()
+    lines: dict[Mutant, str] = {}
+    for mutant in mutants():
+        for test in mutant.noticed_by:
+            # The table names tests without their parameters, and a whole file by the first of it that fails.
+            beginning = _line(mutant, test.removeprefix("tests/").partition("[")[0]).removesuffix("` |")
+            lines.update((mutant, line) for line in table if line.startswith(beginning))
+    return lines
 
 
 def _try(original: Path, mutant: Mutant) -> str | None:
