@@ -63,6 +63,7 @@ async def test_keys_stay_in_order_however_often_their_heads_fail_and_their_worke
     for producer in producers:
         producer.terminate()
     await rig.until_finished()
+    rig.note_lost_leases(*rig.programs)
     history = await rig.must_hold()
     assert len({job.key for job in history.jobs}) > 25
 
@@ -101,7 +102,7 @@ async def test_a_key_that_waits_for_its_next_try_delays_no_other(rig: Rig) -> No
 
 async def test_a_kill_between_an_answer_and_its_record_means_exactly_one_duplicate(rig: Rig) -> None:
     await rig.start_receiver(Answer())
-    worker = await rig.start_worker(lease=1.0)
+    worker = await rig.start_worker(lease=LEASE)
     async with rig.locked("attempt"):
         await rig.produce(jobs=40, largest_batch=40)
         await rig.until_arrived(40)
@@ -109,7 +110,7 @@ async def test_a_kill_between_an_answer_and_its_record_means_exactly_one_duplica
         in_hand = await rig.kill(worker)
         await rig.end_backends(worker)
     assert len(in_hand) == 40
-    await rig.start_worker(lease=1.0)
+    await rig.start_worker(lease=LEASE)
     await rig.until_finished()
     history = await rig.must_hold()
     assert set(Counter(arrival.job for arrival in history.arrivals).values()) == {2}

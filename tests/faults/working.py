@@ -37,7 +37,8 @@ class Terms:
     channels: tuple[str, ...] | None = None
     """None: all."""
     concurrency: int = 8
-    lease: float = 1.5
+    lease: float = 5.0
+    """So long that a process to which nothing is done never loses it, on a busy machine either."""
     grace: float = 5.0
     poll_interval: float = 0.3
     attempt_timeout: float = 5.0

@@ -47,9 +47,13 @@ async def test_attempt(name: str) -> None:
     case = CASES[name]
     transport = TrioTransport()
     async with raw_server(case.handle) as server, bounded(transport), open_sender(transport, SMALL) as sender:
-        with within(case.timeout + 0.5):
-            request = Request.post(server.url.replace("http", case.scheme), content=b"x")
-            delivery = await send_request(sender, request, timeout=case.timeout)
+        request = Request.post(server.url.replace("http", case.scheme), content=b"x")
+        # On a slow machine it may not come as far as the case in a short time: then it gets longer.
+        for timeout in (case.timeout, 4 * case.timeout, 16 * case.timeout):
+            with within(timeout + 0.5):
+                delivery = await send_request(sender, request, timeout=timeout)
+            if delivery.reached in case.reached:
+                break
     assert delivery.reached in case.reached, delivery
     assert_told(case, delivery)
 
