@@ -120,8 +120,9 @@ async def main(settings: dict[str, Any]) -> None:
     )
     log_events(Journal(settings["log"]), settings["level"])
     for each in (signal.SIGINT, signal.SIGTERM):
-        # A second one that comes when the block of the first has just ended has nothing left to end.
-        signal.signal(each, signal.SIG_IGN)
+        # A second one that comes when the block of the first has just ended has nothing left to end. Not `SIG_IGN`:
+        # what was ignored before is ignored within the block too.
+        signal.signal(each, lambda *_: None)
     if terms.descriptors is not None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (terms.descriptors, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     if terms.unknown_name is not None:
