@@ -33,6 +33,11 @@ class OwnTime:
         computed = time.thread_time() - self._computed_before
         return 1.0 + self._kept() / computed if computed else 1.0
 
+    @property
+    def alone(self) -> float:
+        """About how many seconds it would be on such a machine, what other processes had to do for it included."""
+        return (time.monotonic() - self._began) / self.stretch
+
     def _kept(self) -> float:
         return _kept_waiting() - self._kept_before
 
