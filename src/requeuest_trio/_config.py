@@ -62,7 +62,8 @@ class Config:
     connect_timeout: float = 10.0
     """One try to connect to PostgreSQL."""
     statement_timeout: float = 10.0
-    """One statement of the library's; for those of the runner, a third of `lease` at most."""
+    """One statement of the library's; for those of the runner, a third of `lease` at most; four times as long for a
+    body of more than 4 MiB."""
     notifications: bool = True
     """Whether to use LISTEN and NOTIFY. Without them only polling wakes."""
     listen_dsn: str | Callable[[], str | Awaitable[str]] | None = field(default=None, repr=False)
