@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from requeuest_trio.cli.commands import requeuest as command
 
-PATIENCE = 60.0
+PATIENCE = 110.0
 COMMAND = (sys.executable, "-m", "requeuest_trio.cli")
 
 

@@ -171,7 +171,7 @@ async def test_invented_channels_and_jobs_keep_nothing_from_being_sent(eye: Eye,
                 [dispatcher] = [
                     each for each in gc.get_objects() if isinstance(each, Dispatcher) and not each._is_closed
                 ]
-                for number in range(20):
+                for number in range(10):
                     own = OwnTime()
                     with trio.fail_after(PATIENCE):
                         await producer.spawn_returning(f"healthy {number}", Request.get(receiver.url))
