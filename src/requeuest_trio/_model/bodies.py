@@ -39,6 +39,8 @@ def content_body(value: object) -> bytes:
 
 def checked_body(argument: str, body: object) -> bytes:
     """A body that is in memory."""
+    if type(body) is bytes:
+        return body
     if isinstance(body, bytes | bytearray | memoryview):
         return exact_bytes(body)
     if isinstance(body, Iterable | AsyncIterable) and not isinstance(body, str | Mapping):

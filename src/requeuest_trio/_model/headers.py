@@ -102,9 +102,10 @@ def _pair(item: Any) -> tuple[object, object]:
 
 
 def _checked(name: object, value: object) -> tuple[str, str]:
-    if not isinstance(name, str) or not isinstance(value, str):
-        raise InvalidRequest("headers", _not_text(name, value))
-    name, value = exact_text(name), exact_text(value)
+    if type(name) is not str or type(value) is not str:
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise InvalidRequest("headers", _not_text(name, value))
+        name, value = exact_text(name), exact_text(value)
     if not _TOKEN.fullmatch(name):
         raise InvalidRequest("headers", f"{shown(name)} is no header name (RFC 9110 section 5.6.2)")
     if name.lower().translate(_ALIKE) in RESERVED:

@@ -52,7 +52,6 @@ _CALLED_HERE = {"data": "form= or content=", "body": "content=", "auth": 'header
 """What other clients, or `Request` itself, call it."""
 _LONGEST_SHOWN = 2_000
 _LIKE_A_METHOD = re.compile("[A-Za-z]{1,20}")
-_BODIES = frozenset({"json", "form", "content"})
 
 
 class _EcosystemRequest(Protocol):
@@ -323,12 +322,12 @@ def _with_params(url: str, params: object) -> str:
 
 
 def _encoded_body(options: RequestOptions) -> tuple[bytes, str | None]:
-    given = {name for name in _BODIES if options.get(name) is not None}
-    if len(given) > 1:
-        one, other = [name for name in ("json", "form", "content") if name in given][:2]
-        raise InvalidRequest(other, f"is given together with {one}: a request has one body")
-    if "json" in given:
-        return json_body(options["json"]), "application/json"
-    if "form" in given:
-        return form_encoded("form", options["form"]).encode("ascii"), "application/x-www-form-urlencoded"
-    return content_body(options["content"] if "content" in given else b""), None
+    json, form, content = options.get("json"), options.get("form"), options.get("content")
+    if json is None and form is None:
+        return content_body(b"" if content is None else content), None
+    if form is None and content is None:
+        return json_body(json), "application/json"
+    if json is None and content is None:
+        return form_encoded("form", form).encode("ascii"), "application/x-www-form-urlencoded"
+    one, other, *_ = [name for name in ("json", "form", "content") if options.get(name) is not None]
+    raise InvalidRequest(other, f"is given together with {one}: a request has one body")

@@ -81,6 +81,8 @@ def _parsed(text: str) -> tuple[URL, tuple[str, str] | None]:
 
 def url_text(value: object) -> str:
     """A URL as text, also if it is a `URL` of httpx2 or httpx."""
+    if type(value) is str:
+        return value
     text = str(value) if hasattr(value, "raw_path") else value
     if not isinstance(text, str):
         raise InvalidRequest("url", f"must be a str, not {type(value).__name__}")
