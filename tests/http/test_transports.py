@@ -132,7 +132,7 @@ class Quoting(httpx.AsyncBaseTransport, httpx2.AsyncBaseTransport):
 async def test_error_quotes_nothing_that_a_client_adds(library: Any) -> None:
     """Its own fields and cookies, and what its `auth` and its hooks set while it sends."""
 
-    class Signing(library.Auth):  # type: ignore[misc]
+    class Signing(library.Auth):  # type: ignore[misc]  # of httpx or httpx2, as the test is told
         def auth_flow(self, request: Any) -> Any:
             request.headers["X-Proof"] = f"proof-{TOKEN}"
             yield request

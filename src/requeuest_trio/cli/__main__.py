@@ -7,7 +7,7 @@ from requeuest_trio.cli.streams import Unwritten, prepare_streams
 __all__ = ["main"]
 
 _INTERRUPTED = 130
-"""Ctrl-C, as shells have it."""
+"""Ctrl-C, as shells have it. Not that of `running`, which may be what is being loaded."""
 
 
 def main() -> None:

@@ -10,7 +10,10 @@ import errno
 import io
 import os
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 __all__ = ["Unwritten", "prepare_streams"]
 
@@ -39,9 +42,9 @@ class _Results(io.FileIO):
 
     _has_failed = False
 
-    def write(self, data: bytes) -> int:  # type: ignore[override]
+    def write(self, data: ReadableBuffer, /) -> int:
         if self._has_failed:
-            return len(data)
+            return memoryview(data).nbytes
         try:
             if (written := super().write(data)) is None:
                 raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
@@ -54,11 +57,11 @@ class _Results(io.FileIO):
 class _Remarks(io.FileIO):
     """What can't be written is dropped."""
 
-    def write(self, data: bytes) -> int:  # type: ignore[override]
+    def write(self, data: ReadableBuffer, /) -> int:
         try:
-            return super().write(data) or len(data)
+            return super().write(data) or memoryview(data).nbytes
         except OSError:
-            return len(data)
+            return memoryview(data).nbytes
 
 
 def prepare_streams() -> None:
