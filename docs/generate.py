@@ -28,6 +28,10 @@ DOCS = Path(__file__).parent
 _PART = re.compile(r"(<!-- generated: (\w+) [^>]*-->\n).*?(<!-- end -->)", re.DOTALL)
 _QUOTED_ANNOTATION = re.compile(r"(: |-> )'([^']*)'")
 _BLANK_LINES = re.compile(r"\n{3,}")
+_GIVES = re.compile(r" -> \w+\[(\w+)\]$")
+"""What a context manager or an iterator gives, which is what its user wants to know."""
+_IS_MANAGER = re.compile(r" -> AbstractAsyncContextManager\[\w+\]$")
+_IS_ITERATOR = re.compile(r" -> AsyncIterator\[\w+\]$")
 _ENTRY = re.compile(r" {2,4}[\w.]+: ")
 _NOT_FOR_USERS = {
     "Client.close",
@@ -144,7 +148,12 @@ def _signature(name: str, function: Callable[..., object]) -> str:
         shown = shown[1:]
     prefix = "async " if inspect.iscoroutinefunction(function) else ""
     # Annotations are strings, because they are evaluated late; here they are meant as they stand.
-    return prefix + name + _QUOTED_ANNOTATION.sub(r"\1\2", str(signature.replace(parameters=shown)))
+    text = name + _QUOTED_ANNOTATION.sub(r"\1\2", str(signature.replace(parameters=shown)))
+    if inspect.isasyncgenfunction(inspect.unwrap(function)) or _IS_MANAGER.search(text):
+        return "async with " + _GIVES.sub(r" as \1", text)
+    if _IS_ITERATOR.search(text):
+        return _GIVES.sub("", f"async for {_GIVES.search(text)[1]} in {text}")
+    return prefix + text
 
 
 def _attributes(owner: type) -> Iterator[str]:

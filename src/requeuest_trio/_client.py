@@ -166,8 +166,23 @@ class Client:
     ) -> list[UUID]:
         """Put several requests into the queue, in one transaction: all of them, or none.
 
-        With an ordering key they are sent in the order given here. Arguments, errors, guarantee and cancellation are
-        those of `spawn`, but `job_id` has one id for each request.
+        With an ordering key they are sent in the order given here. Arguments that are not named here are those of
+        `spawn`, and hold for each request.
+
+        Args:
+            requests: any number of them, collected before anything is stored.
+            job_id: one id of your own for each request, in the same order.
+
+        Returns:
+            The ids of the jobs, in the order of `requests`; an empty list, and nothing stored, if there are none.
+
+        Raises:
+            InvalidRequest: naming the argument and its limit; nothing was stored.
+            DatabaseUnavailable: PostgreSQL can't be reached; `job_ids` has the ids of all that may have been stored.
+
+        Guarantee: all jobs are committed when this returns (with `connection`: when that commits), or none.
+
+        Cancellation: none is stored, or all are, and are then sent.
 
         Example::
 
@@ -201,9 +216,24 @@ class Client:
     ) -> Response:
         """Put a request into the queue, and wait for its response: `spawn`, then `result`.
 
-        On a channel that no process delivers, this waits until it is cancelled; `trio.fail_after` sets a limit.
+        On a channel that no process delivers, this waits until it is cancelled; `trio.fail_after` sets a limit. The
+        arguments are those of `spawn`, without `connection`: a job of an open transaction would wait for itself.
 
-        Cancellation: the job stays in the queue and is sent; its id, if you gave one, gets the response later.
+        Returns:
+            The response with an accepted status, its body up to `Config.max_response_body`.
+
+        Raises:
+            InvalidRequest: naming the argument and its limit; nothing was stored.
+            DatabaseUnavailable: PostgreSQL can't be reached, when the job is stored (`job_ids` has its id) or when its
+                end is looked up.
+            JobDead: the job was given up; the exception has the job.
+            JobCancelled: the job was withdrawn.
+            JobNotFound: the job was removed while this waited.
+
+        Guarantee: the response has been recorded when this returns, so `result` gives it again, in any process.
+
+        Cancellation: before the job's turn to be stored has come, nothing is stored; from then on it may be stored, and
+        is then sent. With an id of your own, `result` gets the response later.
 
         Example::
 
@@ -241,18 +271,25 @@ class Client:
             raise SchemaMismatch(f"connection: its database has no queue like this client's: {error}") from error
 
     def transaction(self) -> AbstractAsyncContextManager[TrioConnection]:
-        """A connection in a transaction, for your own tables and for `spawn(connection=...)`.
+        """Lend a connection in a transaction for the length of an `async with` block, for your tables and `spawn`.
 
-        Committed when the block ends normally, rolled back otherwise; jobs spawned on it share that fate. It is
-        READ COMMITTED, and one of at most `Config.pool_size - 1` at a time, so keep it short: for as long as it lasts,
-        nothing else can be added to the ordering keys that it has used, nor the next of their jobs be sent. What it
-        leaves in its session, such as settings, locks and temporary tables, is gone when the block ends.
+        The transaction is committed when the block ends normally, and rolled back otherwise; jobs spawned with
+        `connection=` share that fate. It is READ COMMITTED. At most `Config.pool_size - 1` of them are open at a time;
+        a further one waits for up to `Config.connect_timeout`. Keep each short: for as long as it lasts, nothing else
+        can be added to the ordering keys that it has used, nor the next of their jobs be sent.
+
+        Returns:
+            A context manager, to be entered once; it gives a `TrioConnection`, which is the caller's alone inside the
+            block, and of no use after it.
 
         Raises:
-            DatabaseUnavailable: no connection was to be had, or the commit failed: then it is unknown whether it
-                happened. Inside the block, psycopg's own errors come out.
+            DatabaseUnavailable: no connection was to be had in time, or the commit failed: then it is unknown whether
+                it happened. Inside the block, psycopg's own errors come out.
 
-        Cancellation: rolled back.
+        Guarantee: when the block has ended normally, everything in it is committed. What it leaves in its session, such
+        as settings, locks and temporary tables, is gone when the block ends.
+
+        Cancellation: before the block has ended, the transaction is rolled back; a commit that has begun is waited for.
 
         Example::
 
@@ -286,12 +323,28 @@ class Client:
         """Wait until a job is finished: succeeded, dead or cancelled.
 
         From any process, and also after a restart. For a job that is finished already, it returns at once; for one
-        whose channel no process delivers, not before it is cancelled.
+        whose channel no process delivers, not before it is cancelled. `trio.fail_after` sets a limit.
+
+        Args:
+            job_id: the `UUID` that `spawn` returned.
+
+        Returns:
+            The job in its final state: look at `state`, `status` and `error`. A dead job is returned, not raised.
 
         Raises:
-            JobNotFound: there is none, or it is removed while this waits.
+            InvalidRequest: `job_id` is not a `UUID`.
+            JobNotFound: no job has this id, or it was removed while this waited.
+            DatabaseUnavailable: PostgreSQL can't be reached at the start, or when the job is read at its end; an outage
+                in between is survived.
 
-        Cancellation: the job stays in the queue.
+        Guarantee: the job's state is final and committed; only pruning and `clear` remove it.
+
+        Cancellation: the job stays in the queue, and is sent all the same.
+
+        Example::
+
+            job = await client.wait(job_id)
+            assert job.state is JobState.SUCCEEDED, job.error
         """
         self._require_open()
         return await self._waiters.wait(checks.job_id(job_id))
@@ -300,15 +353,30 @@ class Client:
         """Wait until a job is delivered, and return the response: status, headers, and body up to the limit.
 
         From any process, also after a restart, and any number of times for as long as `Config.keep_succeeded` keeps it.
-        The body is decoded; `response.extensions["truncated"]` says whether it broke off, or was longer than is kept:
-        `Config.max_response_body` if a caller waited when the answer came, `Config.keep_response` otherwise.
+
+        Args:
+            job_id: the `UUID` that `spawn` returned.
+
+        Returns:
+            The answer with an accepted status. Its body is decoded; `response.extensions["truncated"]` says whether it
+            broke off, or was longer than is kept: `Config.max_response_body` if a caller waited when the answer came,
+            `Config.keep_response` otherwise.
 
         Raises:
+            InvalidRequest: `job_id` is not a `UUID`.
             JobDead: the job was given up; the exception has the job.
-            JobCancelled: it was withdrawn.
-            JobNotFound: there is none, or it is removed while this waits.
+            JobCancelled: the job was withdrawn.
+            JobNotFound: no job has this id, or it was removed while this waited.
+            DatabaseUnavailable: as for `wait`.
 
-        Cancellation: the job stays in the queue.
+        Guarantee: the job has succeeded, and that is committed.
+
+        Cancellation: the job stays in the queue, and is sent all the same.
+
+        Example::
+
+            response = await client.result(job_id)
+            assert response.status_code == 200
         """
         job = await self.wait(job_id)
         if job.response is not None:
@@ -318,7 +386,29 @@ class Client:
         raise JobDead(job)
 
     async def job(self, job_id: UUID) -> Job | None:
-        """One job as it stands, or None if there is none."""
+        """Read one job as it stands.
+
+        Args:
+            job_id: the `UUID` that `spawn` returned.
+
+        Returns:
+            The job with its request, and with its response if it has succeeded; None if no job has this id: it never
+            had one, or the job was cleared or pruned.
+
+        Raises:
+            InvalidRequest: `job_id` is not a `UUID`.
+            DatabaseUnavailable: PostgreSQL can't be reached, or took longer than `Config.statement_timeout`.
+
+        Guarantee: what is returned was committed. It is a snapshot, and the job may have moved on since.
+
+        Cancellation: nothing is changed.
+
+        Example::
+
+            job = await client.job(job_id)
+            if job is not None and not job.is_finished:
+                print(f"attempt {job.attempts + 1} is due at {job.due_at}")
+        """
         self._require_open()
         return await self._database.ask(partial(self._store.job, job_id=checks.job_id(job_id)))
 
@@ -329,10 +419,33 @@ class Client:
         state: JobState | None = None,
         ordering_key: str | None = None,
     ) -> AsyncIterator[Job]:
-        """Iterate over jobs, all or those that fit, in the order of their ids (which is, roughly, that of spawning).
+        """Iterate over jobs with `async for`: all of them, or those that fit every argument that is given.
 
-        They are read a page at a time, of 16 MiB at most unless one job is larger, so a job shows as it stood when its
-        page was read.
+        They come in the order of their ids, which for ids made by `spawn` is, roughly, that of spawning. They are read
+        a page at a time, of 200 jobs and 16 MiB at most (but always one job), and no connection is held between pages.
+
+        Args:
+            channel: only jobs of this channel; 1 to 200 characters.
+            state: only jobs in this `JobState`, or its value as text.
+            ordering_key: only jobs with this key; 1 to 200 characters.
+
+        Returns:
+            An asynchronous iterator. It may be left at any time, and needs no closing.
+
+        Raises:
+            InvalidRequest: at the call, naming the argument and its limit.
+            DatabaseUnavailable: at any step, if PostgreSQL can't be reached, or a page took longer than
+                `Config.statement_timeout`.
+
+        Guarantee: each job is shown as it stood, committed, when its page was read; each that exists from the first
+        step to the last comes exactly once, unless its channel, state or key changes.
+
+        Cancellation: nothing is changed. Each step is a checkpoint.
+
+        Example::
+
+            async for job in client.jobs(channel="billing", state=JobState.DEAD):
+                print(job.id, job.error)
         """
         self._require_open()
         if channel is not None:
@@ -365,10 +478,28 @@ class Client:
             after = job.id
 
     async def attempts(self, job_id: UUID) -> list[Attempt]:
-        """Every attempt of a job that has ended, in order.
+        """Read every attempt of a job that has ended, in order; one under way is not among them.
+
+        Args:
+            job_id: the `UUID` that `spawn` returned.
+
+        Returns:
+            The attempts by number: the first 10,000, with 64 MiB of excerpts at most in all. An empty list if none has
+            ended yet.
 
         Raises:
-            JobNotFound: there is no such job.
+            InvalidRequest: `job_id` is not a `UUID`.
+            JobNotFound: no job has this id: it never had one, or the job was cleared or pruned.
+            DatabaseUnavailable: PostgreSQL can't be reached, or took longer than `Config.statement_timeout`.
+
+        Guarantee: what is returned was committed. Each attempt is recorded with the job's new state, in one statement.
+
+        Cancellation: nothing is changed.
+
+        Example::
+
+            for attempt in await client.attempts(job_id):
+                print(attempt.number, attempt.status or attempt.error, f"{attempt.duration:.3f} s")
         """
         self._require_open()
         checks.job_id(job_id)
@@ -378,7 +509,25 @@ class Client:
         return found
 
     async def stats(self) -> Stats:
-        """Count the jobs of each channel and state. It reads the whole table: for people and alarms, not for loops."""
+        """Count the jobs of each channel and state, and look at this process's own load.
+
+        It reads the whole table of jobs: for people and alarms once a minute, not for loops.
+
+        Returns:
+            The counts over all processes, and what this process has in flight and not yet recorded.
+
+        Raises:
+            DatabaseUnavailable: PostgreSQL can't be reached, or took longer than `Config.statement_timeout`.
+
+        Guarantee: all counts are of one moment, and of committed jobs.
+
+        Cancellation: nothing is changed.
+
+        Example::
+
+            stats = await client.stats()
+            print(stats.count(JobState.DEAD), "dead,", stats.running, "in flight here")
+        """
         self._require_open()
         counts = await self._database.ask(self._store.counts)
         running, unrecorded = self._load() if self._load else (0, 0)
@@ -389,16 +538,26 @@ class Client:
     async def clear(self, channels: Iterable[str] | All) -> int:
         """Remove jobs that are not running, waiting and finished ones alike, with their attempts and responses.
 
+        What is running goes on, and can be cleared once it has ended; what is spawned meanwhile stays. Callers that
+        wait for a removed job get `JobNotFound`.
+
         Args:
-            channels: names, or `ALL`.
+            channels: names of 1 to 200 characters each, or `ALL`.
 
         Returns:
             How many were removed.
 
-        What is running goes on, and can be cleared once it has ended; what is spawned meanwhile stays. Whoever waits
-        for a removed job gets `JobNotFound`.
+        Raises:
+            InvalidRequest: a name is empty, too long, or no text; nothing was removed.
+            DatabaseUnavailable: PostgreSQL can't be reached; part of them may have been removed.
+
+        Guarantee: every job of these channels that was stored before the call is gone, unless it was running.
 
         Cancellation: part of them may have been removed.
+
+        Example::
+
+            print(await client.clear(["drafts"]), "jobs removed")
         """
         self._require_open()
         names = None if isinstance(channels, All) else checks.channel_names(channels)

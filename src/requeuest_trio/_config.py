@@ -35,18 +35,20 @@ class Config:
     """
 
     attempt_timeout: float = 30.0
-    """One attempt, from name lookup to the last byte, unless `timeout=` or the request says otherwise."""
+    """How long one attempt may take, from name lookup to the last byte, unless `timeout=` or the request says
+    otherwise; 0.001 to 86,400 s."""
     max_request_body: int = 10 * _MIB
-    """A larger body is refused by `spawn`."""
+    """A larger body is refused by `spawn`; up to 256 MiB."""
     max_response_body: int = _MIB
-    """An answer's body is read up to here, and kept if a caller waits for it; it is marked as truncated past it."""
+    """An answer's body is read up to here, and kept if a caller waits for it; it is marked as truncated past it. Up to
+    64 MiB."""
     keep_response: int = 20_000
     """An answer that no caller waits for is kept up to here, and marked as truncated past it; `result` gives
-    what was kept."""
+    what was kept. Up to 64 MiB."""
     excerpt: int = 1_024
-    """How much of an answer's body each attempt keeps."""
+    """How much of an answer's body each attempt keeps; up to 1 MiB."""
     max_redirects: int = 5
-    """For requests with `follow_redirects=True`."""
+    """How many redirects a request with `follow_redirects=True` may follow; 0 to 20."""
     redirect_bodies_to: Collection[str] = ()
     """Origins, such as `https://api.example.com`, to which a redirect from another origin may carry a request's body.
     To any other it is not followed, and is judged by its own status."""
@@ -54,16 +56,18 @@ class Config:
     """Names of header fields and URL parameters, in any case, whose values are hidden in errors, beside those
     that look secret anyway. Such fields go to no other origin."""
     max_running: int = 512
-    """Attempts at once in this process, over all channels; at least `concurrency`. An eighth of them, rounded up, is
-    reserved for channels that have none under way, one for each: so attempts that hang in some channels do not keep
-    another from its first. Nothing is reserved if this process delivers one channel only, by name."""
+    """How many attempts this process makes at once, over all channels; at least `concurrency`, up to 100,000. An eighth
+    of them, rounded up, is reserved for channels that have none in flight, one for each: so attempts that hang in some
+    channels do not keep another from its first. Nothing is reserved if this process delivers one channel only, by
+    name."""
     pool_size: int = 4
-    """Database connections for this client's callers, beside those of the runner; one less for transactions."""
+    """How many database connections this client's callers share, beside those of the runner; 2 to 100. One less may be
+    lent to transactions."""
     connect_timeout: float = 10.0
-    """One try to connect to PostgreSQL."""
+    """How long one try to connect to PostgreSQL may take; 0.1 to 600 s."""
     statement_timeout: float = 10.0
-    """One statement of the library's; for those of the runner, a third of `lease` at most; four times as long for a
-    body of more than 4 MiB."""
+    """How long one statement of the library's may take; 0.1 to 600 s. For those of the runner it is a third of `lease`
+    at most; a body of more than 4 MiB has four times as long."""
     notifications: bool = True
     """Whether to use LISTEN and NOTIFY. Without them only polling wakes."""
     listen_dsn: str | Callable[[], str | Awaitable[str]] | None = field(default=None, repr=False)
@@ -71,10 +75,10 @@ class Config:
     `dsn`, unless that leads to a transaction pooler; then only polling wakes. A callable, as for `dsn`, is asked
     for each connection."""
     keep_succeeded: float | None = 86_400.0
-    """How long delivered jobs and their responses are kept; at least a minute, for those who wait for them. None keeps
-    them until they are cleared."""
+    """How long succeeded jobs and their responses are kept: from a minute, for callers that wait for them, to ten
+    years. None keeps them until they are cleared."""
     keep_dead: float | None = None
-    """How long dead jobs are kept. None keeps them until they are cleared."""
+    """How long dead jobs are kept, up to ten years. None keeps them until they are cleared."""
 
     def __post_init__(self) -> None:
         limits: dict[str, tuple[float, float]] = {

@@ -76,6 +76,8 @@ async def migrate(dsn: Dsn, *, schema: str = "requeuest", target: int | None = N
             or an event trigger; the text says what. That step is undone, those before it stand.
         InvalidRequest: naming the argument.
 
+    Guarantee: the tables are of version `target` when this returns.
+
     Cancellation: each step is applied whole or not at all.
 
     Example::
@@ -104,10 +106,9 @@ async def open_requeuest(
 ) -> AsyncIterator[Client]:
     """Open a queue, and deliver what is in it for as long as the block lasts.
 
-    Leaving the block normally claims nothing more, lets running attempts end for up to `grace` seconds, and gives the
-    rest back. An exception, or cancellation, gives unfinished jobs back at once; their attempt is not counted, though
-    the receiver may have got it. When the block has ended, no task, connection or lease of it is left. An exception of
-    yours comes out as it is, not in a group.
+    Leaving the block normally claims nothing more, lets running attempts end for up to `grace` seconds, and releases
+    the claims of the rest. An exception, or cancellation, releases all unfinished jobs at once; their attempt is not
+    counted, though the receiver may have got it. An exception of yours comes out as it is, not in a group.
 
     Args:
         dsn: a libpq connection string or URL; or `embedded:` for a PostgreSQL of the library's own in the user's data
@@ -136,7 +137,10 @@ async def open_requeuest(
         RequeuestError: this is not Trio; or the database role lacks a right, or is not shown all rows: the text names
             which, and the command that helps; or an `embedded:` server can't be had.
 
-    Cancellation: see above; it takes up to 5 seconds to write down what is known.
+    Guarantee: when the block has begun, the process delivers. When it has ended, no task, connection or lease of it is
+    left.
+
+    Cancellation: unfinished jobs are released, as said above; it takes up to 5 seconds to record what is known.
 
     Example::
 

@@ -38,13 +38,15 @@ class Arrival:
     """A request as it came in, whole. A frozen value."""
 
     method: str
+    """The method, as it was sent."""
     target: str
     """Path and query, as they were sent."""
     headers: tuple[tuple[str, str], ...]
-    """In the order, case and number of their coming."""
+    """The header fields, in the order, case and number of their coming."""
     body: bytes
+    """The body, whole, without the framing of its transfer."""
     at: float
-    """When it was there whole, by Trio's clock."""
+    """When it was there whole, in seconds of Trio's clock."""
     in_flight: int
     """How many requests were being answered then, this one included."""
 
@@ -67,10 +69,13 @@ class Reply:
     """
 
     status: int = 200
+    """The status of the answer, 0 to 999: also one that HTTP does not have."""
     headers: tuple[tuple[str, str], ...] = ()
+    """Pairs of name and value, in Latin-1 text."""
     body: bytes = b"ok"
+    """The body as it is sent, in no coding."""
     delay: float = 0.0
-    """Seconds to wait before."""
+    """Seconds to wait before the answer is sent."""
     body_sent: int | None = None
     """Close the connection after so many bytes of the body. None sends it whole."""
 
@@ -145,12 +150,17 @@ class Receiver:
         """Do these next, one for each request that comes.
 
         Args:
-            actions: added to what is scripted already.
+            actions: `Reply`, `Reset` or `Stall` values, added to what is scripted already.
             target: path and query. With it, only requests for exactly this target count; what is scripted for a
                 target goes before what is scripted for all.
 
         Raises:
-            TypeError: one of them is no `Reply`, `Reset` or `Stall`.
+            TypeError: one of them is no `Reply`, `Reset` or `Stall`; nothing was added.
+
+        Example::
+
+            async with open_receiver() as receiver:
+                receiver.script(Reply(503), Reply(200), target="/hook")
         """
         for action in actions:
             _require_action("an action", action)
@@ -159,7 +169,21 @@ class Receiver:
     async def wait_for(self, number: int) -> list[Arrival]:
         """Wait until so many requests have come since the start, and return all that have.
 
-        Cancellation: safe, nothing is lost.
+        It waits for as long as that takes; `trio.fail_after` sets a limit.
+
+        Args:
+            number: how many, from the start of the block on; 0 returns at once.
+
+        Returns:
+            A new list of all arrivals so far: at least `number` of them.
+
+        Cancellation: nothing is lost; the arrivals stay in `arrivals`.
+
+        Example::
+
+            async with open_receiver() as receiver:
+                await client.spawn("mail", Request.post(receiver.url))
+                [arrival] = await receiver.wait_for(1)
         """
         await trio.lowlevel.checkpoint()
         while len(self.arrivals) < number:
@@ -273,14 +297,24 @@ async def _next_request(connection: h11.Connection, stream: trio.SocketStream) -
 async def open_receiver(*, backlog: int = 1_024) -> AsyncIterator[Receiver]:
     """Serve on a free port of 127.0.0.1 for as long as the block lasts.
 
-    Leaving the block, also by an exception or a cancellation, closes every connection at once. An exception of the
-    block comes out as it was raised.
+    An exception of the block comes out as it was raised.
 
     Args:
         backlog: how many connections may wait to be accepted; 1 to 65,535.
 
     Raises:
         InvalidRequest: naming the argument and its limits.
+
+    Guarantee: the receiver accepts connections when the block begins. When it has ended, also by an exception, every
+    connection is closed.
+
+    Cancellation: every connection is closed at once.
+
+    Example::
+
+        async with open_receiver() as receiver:
+            receiver.script(Reply(200, body=b"thanks"))
+            response = await client.spawn_returning("mail", Request.post(receiver.url))
     """
     backlog = checks.whole_number("backlog", backlog, 1, 65_535)
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1", backlog=backlog)

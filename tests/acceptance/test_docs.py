@@ -138,7 +138,7 @@ def test_python_blocks_run(block: Block, code: str, migrated_dsn: str, receiver_
             names |= {name: getattr(requeuest_trio.testing, name) for name in requeuest_trio.testing.__all__}
             job_id = await client.spawn("docs", request)
             names |= {"client": client, "request": request, "job_id": job_id, "dsn": migrated_dsn}
-            names |= {"url": receiver_url, "names": ["ada"], "mail": {"to": "ada"}, "httpx2": httpx2}
+            names |= {"url": receiver_url, "names": ["ada"], "mail": {"to": "ada"}, "httpx2": httpx2, "trio": trio}
             if (coroutine := eval(compiled, names)) is not None:
                 await coroutine
 

@@ -4,6 +4,7 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import re
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -69,6 +70,26 @@ def test_public_name_is_documented(face: ModuleType, name: str) -> None:
         assert value.__doc__
         assert not value.__doc__.startswith(f"{name}("), "that is what dataclass writes"
     assert [member for member, function in members(value) if not inspect.getdoc(function)] == []
+
+
+WAITING = [
+    requeuest_trio.migrate,
+    requeuest_trio.open_requeuest,
+    requeuest_trio.testing.open_receiver,
+    *(method for name, method in members(requeuest_trio.Client) if name != "Client.close"),
+]
+
+
+@pytest.mark.parametrize("function", WAITING, ids=lambda function: function.__name__)
+def test_what_may_wait_says_what_it_takes_raises_and_guarantees(function: FunctionType) -> None:
+    docs = inspect.getdoc(function) or ""
+    signature = inspect.signature(function)
+    wanted = {"Raises", "Guarantee", "Cancellation", "Example"}
+    if signature.parameters.keys() - {"self"} and not re.search(r"those of\s+`spawn`", docs):
+        wanted.add("Args")
+    if signature.return_annotation != "None" and not inspect.isasyncgenfunction(inspect.unwrap(function)):
+        wanted.add("Returns")
+    assert wanted <= set(re.findall(r"^(\w+):(?::$| |$)", docs, re.MULTILINE))
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)

@@ -106,24 +106,43 @@ class TrioTransport(httpx2.AsyncBaseTransport):
         return f"<TrioTransport: {self._connections.statistics()}>"
 
     def statistics(self) -> ConnectionStatistics:
-        """A snapshot of the connections."""
+        """Count the connections that are `open` and `idle`, and the requests that are `waiting` for one.
+
+        Example::
+
+            async with TrioTransport() as transport:
+                print(transport.statistics().open, "connections")
+        """
         return self._connections.statistics()
 
     async def run(self) -> None:
         """Close idle connections when their time is over, until cancelled.
 
-        Without it that happens too, but not before the next request.
+        Without it that happens too, but not before the next request. `open_requeuest` runs it for its own transport.
+
+        Cancellation: this is how it ends. Connections in use go on.
+
+        Example::
+
+            async with TrioTransport() as transport, trio.open_nursery() as nursery:
+                nursery.start_soon(transport.run)
+                async with httpx2.AsyncClient(transport=transport) as http:
+                    await http.get("https://api.example.com/charges/7")
+                nursery.cancel_scope.cancel()
         """
         while True:
             await trio.sleep(max(self._connections.keepalive, _LEAST_PAUSE))
             self._connections.close_expired()
 
     def close(self) -> None:
-        """Close all connections at once. Requests under way end with `httpx2.ReadError` or `WriteError`."""
+        """Close all connections at once. Requests in flight end with `httpx2.ReadError` or `WriteError`."""
         self._connections.close()
 
     async def aclose(self) -> None:
-        """Do what `close` does."""
+        """Do what `close` does, under the name Trio uses.
+
+        Cancellation: the connections are closed in any case.
+        """
         self.close()
         await trio.lowlevel.checkpoint()
 

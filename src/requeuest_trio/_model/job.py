@@ -40,19 +40,21 @@ class Attempt:
     """One attempt to deliver a job. A frozen value."""
 
     number: int
-    """1 for the first."""
+    """The job's attempts are numbered from 1."""
     started_at: datetime
+    """When the attempt began."""
     duration: float
-    """Seconds."""
+    """How long it took, in seconds."""
     reached: Reached
+    """How far it came."""
     status: int | None
-    """Of the answer, if one came."""
+    """The answer's status; None if no answer came."""
     error: str | None
     """Why the attempt was no success, or how the body of a success broke off."""
     excerpt: bytes = field(repr=False)
-    """The first part of the answer's body."""
+    """The beginning of the answer's body, up to `Config.excerpt` bytes."""
     retry_at: datetime | None
-    """When the job is due again, if it is."""
+    """When the job is due again; None if this was its last attempt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,23 +62,31 @@ class Job:
     """One job as it stood when it was read. A frozen value."""
 
     id: UUID
+    """What `spawn` returned, and the `Idempotency-Key` of every attempt."""
     channel: str
+    """The channel it was spawned in."""
     state: JobState
+    """Where it stood."""
     request: Request
+    """What is sent."""
     priority: int
+    """-100 to 100; within a channel, the highest that is due goes first."""
     ordering_key: str | None
+    """Jobs with the same channel and key are sent one after the other; None for a job without one."""
     attempts: int
-    """How many were made, one under way included."""
+    """How many attempts were made, one under way included."""
     due_at: datetime
-    """Not sent before; after a failed attempt, when the next one is due."""
+    """The job is not sent before; after a failed attempt, this is when the next one is due."""
     created_at: datetime
+    """When it was stored, by the database's clock."""
     finished_at: datetime | None
+    """When its state became final; None before."""
     status: int | None
-    """Of the last answer."""
+    """The status of the last answer; None if none has come."""
     response: Response | None
-    """Kept with a success. Its `extensions["truncated"]` says whether the body is whole."""
+    """The answer, kept with a success. Its `extensions["truncated"]` says whether the body is whole."""
     error: str | None
-    """Of the last failed attempt; with a success, why the response's body broke off, if it did."""
+    """What went wrong in the last failed attempt; with a success, why the response's body broke off, if it did."""
 
     @property
     def is_finished(self) -> bool:
@@ -89,17 +99,17 @@ class Stats:
     """A look at the queue, and at this process's part in it. A frozen value."""
 
     channels: Mapping[str, Mapping[JobState, int]]
-    """How many jobs each channel has in each state; without zeros."""
+    """How many jobs each channel has in each state, over all processes; states without jobs are left out."""
     running: int
-    """Attempts of this process."""
+    """How many attempts this process has in flight."""
     unrecorded: int
-    """Outcomes of this process that PostgreSQL has not confirmed yet."""
+    """How many outcomes of this process PostgreSQL has not confirmed yet."""
     loop_lag: float
-    """Seconds for which nothing could run in this process, at worst, in the last minute. Some hundredths are usual;
-    close to `lease`, it loses its jobs to others."""
+    """The longest time, in seconds, for which nothing could run in this process in the last minute. Some hundredths are
+    usual; close to `lease`, the process loses its jobs to others."""
 
     def count(self, state: JobState) -> int:
-        """Jobs in a state, over all channels."""
+        """How many jobs are in a state, over all channels."""
         return sum(states.get(state, 0) for states in self.channels.values())
 
 

@@ -159,43 +159,85 @@ class Request:
     @classmethod
     @without_locals
     def get(cls, url: str, **options: Unpack[RequestOptions]) -> Self:
-        """Make a GET request; see the class for the options."""
+        """Make a GET request; options, limits and errors are those of the class.
+
+        Example::
+
+            >>> Request.get("https://api.example.com/charges", params={"page": 2}).url
+            'https://api.example.com/charges?page=2'
+        """
         return cls._build("GET", url, options)
 
     @classmethod
     @without_locals
     def head(cls, url: str, **options: Unpack[RequestOptions]) -> Self:
-        """Make a HEAD request; see the class for the options."""
+        """Make a HEAD request; options, limits and errors are those of the class.
+
+        Example::
+
+            >>> Request.head("https://api.example.com/charges/7", accept=[200, 404]).method
+            'HEAD'
+        """
         return cls._build("HEAD", url, options)
 
     @classmethod
     @without_locals
     def options(cls, url: str, **options: Unpack[RequestOptions]) -> Self:
-        """Make an OPTIONS request; see the class for the options."""
+        """Make an OPTIONS request; options, limits and errors are those of the class.
+
+        Example::
+
+            >>> Request.options("https://api.example.com/charges").method
+            'OPTIONS'
+        """
         return cls._build("OPTIONS", url, options)
 
     @classmethod
     @without_locals
     def delete(cls, url: str, **options: Unpack[RequestOptions]) -> Self:
-        """Make a DELETE request; see the class for the options."""
+        """Make a DELETE request; options, limits and errors are those of the class.
+
+        Example::
+
+            >>> Request.delete("https://api.example.com/charges/7", accept=[204, 404]).method
+            'DELETE'
+        """
         return cls._build("DELETE", url, options)
 
     @classmethod
     @without_locals
     def post(cls, url: str, **options: Unpack[RequestOptions]) -> Self:
-        """Make a POST request; see the class for the options."""
+        """Make a POST request; options, limits and errors are those of the class.
+
+        Example::
+
+            >>> Request.post("https://api.example.com/charges", form={"order": 7}).body
+            b'order=7'
+        """
         return cls._build("POST", url, options)
 
     @classmethod
     @without_locals
     def put(cls, url: str, **options: Unpack[RequestOptions]) -> Self:
-        """Make a PUT request; see the class for the options."""
+        """Make a PUT request; options, limits and errors are those of the class.
+
+        Example::
+
+            >>> Request.put("https://api.example.com/charges/7", content="paid").body
+            b'paid'
+        """
         return cls._build("PUT", url, options)
 
     @classmethod
     @without_locals
     def patch(cls, url: str, **options: Unpack[RequestOptions]) -> Self:
-        """Make a PATCH request; see the class for the options."""
+        """Make a PATCH request; options, limits and errors are those of the class.
+
+        Example::
+
+            >>> Request.patch("https://api.example.com/charges/7", json={"paid": True}).body
+            b'{"paid":true}'
+        """
         return cls._build("PATCH", url, options)
 
     @classmethod
@@ -209,6 +251,12 @@ class Request:
         Raises:
             InvalidRequest: the body is a stream, the `Host` header is not that of the URL, it has an extension that
                 can't be kept (`target`, `sni_hostname`, `trace`), or `Request` refuses a part.
+
+        Example::
+
+            >>> import httpx2
+            >>> Request.from_httpx(httpx2.Request("PUT", "https://api.example.com/charges/7", content=b"paid")).body
+            b'paid'
         """
         if not all(hasattr(request, part) for part in ("method", "url", "headers")):
             raise InvalidRequest("request", f"must be an httpx or httpx2 Request, not {type(request).__name__}")

@@ -182,7 +182,11 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
         await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
-        """Do what `close` does, under the name Trio uses."""
+        """
+        Do what `close` does, under the name Trio uses.
+
+        Cancellation: the connection is closed in any case.
+        """
         await self.close()
 
     def close_nowait(self) -> None:
@@ -329,6 +333,11 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
 
         Raises:
           psycopg.errors.CancellationTimeout: the request was not acknowledged in time.
+          psycopg.OperationalError: the server can't be reached.
+
+        Guarantee: the server has got the request. The operation may have ended before.
+
+        Cancellation: whether the server gets the request is unknown.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         if not self._should_cancel():
@@ -351,7 +360,15 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
     # -- transactions
 
     async def commit(self) -> None:
-        """Commit the transaction in progress. For cancellation see `TrioTransaction`."""
+        """
+        Commit the transaction in progress.
+
+        Raises:
+          psycopg.Error: the commit failed; after an ``OperationalError`` it is unknown whether it happened.
+
+        Cancellation: in a scope that is cancelled already, nothing is sent. Later, the commit is waited for, for up to
+        `SETTLE_TIMEOUT`; then the connection is closed.
+        """
         async with self.lock:
             await trio.lowlevel.checkpoint_if_cancelled()
             await self.finish(self._commit_gen())
@@ -376,6 +393,10 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
         Args:
           savepoint_name: chosen by itself if not given.
           force_rollback: roll back at the end of the block even without an error.
+
+        Guarantee: when the block has ended normally, the transaction is committed, unless ``force_rollback``.
+
+        Cancellation: before the end of the block it is rolled back; a commit that has begun is waited for.
         """
         tx = TrioTransaction(self, savepoint_name, force_rollback)
         if self._pipeline:
