@@ -34,14 +34,17 @@ BEHIND_POOLER := $(wildcard $(addprefix tests/engine/test_,scope.py scope_storm.
 run: $(RUN_INSTALLED)
 	@$(BIN)/requeuest demo
 
+# The tests wait for servers, processes and clocks more than they compute.
+WORKERS ?= 5
+
 test: $(DEV_INSTALLED)
-	@$(BIN)/pytest -n 3 --dist loadgroup
+	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup
 ifneq ($(POSTGRES_15),)
 	@echo "Once more, on PostgreSQL 15:"
-	@REQUEUEST_TEST_POSTGRES=$(POSTGRES_15) $(BIN)/pytest -n 3 --dist loadgroup $(ON_POSTGRES_15)
+	@REQUEUEST_TEST_POSTGRES=$(POSTGRES_15) $(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ON_POSTGRES_15)
 endif
 	@echo "And behind a transaction pooler ($(POOLER)):"
-	@REQUEUEST_TEST_POOLER=$(POOLER) $(BIN)/pytest -n 3 --dist loadgroup $(BEHIND_POOLER)
+	@REQUEUEST_TEST_POOLER=$(POOLER) $(BIN)/pytest -n $(WORKERS) --dist loadgroup $(BEHIND_POOLER)
 
 # What needs no database, for another Python: make fast PYTHON=python3.13 VENV=.venv-3.13
 fast: $(DEV_INSTALLED)

@@ -42,6 +42,9 @@ async def test_workers_join_and_leave_while_jobs_flow_and_none_is_lost_or_stuck(
     for producer in rig.programs[-2:]:
         await producer.ended(patience=PATIENCE)
     await rig.until_finished(patience=PATIENCE)
+    # The jobs may have been finished before so many had left.
+    for worker in workers:
+        await worker.said("left", blocks, patience=PATIENCE)
     for worker in workers:
         worker.terminate()
     for worker in workers:

@@ -129,6 +129,8 @@ class Proxy:
         self._host, self._port = str(params["host"]), int(params.get("port") or 5432)
         self._flowing = trio.Event()
         self._flowing.set()
+        self.frozen = trio.Event()
+        """Set by the first `freeze`."""
         self._links: set[trio.CancelScope] = set()
         self.accepted = 0
         self.listener_port = 0
@@ -139,6 +141,7 @@ class Proxy:
     def freeze(self) -> None:
         """Let nothing through any more; connections stay open, and new ones are accepted."""
         self._flowing = trio.Event()
+        self.frozen.set()
 
     def thaw(self) -> None:
         self._flowing.set()

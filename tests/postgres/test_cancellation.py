@@ -161,13 +161,15 @@ async def test_a_connection_block_whose_connection_was_lost_is_not_passed_over(d
 
 
 async def test_waiting_for_the_lock_is_cancelled_without_a_trace(conn: Conn, observer: Conn) -> None:
+    await observer.execute("select pg_advisory_lock(1)")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(conn.execute, "select pg_sleep(0.5)")
-        await until_running(observer, conn.info.backend_pid, "pg_sleep")
+        nursery.start_soon(conn.execute, "select pg_advisory_lock(1)")
+        await until_running(observer, conn.info.backend_pid, "pg_advisory_lock")
         with trio.move_on_after(0.01) as scope:
             await conn.execute("select 1")
         assert scope.cancelled_caught
         assert await is_running(observer, conn.info.backend_pid)
+        await observer.execute("select pg_advisory_unlock(1)")
     await assert_usable(conn)
 
 
@@ -262,29 +264,38 @@ class TestFrozenNetwork:
 
     pytestmark = pytest.mark.usefixtures("short_settling")
 
-    async def give_up(self, conn: Conn, operation: Callable[[], Awaitable[object]]) -> None:
-        with trio.fail_after(SOON * 2 + 1), trio.move_on_after(0.05) as scope:
-            await operation()
+    async def give_up(self, proxy: Proxy, conn: Conn, operation: Callable[[], Awaitable[object]]) -> None:
+        """Cancel the operation soon after the network has frozen: before it began, or in the midst of it."""
+
+        async def cancel() -> None:
+            await proxy.frozen.wait()
+            scope.deadline = trio.current_time() + 0.05
+
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(cancel)
+                await operation()
         assert scope.cancelled_caught
+        assert trio.current_time() < scope.deadline + SOON * 2 + 1
         assert conn.closed
         assert conn.broken
 
     async def test_query(self, dsn: str, proxy: Proxy) -> None:
         conn = await connect(proxy.dsn(dsn))
         proxy.freeze()
-        await self.give_up(conn, partial(conn.execute, "select 1"))
+        await self.give_up(proxy, conn, partial(conn.execute, "select 1"))
 
     async def test_commit(self, dsn: str, proxy: Proxy) -> None:
         conn = await connect(proxy.dsn(dsn), autocommit=False)
         await conn.execute("select 1")
         proxy.freeze()
-        await self.give_up(conn, conn.commit)
+        await self.give_up(proxy, conn, conn.commit)
 
     async def test_rollback(self, dsn: str, proxy: Proxy) -> None:
         conn = await connect(proxy.dsn(dsn), autocommit=False)
         await conn.execute("select 1")
         proxy.freeze()
-        await self.give_up(conn, conn.rollback)
+        await self.give_up(proxy, conn, conn.rollback)
 
     async def test_transaction(self, dsn: str, proxy: Proxy) -> None:
         conn = await connect(proxy.dsn(dsn))
@@ -295,7 +306,7 @@ class TestFrozenNetwork:
                 proxy.freeze()
                 await trio.sleep_forever()
 
-        await self.give_up(conn, transact)
+        await self.give_up(proxy, conn, transact)
 
     async def test_copy_in(self, dsn: str, proxy: Proxy) -> None:
         conn = await connect(proxy.dsn(dsn))
@@ -307,17 +318,17 @@ class TestFrozenNetwork:
                 while True:
                     await copy.write("1\n" * 100_000)
 
-        await self.give_up(conn, copy_in)
+        await self.give_up(proxy, conn, copy_in)
 
     async def test_large_query_that_cannot_be_sent(self, dsn: str, proxy: Proxy) -> None:
         conn = await connect(proxy.dsn(dsn))
         proxy.freeze()
-        await self.give_up(conn, partial(conn.execute, "select length(%s)", ["x" * (32 << 20)]))
+        await self.give_up(proxy, conn, partial(conn.execute, "select length(%s)", ["x" * (32 << 20)]))
 
     async def test_executemany(self, dsn: str, proxy: Proxy) -> None:
         conn = await connect(proxy.dsn(dsn))
         proxy.freeze()
-        await self.give_up(conn, partial(conn.cursor().executemany, "select %s", [(n,) for n in range(10)]))
+        await self.give_up(proxy, conn, partial(conn.cursor().executemany, "select %s", [(n,) for n in range(10)]))
 
     async def test_stream_left_early(self, dsn: str, proxy: Proxy) -> None:
         """No scope is cancelled here: leaving a stream asks the server to stop, and that request has its own limit."""
