@@ -20,9 +20,9 @@ from pathlib import Path
 
 import requeuest_trio
 import requeuest_trio.testing
-from requeuest_trio._model.events import Event
 from requeuest_trio._model.retry import RetryPolicy, backoff
 from requeuest_trio._model.states import FINISHED, TRANSITIONS, JobState
+from requeuest_trio._observe import events as all_events
 
 DOCS = Path(__file__).parent
 _PART = re.compile(r"(<!-- generated: (\w+) [^>]*-->\n).*?(<!-- end -->)", re.DOTALL)
@@ -83,11 +83,12 @@ def states() -> Iterator[str]:
 def events() -> Iterator[str]:
     """The table of events."""
     yield from ("| logger | event | level | fields | what it means |", "|---|---|---|---|---|")
-    for event in Event:
-        spec = event.value
-        fields = ", ".join(f"`{name}`" for name in spec.fields)
-        level = logging.getLevelName(spec.level)
-        yield f"| `requeuest_trio.{spec.room}` | `{spec.name}` | {level} | {fields} | {spec.meaning} |"
+    kinds = [kind for kind in vars(all_events).values() if getattr(kind, "__name__", None) in all_events.__all__]
+    for kind in kinds:
+        fields = ", ".join(f"`{field.name}`" for field in dataclasses.fields(kind))
+        level = logging.getLevelName(kind.level)
+        meaning = " ".join((inspect.getdoc(kind) or "").split())
+        yield f"| `requeuest_trio.{kind.room}` | `{kind.name}` | {level} | {fields} | {meaning} |"
 
 
 def retries() -> Iterator[str]:

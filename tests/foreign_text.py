@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -38,9 +37,8 @@ from requeuest_trio._model.channel import channels_of
 from requeuest_trio._model.charsets import encoding_of
 from requeuest_trio._model.dsn import option_for, problem_of
 from requeuest_trio._model.ecosystem import InvalidURL
-from requeuest_trio._model.errors import shown
+from requeuest_trio._model.errors import first_line, shown
 from requeuest_trio._model.escaping import cut, escaped
-from requeuest_trio._model.events import Event, emit
 from requeuest_trio._model.exact import exact_bytes, exact_text
 from requeuest_trio._model.headers import Headers, checked_headers, find, is_secret, masked, masked_for_logs
 from requeuest_trio._model.job import make_response
@@ -50,6 +48,8 @@ from requeuest_trio._model.outcome import Answer, Delivery, Outcome, damaged, ju
 from requeuest_trio._model.retry import retry_after_seconds
 from requeuest_trio._model.statuses import statuses
 from requeuest_trio._model.urls import MAX_URL_LENGTH, checked_url, normal_form, url_text
+from requeuest_trio._observe import events
+from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._store.rows import Claimed, Report, attempt_from_row, job_from_row, outcome_rows
 from requeuest_trio.cli.display import body_text, one_line, say
 from requeuest_trio.cli.display import cut as cut_for_display
@@ -68,10 +68,6 @@ SHAPES: Mapping[str, str] = {
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ID = UUID(int=7)
 SIMPLE = Request.get("http://h/")
-LOGGER = logging.getLogger("requeuest_trio.time_bounds")
-LOGGER.propagate = False
-LOGGER.addHandler(logging.NullHandler())
-LOGGER.setLevel(logging.DEBUG)
 
 Call = Callable[[str], object]
 
@@ -173,7 +169,7 @@ def heard(topic: str) -> Call:
         due_topic, done_topic = "due", "done"
 
     hints = Hints(due=lambda _: None, done=lambda _: None, anything=lambda: None)
-    listener = Listener(None, Topics(), ["due", "done"], hints)  # type: ignore[arg-type]
+    listener = Listener(None, Topics(), ["due", "done"], hints, Emitter())  # type: ignore[arg-type]
 
     def hear(text: str) -> None:
         # More does not fit into a notification.
@@ -293,9 +289,10 @@ BOUNDED: Mapping[str, list[Call]] = {
     "_model.exact.exact_bytes": [lambda text: exact_bytes(text.encode("utf-8", "replace"))],
     "_model.exact.exact_text": [exact_text],
     "_model.escaping.cut": [lambda text: cut(text, 100)],
-    "_model.events.emit": [
-        lambda text: emit(LOGGER, Event.LISTENER_LOST, error=ValueError(text), retry_in=1),
-        lambda text: emit(LOGGER, Event.JOB_DEAD, job=ID, channel=text, attempts=1, status=None, error=text),
+    "_model.errors.first_line": [lambda text: first_line(ValueError(text))],
+    "_observe.event.Event.__str__": [
+        lambda text: str(events.Opened(channels=(text, text), worker=ID)),
+        lambda text: str(events.JobDead(job=ID, channel=text, attempts=1, status=None, error=text)),
     ],
     "_model.headers.checked_headers": headers_of(checked_headers),
     "_model.headers.find": headers_of(lambda headers: find(headers, "X-Z")),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from datetime import timedelta
@@ -19,20 +18,21 @@ from requeuest_trio._config import Config, check_dsn
 from requeuest_trio._engine.large_bodies import PATIENCE
 from requeuest_trio._engine.lease import Lease
 from requeuest_trio._engine.listener import Hints, Listener
-from requeuest_trio._engine.loop_lag import LoopLag
 from requeuest_trio._engine.runner import FINISH_SECONDS, Runner
 from requeuest_trio._http.sender import open_sender
 from requeuest_trio._model import checks
 from requeuest_trio._model.channel import ALL, All, Channel, channels_of
 from requeuest_trio._model.dsn import HiddenText
 from requeuest_trio._model.ecosystem import AsyncBaseTransport, AsyncClient, ForeignClient
-from requeuest_trio._model.errors import InvalidRequest, RequeuestError, shown
-from requeuest_trio._model.events import Event, emit
+from requeuest_trio._model.errors import InvalidRequest, RequeuestError, first_line, shown
 from requeuest_trio._model.exact import exact_number, exact_text
 from requeuest_trio._model.groups import Kept, raise_bare
+from requeuest_trio._observe import events
+from requeuest_trio._observe.emitter import Emitter
+from requeuest_trio._observe.loop_lag import LoopLag
 from requeuest_trio._postgres import Dsn, Route, TrioConnection, move_on_after
 from requeuest_trio._store.announcer import Announcer
-from requeuest_trio._store.database import Database, first_line, run_once
+from requeuest_trio._store.database import Database, run_once
 from requeuest_trio._store.failures import without_contents
 from requeuest_trio._store.migrate import apply_migrations, check_schema
 from requeuest_trio._store.pooler import check_listen_dsn, has_sessions, is_direct
@@ -51,7 +51,6 @@ _LONGEST_SECONDS = 3_600.0
 _ALARMING_LAG = 1 / 4
 """Of the lease."""
 _ADVICE = "a transaction pooler is in between, so only polling wakes; Config.listen_dsn can name a direct connection"
-_logger = logging.getLogger("requeuest_trio.open")
 
 
 async def migrate(dsn: Dsn, *, schema: str = "requeuest", target: int | None = None) -> list[str]:
@@ -87,7 +86,7 @@ async def migrate(dsn: Dsn, *, schema: str = "requeuest", target: int | None = N
     _require_trio()
     dsn = _hidden(dsn)
     async with _server(dsn) as address:
-        return await apply_migrations(Route(address), schema=schema, target=target)
+        return await apply_migrations(Route(address), Emitter(), schema=schema, target=target)
 
 
 @asynccontextmanager
@@ -156,6 +155,7 @@ async def open_requeuest(
     grace_seconds = _check_seconds("grace", grace, 0.0)
     poll_seconds = _check_seconds("poll_interval", poll_interval, 0.05)
     config = _checked_config(config, concurrency)
+    emitter = Emitter()
 
     async with _resources() as stack:
         sender = await stack.enter_async_context(open_sender(http, config))
@@ -163,13 +163,13 @@ async def open_requeuest(
         route = Route(address)
         past_pooler = None if config.listen_dsn is None else Route(config.listen_dsn)
         if migrate or address is not dsn:
-            await apply_migrations(route, schema=schema)
+            await apply_migrations(route, emitter, schema=schema)
         queries = Queries(schema)
-        store = Store(queries, schema, notifications=config.notifications)
-        prepare = partial(_prepare, address, queries, store, settings, config, past_pooler, names)
+        store = Store(queries, schema, emitter, notifications=config.notifications)
+        prepare = partial(_prepare, address, queries, store, settings, config, past_pooler, names, emitter)
         no_pooler = await run_once(route, queries, config, prepare)
         sessions = no_pooler or await has_sessions(route, queries, config)
-        listen_at = _listen_at(route, past_pooler, config, sessions, poll_seconds)
+        listen_at = _listen_at(route, past_pooler, config, sessions, poll_seconds, emitter)
 
         async def connect(
             size: int, route: Route = route, *, has_sessions: bool = sessions, **options: Any
@@ -186,7 +186,7 @@ async def open_requeuest(
             if runner is not None:
                 runner.wake(waits)
 
-        waiters = Waiters(Reader(calls, store, wake), poll_interval=poll_seconds)
+        waiters = Waiters(Reader(calls, store, wake), emitter, poll_interval=poll_seconds)
         if names:
             runner = Runner(
                 await connect(1, lease=lease_seconds, plans_once=True),
@@ -197,20 +197,21 @@ async def open_requeuest(
                 waiters,
                 names,
                 config,
+                emitter,
                 concurrency=concurrency,
                 lease=Lease(lease_seconds),
                 poll_interval=poll_seconds,
             )
-        announcer = Announcer(flushes, store)
+        announcer = Announcer(flushes, store, emitter)
         reserve = runner.dispatcher.reserve if runner else _no_place
         spawner = Spawner(flushes, calls, store, announcer, wake, reserve)
-        loop_lag = LoopLag(lease_seconds * _ALARMING_LAG)
+        loop_lag = LoopLag(lease_seconds * _ALARMING_LAG, emitter)
         load = runner.load if runner else None
         client = Client(calls, store, spawner, waiters, config, settings, load, lambda: loop_lag.worst)
         services = [spawner.run, announcer.run, waiters.run, sender.run, loop_lag.run]
         if listen_at is not None:
             listening = await connect(1, listen_at, has_sessions=True)
-            services.append(_listener(listening, store, waiters, runner).run)
+            services.append(_listener(listening, store, waiters, runner, emitter).run)
         async with _running(client, runner, services, grace_seconds):
             yield client
 
@@ -262,27 +263,27 @@ def _no_place(_: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def _listener(database: Database, store: Store, waiters: Waiters, runner: Runner | None) -> Listener:
+def _listener(database: Database, store: Store, waiters: Waiters, runner: Runner | None, emitter: Emitter) -> Listener:
     if runner is None:
         hints = Hints(due=lambda _: None, done=waiters.wake, anything=waiters.wake_all)
-        return Listener(database, store, [store.done_topic], hints)
+        return Listener(database, store, [store.done_topic], hints, emitter)
 
     def anything() -> None:
         waiters.wake_all()
         runner.dispatcher.wake_all()
 
     hints = Hints(due=runner.dispatcher.hear, done=waiters.wake, anything=anything)
-    return Listener(database, store, [store.due_topic, store.done_topic], hints)
+    return Listener(database, store, [store.due_topic, store.done_topic], hints, emitter)
 
 
 def _listen_at(
-    route: Route, past_pooler: Route | None, config: Config, has_sessions: bool, poll_interval: float
+    route: Route, past_pooler: Route | None, config: Config, has_sessions: bool, poll_interval: float, emitter: Emitter
 ) -> Route | None:
     """Where news can be heard. None: nowhere."""
     if not config.notifications:
         return None
     if past_pooler is None and not has_sessions:
-        emit(_logger, Event.POOLED, poll_interval=poll_interval, advice=_ADVICE)
+        emitter.emit(events.Pooled(poll_interval=poll_interval, advice=_ADVICE))
         return None
     return past_pooler or route
 
@@ -295,6 +296,7 @@ async def _prepare(
     config: Config,
     past_pooler: Route | None,
     names: Collection[str] | All,
+    emitter: Emitter,
     connection: TrioConnection,
 ) -> bool:
     """Find out at once, and not by and by, whether this database will do. Returns whether no pooler is in between."""
@@ -302,7 +304,7 @@ async def _prepare(
     await check_schema(connection, dsn, queries.schema)
     await check_listen_dsn(connection, queries, config, past_pooler)
     pid, database, recorded, actual = await _what_answers(connection, queries, names)
-    _warn_of_collation(database, recorded, actual)
+    _warn_of_collation(database, recorded, actual, emitter)
     # In one order for everybody, since it is one transaction.
     for channel in sorted(settings, key=attrgetter("name")):
         await store.set_channel(connection, channel)
@@ -322,17 +324,17 @@ async def _what_answers(
     return found
 
 
-def _warn_of_collation(database: str, recorded: str | None, actual: str | None) -> None:
+def _warn_of_collation(database: str, recorded: str | None, actual: str | None, emitter: Emitter) -> None:
     """Tell of an update of the system under the data. What has no version now can't be given one anew."""
     if recorded is not None and actual not in {None, recorded}:
         name = quoted(database)
-        emit(
-            _logger,
-            Event.COLLATION_CHANGED,
-            database=database,
-            recorded=recorded,
-            actual=actual,
-            advice=f"REINDEX DATABASE {name}, then ALTER DATABASE {name} REFRESH COLLATION VERSION",
+        emitter.emit(
+            events.CollationChanged(
+                database=database,
+                recorded=recorded,
+                actual=actual,
+                advice=f"REINDEX DATABASE {name}, then ALTER DATABASE {name} REFRESH COLLATION VERSION",
+            )
         )
 
 

@@ -6,7 +6,6 @@ notifications, and from a poll that finds what both have missed.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -15,13 +14,13 @@ from uuid import UUID
 import psycopg
 import trio
 
-from requeuest_trio._model.errors import JobNotFound, RequeuestError
-from requeuest_trio._model.events import Event, emit
+from requeuest_trio._model.errors import JobNotFound, RequeuestError, first_line
 from requeuest_trio._model.job import Job
+from requeuest_trio._observe import events
+from requeuest_trio._observe.emitter import Emitter
 
 __all__ = ["JobReader", "Waiters"]
 
-_logger = logging.getLogger("requeuest_trio.waiters")
 _PAUSE_SECONDS = 0.01
 
 
@@ -44,8 +43,9 @@ class JobReader(Protocol):
 class Waiters:
     """The waiting callers of one client. `run` has to be running."""
 
-    def __init__(self, reader: JobReader, *, poll_interval: float) -> None:
+    def __init__(self, reader: JobReader, emitter: Emitter, *, poll_interval: float) -> None:
         self._reader = reader
+        self._emitter = emitter
         self._poll_interval = poll_interval
         self._waiting: dict[UUID, set[trio.Event]] = {}
         self._look_now = trio.Event()
@@ -114,6 +114,6 @@ class Waiters:
             try:
                 unfinished = await self._reader.still_unfinished(asked)
             except (RequeuestError, psycopg.Error) as error:
-                emit(_logger, Event.POLL_FAILED, error=error)
+                self._emitter.emit(events.PollFailed(error=first_line(error)))
             else:
                 self.wake(asked - unfinished)

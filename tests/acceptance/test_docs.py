@@ -31,7 +31,8 @@ from psycopg.conninfo import make_conninfo
 import requeuest_trio
 from requeuest_trio import ALL, Channel, JobState, Request, RequeuestError, _open, open_requeuest
 from requeuest_trio._engine.runner import FINISH_SECONDS
-from requeuest_trio._model.events import Event, emit
+from requeuest_trio._observe import events
+from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio.cli.worker import worker as worker_command
 from requeuest_trio.testing import Arrival, Reply, open_receiver
 from tests.faults.mutations import mutants
@@ -151,7 +152,7 @@ def test_the_formatter_of_the_page_writes_one_json_object_a_line(caplog: pytest.
     names: dict[str, Any] = {}
     exec(compile(block.code, str(block.page), "exec"), names)
     job_id = uuid4()
-    emit(logging.getLogger("requeuest_trio.recorder"), Event.OUTCOME_REFUSED, job=job_id, error=ValueError("a\nb"))
+    Emitter().emit(events.OutcomeRefused(job=job_id, error="a\nb"))
     try:
         raise KeyError("other")
     except KeyError:
@@ -159,7 +160,7 @@ def test_the_formatter_of_the_page_writes_one_json_object_a_line(caplog: pytest.
     ours, other = [names["JsonLines"]().format(record) for record in caplog.records]
     assert "\n" not in ours + other
     read = json.loads(ours)
-    assert (read["event"], read["job"], read["error"]) == ("outcome_refused", str(job_id), "a")
+    assert (read["event"], read["job"], read["error"]) == ("outcome_refused", str(job_id), "a\\nb")
     assert json.loads(other)["message"].startswith("went\nwrong\nTraceback")
 
 

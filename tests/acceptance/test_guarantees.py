@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from requeuest_trio._model.events import Event
+from requeuest_trio._observe import events
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "guarantees.md").read_text("utf-8")
@@ -29,5 +29,6 @@ def test_every_promise_has_tests(promise: str) -> None:
 
 
 def test_every_warning_an_operator_may_see_is_explained_here() -> None:
-    warnings = {event.value.name for event in Event if event.value.level >= logging.WARNING}
+    kinds = [getattr(events, name) for name in events.__all__]
+    warnings = {kind.name for kind in kinds if kind.level >= logging.WARNING}
     assert warnings <= set(re.findall(r"`(\w+)`", PAGE))

@@ -12,6 +12,7 @@ from requeuest_trio import Request
 from requeuest_trio._model.job import Reached
 from requeuest_trio._model.outcome import Answer, Outcome
 from requeuest_trio._model.states import JobState
+from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._store.queries import Queries
 from requeuest_trio._store.rows import Claimed, NewJob, Report
@@ -71,7 +72,7 @@ class Bench:
     def __init__(self, dsn: str, stack: AsyncExitStack) -> None:
         self.dsn = dsn
         self.queries = Queries(SCHEMA)
-        self.store = Store(self.queries, SCHEMA)
+        self.store = Store(self.queries, SCHEMA, Emitter())
         self._stack = stack
 
     async def connect(self, *, autocommit: bool = True) -> Conn:

@@ -15,6 +15,7 @@ import trio
 import trio.testing
 
 from requeuest_trio import Config, DatabaseUnavailable, Request, open_requeuest
+from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._store.announcer import Announcer
 from requeuest_trio._store.database import Database
 from requeuest_trio._store.store import Store
@@ -137,7 +138,7 @@ async def test_what_comes_in_a_quiet_moment_is_announced_after_it(
 ) -> None:
     """Though nothing comes after it, and as often as it fails."""
     told = Told(failures)
-    announcer = Announcer(cast("Database", told), cast("Store", told))
+    announcer = Announcer(cast("Database", told), cast("Store", told), Emitter())
     nursery.start_soon(announcer.run)
     spawn_again(announcer)
     await trio.sleep(10)
@@ -147,7 +148,7 @@ async def test_what_comes_in_a_quiet_moment_is_announced_after_it(
 
 async def test_what_is_quiet_at_the_end_is_announced_then(autojump_clock: trio.testing.MockClock) -> None:
     told = Told()
-    announcer = Announcer(cast("Database", told), cast("Store", told))
+    announcer = Announcer(cast("Database", told), cast("Store", told), Emitter())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(announcer.run)
         await trio.testing.wait_all_tasks_blocked()

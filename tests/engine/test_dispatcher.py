@@ -18,6 +18,7 @@ import trio
 
 from requeuest_trio import ALL, Config, DatabaseUnavailable, Request, RetryPolicy, open_requeuest
 from requeuest_trio._engine.dispatcher import Dispatcher
+from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._store.queries import Queries
 from requeuest_trio._store.store import Store
@@ -277,7 +278,7 @@ async def test_what_another_process_gives_up_wakes_promptly(eye: Eye, receiver: 
 
 async def _release_all(eye: Eye) -> None:
     [[worker]] = await eye.rows("select worker from requeuest.job where state = 'running'")
-    assert await Store(Queries("requeuest"), "requeuest").release(eye.connection, worker) == 1
+    assert await Store(Queries("requeuest"), "requeuest", Emitter()).release(eye.connection, worker) == 1
 
 
 @pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")

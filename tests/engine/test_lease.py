@@ -20,6 +20,7 @@ from requeuest_trio import Config, DatabaseUnavailable, Request, RetryPolicy, op
 from requeuest_trio._engine.clocks import DatabaseClock
 from requeuest_trio._engine.heartbeat import Heartbeat
 from requeuest_trio._engine.lease import Lease
+from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._store.database import Database
 from requeuest_trio._store.queries import Queries
@@ -99,7 +100,7 @@ async def test_cut_off_it_stops_in_time_and_its_late_outcome_is_refused(eye: Eye
 async def test_after_a_standstill_nothing_more_is_sent(nursery: trio.Nursery, log: Log) -> None:
     """The first step that an attempt makes may be its last: no other task is asked before."""
     lease, sent = Lease(0.5), list[int]()
-    heartbeat = Heartbeat(cast("Database", None), cast("Store", None), lease, DatabaseClock(), lambda: None)
+    heartbeat = Heartbeat(cast("Database", None), cast("Store", None), lease, DatabaseClock(), lambda: None, Emitter())
     lease.renewed(lease.clock())
 
     async def attempt(number: int) -> None:
@@ -146,7 +147,7 @@ class Answering:
 
 
 def heartbeat_of(lease: Lease, answering: Answering, on_lost: Callable[[], None] = lambda: None) -> Heartbeat:
-    return Heartbeat(cast("Database", answering), cast("Store", answering), lease, DatabaseClock(), on_lost)
+    return Heartbeat(cast("Database", answering), cast("Store", answering), lease, DatabaseClock(), on_lost, Emitter())
 
 
 async def test_trust_ends_before_the_lease_that_may_have_begun_when_it_was_asked_for(
@@ -325,7 +326,7 @@ async def test_one_step_of_maintenance_that_always_fails_disables_no_other(
 async def test_who_was_not_seen_of_late_rescues_nothing(eye: Eye) -> None:
     """The database itself stood still, with a rescue under way: on its clock every lease has run out."""
     await _plant_lost_process(eye, "http://localhost/")
-    store, rescuer = Store(Queries("requeuest"), "requeuest"), uuid4()
+    store, rescuer = Store(Queries("requeuest"), "requeuest", Emitter()), uuid4()
     await store.register(eye.connection, rescuer, 30.0)
     await eye.connection.execute(
         "update requeuest.worker set seen_at = now() - '20 s'::interval where id = %s", [rescuer]
@@ -373,7 +374,7 @@ async def test_jobs_whose_claim_was_not_answered_are_given_back(
 
 async def test_a_claim_that_is_carried_out_late_is_given_back(eye: Eye, receiver: Receiver, log: Log) -> None:
     """The network kept it back, and brings it when its sender has long given up and tidied up."""
-    store = Store(Queries("requeuest"), "requeuest")
+    store = Store(Queries("requeuest"), "requeuest", Emitter())
     receiver.script(Reply(delay=1.0))
     async with nothing_left(eye), open_requeuest(eye.dsn, ["mine"], lease=1, poll_interval=600) as client:
         busy = await client.spawn("mine", Request.get(receiver.url + "/busy"))

@@ -10,13 +10,14 @@ import trio.testing
 from requeuest_trio import Request, open_requeuest
 from requeuest_trio._engine.heartbeat import Heartbeat
 from requeuest_trio._engine.lease import Lease
-from requeuest_trio._engine.loop_lag import LoopLag
+from requeuest_trio._observe.emitter import Emitter
+from requeuest_trio._observe.loop_lag import LoopLag
 from requeuest_trio.testing import Receiver
 from tests.engine.support import Eye, Log, nothing_left, until_done
 
 
 async def test_a_stall_is_seen_at_once_and_told(nursery: trio.Nursery, log: Log) -> None:
-    lag = LoopLag(0.2)
+    lag = LoopLag(0.2, Emitter())
     nursery.start_soon(lag.run)
     await trio.testing.wait_all_tasks_blocked()
     time.sleep(0.7)  # noqa: ASYNC251 - this is the stall
@@ -29,7 +30,7 @@ async def test_a_stall_is_seen_at_once_and_told(nursery: trio.Nursery, log: Log)
 
 
 async def test_a_loop_that_keeps_up_has_no_lag(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
-    lag = LoopLag(0.2)
+    lag = LoopLag(0.2, Emitter())
     nursery.start_soon(lag.run)
     await trio.sleep(120)
     assert lag.worst == 0
@@ -37,7 +38,7 @@ async def test_a_loop_that_keeps_up_has_no_lag(autojump_clock: trio.testing.Mock
 
 
 async def test_the_worst_of_the_last_minute_counts(mock_clock: trio.testing.MockClock) -> None:
-    lag = LoopLag(100.0)
+    lag = LoopLag(100.0, Emitter())
     for seconds in (3.0, 1.0, 2.0):
         lag._note(trio.current_time(), seconds)
         mock_clock.jump(20)

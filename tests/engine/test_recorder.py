@@ -21,6 +21,7 @@ from requeuest_trio._engine import recorder
 from requeuest_trio._engine.recorder import Recorder
 from requeuest_trio._engine.runner import Runner
 from requeuest_trio._model.outcome import Answer, Outcome
+from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._store.database import Database
 from requeuest_trio._store.rows import Claimed, Report
@@ -104,7 +105,7 @@ def recorder_on(books: Books, told: list[Report] | None = None, config: Config |
         if told is not None:
             told.extend(reports)
 
-    return Recorder(cast("Database", books), cast("Store", books), config or Config(), on_recorded)
+    return Recorder(cast("Database", books), cast("Store", books), config or Config(), on_recorded, Emitter())
 
 
 async def test_what_ends_during_a_write_goes_into_the_next(nursery: trio.Nursery) -> None:
@@ -448,7 +449,9 @@ async def test_the_dead_are_told_of_once_that_is_recorded(log: Log) -> None:
 async def test_an_echo_tells_of_what_the_first_write_may_have_unblocked() -> None:
     books, hints, again = Books(), list[dict[str, float]](), report()
     books.batches.append([again])
-    recorder = Recorder(cast("Database", books), cast("Store", books), Config(), lambda _, waits: hints.append(waits))
+    recorder = Recorder(
+        cast("Database", books), cast("Store", books), Config(), lambda _, waits: hints.append(waits), Emitter()
+    )
     recorder.submit(again)
     await recorder.flush()
     assert hints == [{"a": 0.0}]

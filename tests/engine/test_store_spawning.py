@@ -24,6 +24,7 @@ from requeuest_trio import (
     migrate,
     open_requeuest,
 )
+from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._store.rows import NewJob
 from tests.engine.bench import Bench, delivered, new_id, new_job
 from tests.postgres.harness import Conn, connect, until_running, value
@@ -242,7 +243,7 @@ async def test_who_stores_it_again_tells_of_it_too(bench: Bench, conn: Conn, key
 async def test_nothing_is_announced_without_notifications(bench: Bench, conn: Conn, other: Conn) -> None:
     from requeuest_trio._store.store import Store
 
-    silent = Store(bench.queries, "requeuest", notifications=False)
+    silent = Store(bench.queries, "requeuest", Emitter(), notifications=False)
     await bench.store.listen(other, [bench.store.due_topic, bench.store.done_topic])
     await silent.spawn(conn, [new_job(), new_job(key="k")])
     await conn.execute("NOTIFY \"requeuest:due\", 'last'")

@@ -21,6 +21,7 @@ from requeuest_trio import Config, Reached, Request, RetryPolicy
 from requeuest_trio._engine.lease import Lease
 from requeuest_trio._engine.runner import FINISH_SECONDS, Runner
 from requeuest_trio._model.outcome import Answer, Delivery
+from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._store.rows import Claimed
 from requeuest_trio._waiters import Waiters
 from tests.engine.bench import new_id
@@ -91,11 +92,11 @@ class Scenario:
 
     async def run(self) -> None:
         """Start a runner, and end it at some step, as `open_requeuest` does."""
-        waiters = Waiters(cast("Any", None), poll_interval=5.0)
+        waiters = Waiters(cast("Any", None), Emitter(), poll_interval=5.0)
         claims, records, store, sender = cast("Any", (self.claims, self.records, self.store, self.sender))
         bodies = cast("Any", None)
         self.runner = Runner(
-            claims, records, bodies, store, sender, waiters, frozenset({"c0", "c1", "c2"}), CONFIG,
+            claims, records, bodies, store, sender, waiters, frozenset({"c0", "c1", "c2"}), CONFIG, Emitter(),
             concurrency=3, lease=Lease(LEASE, trio.current_time), poll_interval=0.5,
         )  # fmt: skip
         now = trio.Event()

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from requeuest_trio._engine.shortages import Shortages
 from requeuest_trio._http.shortages import OutOfResources, is_shortage, lacks_descriptors, lacks_ports
+from requeuest_trio._observe.emitter import Emitter
 
 LOGGER = "requeuest_trio.dispatcher"
 
 
 def test_a_channel_of_which_nothing_goes_pauses_then_tries_one() -> None:
-    shortages = Shortages(32)
+    shortages = Shortages(32, Emitter())
     pauses = []
     now = 100.0
     for _ in range(6):
@@ -35,7 +36,7 @@ def test_a_channel_of_which_nothing_goes_pauses_then_tries_one() -> None:
 
 
 def test_failures_in_a_row_pause_for_longer_and_longer() -> None:
-    shortages, now, pauses = Shortages(32), 0.0, []
+    shortages, now, pauses = Shortages(32, Emitter()), 0.0, []
     for _ in range(8):
         shortages.met("a", 0, "no descriptor", now)
         pauses.append(shortages.next_change - now)
@@ -46,7 +47,7 @@ def test_failures_in_a_row_pause_for_longer_and_longer() -> None:
 
 
 def test_a_channel_keeps_what_goes_and_gets_a_little_more_each_second() -> None:
-    shortages, now = Shortages(32), 0.0
+    shortages, now = Shortages(32, Emitter()), 0.0
     for running in (31, 30, 22):
         shortages.met("a", running, "no descriptor", now)
     limits = []
@@ -62,7 +63,7 @@ def test_a_channel_keeps_what_goes_and_gets_a_little_more_each_second() -> None:
     st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 32), st.floats(0, 10)), max_size=50), st.integers(1, 40)
 )
 def test_it_ends_by_itself(met: list[tuple[str, int, float]], concurrency: int) -> None:
-    shortages, now = Shortages(concurrency), 0.0
+    shortages, now = Shortages(concurrency, Emitter()), 0.0
     for channel, running, seconds in met:
         now += seconds
         shortages.ease(now)
@@ -79,7 +80,7 @@ def test_it_ends_by_itself(met: list[tuple[str, int, float]], concurrency: int) 
 
 def test_it_is_told_once_a_minute_and_in_the_end(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, LOGGER)
-    shortages = Shortages(4)
+    shortages = Shortages(4, Emitter())
     for second in range(130):
         shortages.met("a", 1, "no descriptor", float(second))
         shortages.tell(float(second))

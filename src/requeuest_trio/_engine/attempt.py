@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 from dataclasses import dataclass, field
@@ -19,8 +18,7 @@ from requeuest_trio._engine.recorder import Recorder
 from requeuest_trio._http.describing import described
 from requeuest_trio._http.progress import Progress
 from requeuest_trio._http.sender import Sender
-from requeuest_trio._model.errors import InvalidRequest
-from requeuest_trio._model.events import Event, emit
+from requeuest_trio._model.errors import InvalidRequest, first_line
 from requeuest_trio._model.headers import Headers, find
 from requeuest_trio._model.job import Reached
 from requeuest_trio._model.origin import origin_of
@@ -28,14 +26,14 @@ from requeuest_trio._model.outcome import Delivery, Outcome, damaged, failed_wit
 from requeuest_trio._model.request import Request
 from requeuest_trio._model.retry import RetryPolicy
 from requeuest_trio._model.states import JobState
-from requeuest_trio._store.database import DATABASE_ERRORS, first_line
+from requeuest_trio._observe import events
+from requeuest_trio._observe.emitter import Emitter
+from requeuest_trio._store.database import DATABASE_ERRORS
 from requeuest_trio._store.rows import Claimed, Report
 
 __all__ = ["Deliverer"]
 
-_logger = logging.getLogger("requeuest_trio.attempt")
 
-_LEVEL = Event.ATTEMPT.value.level
 _NOT_SENT = "not sent: this process had lost its lease"
 _CUT_SHORT = "cut short: this process could not renew its lease"
 _UNREAD = "not sent: its body could not be read"
@@ -51,6 +49,7 @@ class Deliverer:
     bodies: LargeBodies
     lease: Lease
     config: Config
+    emitter: Emitter
     origins: OriginHealth = field(default_factory=OriginHealth)
 
     async def attempt(self, job: Claimed, scope: trio.CancelScope) -> str | None:
@@ -152,13 +151,13 @@ class Deliverer:
         gives_up = outcome.state is JobState.DEAD
         failing = self.origins.failed(origin, now=trio.current_time(), gives_up=gives_up)
         if failing is not None:
-            emit(_logger, Event.ORIGIN_FAILING, origin=origin, failures=failing.failures, error=outcome.error)
+            self.emitter.emit(events.OriginFailing(origin=origin, failures=failing.failures, error=outcome.error))
 
     def _tell_of_success(self, origin: str) -> None:
         recovered = self.origins.succeeded(origin, now=trio.current_time())
         if recovered is not None:
             failed_for = round(recovered.failed_for, 1)
-            emit(_logger, Event.ORIGIN_RECOVERED, origin=origin, failures=recovered.failures, failed_for=failed_for)
+            self.emitter.emit(events.OriginRecovered(origin=origin, failures=recovered.failures, failed_for=failed_for))
 
     def give_up(self, job: Claimed) -> None:
         """Report that a claimed job was not sent, because its lease was lost while it waited for its turn."""
@@ -169,17 +168,17 @@ class Deliverer:
         duration = trio.current_time() - started
         error = logged or outcome.error
         self.recorder.submit(Report(job, outcome, started, duration), error)
-        if _logger.isEnabledFor(_LEVEL):
-            emit(
-                _logger,
-                Event.ATTEMPT,
-                job=job.id,
-                number=job.attempt,
-                state=outcome.state,
-                status=outcome.answer and outcome.answer.status,
-                reached=outcome.reached,
-                duration=round(duration, 4),
-                error=error,
+        if self.emitter.takes(events.Attempt):
+            self.emitter.emit(
+                events.Attempt(
+                    job=job.id,
+                    number=job.attempt,
+                    state=outcome.state,
+                    status=outcome.answer.status if outcome.answer else None,
+                    reached=outcome.reached,
+                    duration=round(duration, 4),
+                    error=error,
+                )
             )
 
 

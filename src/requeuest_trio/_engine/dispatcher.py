@@ -14,7 +14,6 @@ up a small part of the time at most. So what somebody invents is never kept, nor
 from __future__ import annotations
 
 import heapq
-import logging
 import math
 import random
 from collections import deque
@@ -33,7 +32,9 @@ from requeuest_trio._engine.shortages import Shortages
 from requeuest_trio._engine.slots import Slots, Wish
 from requeuest_trio._engine.worker import Worker
 from requeuest_trio._model.channel import ALL, All
-from requeuest_trio._model.events import Event, emit
+from requeuest_trio._model.errors import first_line
+from requeuest_trio._observe import events
+from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._postgres import Backoff, TrioConnection
 from requeuest_trio._store.database import DATABASE_ERRORS, Database, why_unreadable
 from requeuest_trio._store.failures import is_of_time, is_of_what_was_read
@@ -43,7 +44,6 @@ from requeuest_trio._store.waits import Waits, pairs
 
 __all__ = ["Dispatcher"]
 
-_logger = logging.getLogger("requeuest_trio.dispatcher")
 _CHANNELS_PER_CLAIM = 100
 _OVERDUE_LEASE_PAUSE = 0.2
 _SOON_SECONDS = 0.05
@@ -68,6 +68,7 @@ class Dispatcher:
         lease: Lease,
         channels: frozenset[str] | All,
         on_condemned: Callable[[Iterable[UUID]], None],
+        emitter: Emitter,
         *,
         concurrency: int,
         max_running: int,
@@ -80,9 +81,10 @@ class Dispatcher:
         self._lease = lease
         self._channels = None if isinstance(channels, All) else channels
         self._on_condemned = on_condemned
+        self._emitter = emitter
         self._concurrency = concurrency
         self._slots = Slots(max_running, None if self._channels is None else len(self._channels))
-        self._shortages = Shortages(concurrency)
+        self._shortages = Shortages(concurrency, emitter)
         self._caution = Caution()
         self._claim_problem = ""
         """Why the last claim that has failed of what it has read has."""
@@ -119,9 +121,9 @@ class Dispatcher:
         return f"<Dispatcher: {self.running} running in {len(self._workers)} channels, {len(self._hot)} hot>"
 
     @property
-    def channels(self) -> list[str] | All:
+    def channels(self) -> tuple[str, ...] | All:
         """What this process delivers."""
-        return ALL if self._channels is None else sorted(self._channels)
+        return ALL if self._channels is None else tuple(sorted(self._channels))
 
     @property
     def running(self) -> int:
@@ -246,7 +248,7 @@ class Dispatcher:
             except DATABASE_ERRORS as error:
                 failures += 1
                 pause = self._backoff.delay(failures, random.random)
-                emit(_logger, Event.CLAIM_FAILED, error=error, retry_in=round(pause, 2))
+                self._emitter.emit(events.ClaimFailed(error=first_line(error), retry_in=round(pause, 2)))
                 self._look_around = True
                 await trio.sleep(pause)
 
@@ -347,10 +349,14 @@ class Dispatcher:
             self._hand_over(channel, claimed)
         if jobs:
             self._handed_over.append(claim)
-            emit(_logger, Event.CLAIMED, jobs=len(jobs), channels=len(by_channel))
+            self._tell_of_claim(len(jobs), len(by_channel))
         if oversized:
             await self._condemn(oversized, TOO_LARGE)
         await self._look_up_emptied(self._timed.intersection(places).difference(self._hot))
+
+    def _tell_of_claim(self, jobs: int, channels: int) -> None:
+        if self._emitter.takes(events.Claimed):
+            self._emitter.emit(events.Claimed(jobs=jobs, channels=channels))
 
     async def _examine(self, channel: str) -> None:
         """Find out which job of a channel could not be claimed alone, and give it up if that is not the first time."""
@@ -406,9 +412,9 @@ class Dispatcher:
             self._claim_was_lost = True
             raise
         if disowned:
-            emit(_logger, Event.OUTCOMES_LOST, jobs=disowned)
+            self._emitter.emit(events.OutcomesLost(jobs=disowned))
         if released:
-            emit(_logger, Event.CLAIM_LOST, jobs=released)
+            self._emitter.emit(events.ClaimLost(jobs=released))
             self.wake_all()
 
     async def _give_up_unknown(self, connection: TrioConnection) -> tuple[int, int]:
@@ -448,7 +454,7 @@ class Dispatcher:
             if job is not None and may_send:
                 self._hand_over(channel, [job])
                 self._handed_over.append(job.claim)
-                emit(_logger, Event.CLAIMED, jobs=1, channels=1)
+                self._tell_of_claim(1, 1)
             else:
                 self._claim_was_lost |= job is not None or reservation.is_unknown
                 self._woken.set()

@@ -5,7 +5,6 @@ Each beat also tells the database's clock, and so whether it was set since the o
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import partial
 
@@ -13,13 +12,14 @@ import trio
 
 from requeuest_trio._engine.clocks import DatabaseClock
 from requeuest_trio._engine.lease import Lease
-from requeuest_trio._model.events import Event, emit
+from requeuest_trio._model.errors import first_line
+from requeuest_trio._observe import events
+from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._store.database import DATABASE_ERRORS, Database
 from requeuest_trio._store.store import Store
 
 __all__ = ["Heartbeat"]
 
-_logger = logging.getLogger("requeuest_trio.heartbeat")
 _BEATS_PER_LEASE = 6
 _RETRY_SECONDS = 1.0
 _LOOK_SECONDS = 0.25
@@ -30,13 +30,20 @@ class Heartbeat:
     """Renews the lease, and tells if it could not be renewed in time."""
 
     def __init__(
-        self, database: Database, store: Store, lease: Lease, clock: DatabaseClock, on_lost: Callable[[], None]
+        self,
+        database: Database,
+        store: Store,
+        lease: Lease,
+        clock: DatabaseClock,
+        on_lost: Callable[[], None],
+        emitter: Emitter,
     ) -> None:
         self._database = database
         self._store = store
         self._lease = lease
         self._clock = clock
         self._on_lost = on_lost
+        self._emitter = emitter
         self.interval = lease.length / _BEATS_PER_LEASE
 
     async def register(self) -> None:
@@ -56,7 +63,9 @@ class Heartbeat:
             except DATABASE_ERRORS as error:
                 # Once the lease is over, all of this process waits for this.
                 pause = min(self.interval, _RETRY_SECONDS)
-                emit(_logger, Event.HEARTBEAT_FAILED, error=error, lease_left=round(self._lease.left, 1))
+                self._emitter.emit(
+                    events.HeartbeatFailed(error=first_line(error), lease_left=round(self._lease.left, 1))
+                )
 
     async def _beat(self) -> None:
         asked_at = self._lease.clock()
@@ -75,13 +84,13 @@ class Heartbeat:
             self._lost()
         self._lease.renewed(asked_at)
         if was_set_by := self._clock.told(clock, asked_at=asked_at, answered_at=self._lease.clock()):
-            emit(_logger, Event.CLOCK_SET, seconds=round(was_set_by, 1))
+            self._emitter.emit(events.ClockSet(seconds=round(was_set_by, 1)))
 
     def _lost(self) -> None:
         cut_short = self._lease.lapse()
         self._on_lost()
         if cut_short is not None:
-            emit(_logger, Event.LEASE_LOST, cut_short=cut_short)
+            self._emitter.emit(events.LeaseLost(cut_short=cut_short))
 
     async def watch(self) -> None:
         """Tell of a loss when it comes, also while a beat hangs, until cancelled.

@@ -6,7 +6,6 @@ nothing was heard while there was none.
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -16,8 +15,9 @@ from uuid import UUID
 import trio
 
 from requeuest_trio._engine.notification import finished_in, waits_in
-from requeuest_trio._model.errors import DatabaseUnavailable
-from requeuest_trio._model.events import Event, emit
+from requeuest_trio._model.errors import DatabaseUnavailable, first_line
+from requeuest_trio._observe import events
+from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._postgres import Backoff, TrioConnection, move_on_after
 from requeuest_trio._store.database import DATABASE_ERRORS, Database
 from requeuest_trio._store.store import Store
@@ -25,7 +25,6 @@ from requeuest_trio._store.waits import Waits
 
 __all__ = ["Hints", "Listener"]
 
-_logger = logging.getLogger("requeuest_trio.listener")
 _CHECK_SECONDS = 5.0
 _ANSWER_SECONDS = 5.0
 _READ_PER_SECOND = 1_000_000
@@ -50,11 +49,12 @@ class Hints:
 class Listener:
     """One connection that does nothing but listen. `run` has to be running."""
 
-    def __init__(self, database: Database, store: Store, topics: Sequence[str], hints: Hints) -> None:
+    def __init__(self, database: Database, store: Store, topics: Sequence[str], hints: Hints, emitter: Emitter) -> None:
         self._database = database
         self._store = store
         self._topics = topics
         self._hints = hints
+        self._emitter = emitter
         self._backoff = Backoff(initial=0.1, cap=5.0)
         self._failures = 0
         self._read = 0
@@ -69,13 +69,13 @@ class Listener:
             except DATABASE_ERRORS as error:
                 self._failures += 1
                 pause = self._backoff.delay(self._failures, random.random)
-                emit(_logger, Event.LISTENER_LOST, error=error, retry_in=round(pause, 2))
+                self._emitter.emit(events.ListenerLost(error=first_line(error), retry_in=round(pause, 2)))
                 await trio.sleep(pause)
 
     async def _listen(self, connection: TrioConnection) -> None:
         await self._store.listen(connection, self._topics)
         if self._failures:
-            emit(_logger, Event.LISTENER_BACK, failures=self._failures)
+            self._emitter.emit(events.ListenerBack(failures=self._failures))
             self._failures = 0
         self._hints.anything()
         while True:

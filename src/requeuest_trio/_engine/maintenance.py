@@ -5,7 +5,6 @@ Every process that delivers does this, without a leader: the statements skip wha
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -19,8 +18,10 @@ from requeuest_trio._engine.clocks import DatabaseClock
 from requeuest_trio._engine.dispatcher import Dispatcher
 from requeuest_trio._engine.lease import Lease
 from requeuest_trio._engine.watch import Watch
-from requeuest_trio._model.events import Event, emit
+from requeuest_trio._model.errors import first_line
 from requeuest_trio._model.states import JobState
+from requeuest_trio._observe import events
+from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._store.database import DATABASE_ERRORS, Database
 from requeuest_trio._store.failures import answer_of, was_answered
@@ -28,7 +29,6 @@ from requeuest_trio._store.store import FIRST_KEY, Store
 
 __all__ = ["Maintenance"]
 
-_logger = logging.getLogger("requeuest_trio.maintenance")
 _ROUNDS_PER_LEASE = 6
 _UNSURE_SECONDS = 3_600.0
 
@@ -46,6 +46,7 @@ class Maintenance:
         lease: Lease,
         dispatcher: Dispatcher,
         clock: DatabaseClock,
+        emitter: Emitter,
     ) -> None:
         self._database = database
         self._store = store
@@ -53,6 +54,7 @@ class Maintenance:
         self._dispatcher = dispatcher
         self._keep = {JobState.SUCCEEDED: config.keep_succeeded, JobState.DEAD: config.keep_dead}
         self._clock = clock
+        self._emitter = emitter
         self._watch = Watch()
         self._answered_at = -math.inf
         self._up_since = math.inf
@@ -86,7 +88,7 @@ class Maintenance:
                 self._note_answer()
             else:
                 self._answered_at = -math.inf
-            emit(_logger, Event.MAINTENANCE_FAILED, error=error)
+            self._emitter.emit(events.MaintenanceFailed(error=first_line(error)))
 
     async def _ask(self, operation: Callable[[TrioConnection], Awaitable[T]]) -> T:
         answer = await self._database.run(operation)
@@ -116,7 +118,7 @@ class Maintenance:
             channels, self._walked = await self._ask(partial(self._store.free_stranded, after=self._walked))
             if not channels:
                 return
-            emit(_logger, Event.UNSTRANDED, channels=len(channels))
+            self._emitter.emit(events.Unstranded(channels=len(channels)))
             self._dispatcher.wake(channels)
 
     async def _bring_back(self) -> None:
@@ -127,7 +129,7 @@ class Maintenance:
             if not jobs:
                 self._times_set = times_set
                 return
-            emit(_logger, Event.BROUGHT_BACK, jobs=jobs)
+            self._emitter.emit(events.BroughtBack(jobs=jobs))
             self._dispatcher.wake(waits)
 
     async def _rescue(self) -> None:
@@ -140,7 +142,7 @@ class Maintenance:
                 if not rescued:
                     await self._ask(partial(self._store.forget, lost=lost))
                     return
-                emit(_logger, Event.RESCUED, jobs=rescued)
+                self._emitter.emit(events.Rescued(jobs=rescued))
                 self._dispatcher.wake_all()
         except DATABASE_ERRORS:
             # Perhaps the table of processes is locked: then none could renew its lease, and all look lost after it.
@@ -157,4 +159,4 @@ class Maintenance:
             return self._store.prune(connection, state, timedelta(seconds=keep), latest)
 
         while pruned := await self._ask(operation):
-            emit(_logger, Event.PRUNED, jobs=pruned, state=state)
+            self._emitter.emit(events.Pruned(jobs=pruned, state=state))

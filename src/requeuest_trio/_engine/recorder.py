@@ -11,7 +11,6 @@ after any other error the answer is kept, and tried again whole.
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -24,10 +23,11 @@ import trio
 from psycopg import errors
 
 from requeuest_trio._config import Config
-from requeuest_trio._model.errors import DatabaseUnavailable
-from requeuest_trio._model.events import Event, emit
+from requeuest_trio._model.errors import DatabaseUnavailable, first_line
 from requeuest_trio._model.outcome import Answer, Outcome
 from requeuest_trio._model.states import JobState
+from requeuest_trio._observe import events
+from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._postgres import Backoff
 from requeuest_trio._store.database import DATABASE_ERRORS, Database
 from requeuest_trio._store.failures import Meaning, complaint_of, meaning_of
@@ -36,7 +36,6 @@ from requeuest_trio._store.store import Keys, Store
 
 __all__ = ["Recorder"]
 
-_logger = logging.getLogger("requeuest_trio.recorder")
 _MAX_ROWS = 500
 _MAX_BYTES = 8 * 1_048_576
 _MAX_BACKLOG_BYTES = 8 * _MAX_BYTES
@@ -71,13 +70,16 @@ class _Entry:
 class Recorder:
     """Outcomes on their way to the database. `run` has to be running, or `flush` to be called."""
 
-    def __init__(self, database: Database, store: Store, config: Config, on_recorded: OnRecorded) -> None:
+    def __init__(
+        self, database: Database, store: Store, config: Config, on_recorded: OnRecorded, emitter: Emitter
+    ) -> None:
         self._database = database
         self._store = store
         self._excerpt, self._keep = config.excerpt, config.keep_response
         # Attempts go on while one batch is written and the next one gathers.
         self._limit = config.max_running + 2 * _MAX_ROWS
         self._on_recorded = on_recorded
+        self._emitter = emitter
         self._backlog: dict[_Entry, None] = {}
         self._bytes = 0
         self._busy_keys: Keys = set()
@@ -129,11 +131,15 @@ class Recorder:
                 failures = 0
                 if problem is not None:
                     pause = max(self._next_retry() - trio.current_time(), 0.0)
-                    emit(_logger, Event.RECORD_FAILED, error=problem, backlog=self.backlog, retry_in=round(pause, 2))
+                    self._emitter.emit(
+                        events.RecordFailed(error=first_line(problem), backlog=self.backlog, retry_in=round(pause, 2))
+                    )
             except DATABASE_ERRORS as error:
                 failures += 1
                 pause = self._backoff.delay(failures, random.random)
-                emit(_logger, Event.RECORD_FAILED, error=error, backlog=self.backlog, retry_in=round(pause, 2))
+                self._emitter.emit(
+                    events.RecordFailed(error=first_line(error), backlog=self.backlog, retry_in=round(pause, 2))
+                )
                 await trio.sleep(pause)
 
     def _next_retry(self) -> float:
@@ -221,7 +227,7 @@ class Recorder:
     async def _write_refused(self, entry: _Entry, refusal: psycopg.Error) -> None:
         if not entry.is_refused:
             entry.is_refused = True
-            emit(_logger, Event.OUTCOME_REFUSED, job=entry.report.job.id, error=refusal)
+            self._emitter.emit(events.OutcomeRefused(job=entry.report.job.id, error=first_line(refusal)))
         try:
             await self._write_together([entry], [_without_answer(entry.report, refusal)])
         except DATABASE_ERRORS as error:
@@ -250,10 +256,10 @@ class Recorder:
             self._busy_keys_at = min(self._busy_keys_at, trio.current_time() + _BUSY_KEYS_SECONDS)
         stale = [report for report in reports if report.job.id in ids] if ids else []
         if stale:
-            emit(_logger, Event.OUTCOMES_STALE, jobs=len(stale))
+            self._emitter.emit(events.OutcomesStale(jobs=len(stale)))
         for entry in batch:
             if entry.report.outcome.state is JobState.DEAD and entry.report.job.id not in ids:
-                _tell_of_death(entry)
+                self._emitter.emit(_death(entry))
         # It may have been recorded before, by a write whose answer was lost, and with it the names of these channels.
         self._on_recorded(reports, unblocked | {report.job.channel: 0.0 for report in stale})
 
@@ -290,16 +296,13 @@ class Recorder:
         self._on_recorded((), unblocked)
 
 
-def _tell_of_death(entry: _Entry) -> None:
+def _death(entry: _Entry) -> events.JobDead:
     job, answer = entry.report.job, entry.report.outcome.answer
-    status = answer and answer.status
-    emit(
-        _logger,
-        Event.JOB_DEAD,
+    return events.JobDead(
         job=job.id,
         channel=job.channel,
         attempts=job.attempt,
-        status=status,
+        status=answer.status if answer else None,
         error=entry.logged,
     )
 

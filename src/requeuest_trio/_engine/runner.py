@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -20,8 +19,9 @@ from requeuest_trio._engine.maintenance import Maintenance
 from requeuest_trio._engine.recorder import Recorder
 from requeuest_trio._http.sender import Sender
 from requeuest_trio._model.channel import All
-from requeuest_trio._model.errors import DatabaseUnavailable
-from requeuest_trio._model.events import Event, emit
+from requeuest_trio._model.errors import DatabaseUnavailable, first_line
+from requeuest_trio._observe import events
+from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._store.database import DATABASE_ERRORS, Database
 from requeuest_trio._store.rows import Claimed, Report
@@ -31,7 +31,6 @@ from requeuest_trio._waiters import Waiters
 
 __all__ = ["Runner"]
 
-_logger = logging.getLogger("requeuest_trio.open")
 FINISH_SECONDS = 5.0
 
 T = TypeVar("T")
@@ -54,6 +53,7 @@ class Runner:
         waiters: Waiters,
         channels: frozenset[str] | All,
         config: Config,
+        emitter: Emitter,
         *,
         concurrency: int,
         lease: Lease,
@@ -64,21 +64,23 @@ class Runner:
         self._store = store
         self._waiters = waiters
         self._lease = lease
-        self.recorder = Recorder(records, store, config, self._on_recorded)
+        self._emitter = emitter
+        self.recorder = Recorder(records, store, config, self._on_recorded, emitter)
         self.dispatcher = Dispatcher(
             claims,
             store,
-            Deliverer(sender, self.recorder, LargeBodies(bodies, store, self._lease), self._lease, config),
+            Deliverer(sender, self.recorder, LargeBodies(bodies, store, self._lease), self._lease, config, emitter),
             self._lease,
             channels,
             waiters.wake,
+            emitter,
             concurrency=concurrency,
             max_running=config.max_running,
             poll_interval=poll_interval,
         )
         clock = DatabaseClock()
-        self._heartbeat = Heartbeat(claims, store, self._lease, clock, self.dispatcher.give_up_waiting)
-        self._maintenance = Maintenance(claims, store, config, self._lease, self.dispatcher, clock)
+        self._heartbeat = Heartbeat(claims, store, self._lease, clock, self.dispatcher.give_up_waiting, emitter)
+        self._maintenance = Maintenance(claims, store, config, self._lease, self.dispatcher, clock, emitter)
 
     async def start(self, nursery: trio.Nursery) -> None:
         """Register this process, and start its tasks. Raises `DatabaseUnavailable`."""
@@ -88,11 +90,11 @@ class Runner:
         nursery.start_soon(self.recorder.run)
         nursery.start_soon(self._maintenance.run)
         nursery.start_soon(self.dispatcher.run, nursery)
-        emit(_logger, Event.OPENED, channels=self.dispatcher.channels, worker=self._lease.worker)
+        self._emitter.emit(events.Opened(channels=self.dispatcher.channels, worker=self._lease.worker))
 
     async def drain(self, grace: float) -> None:
         """Claim nothing more, give back what was not begun, and let running attempts end for up to `grace` seconds."""
-        emit(_logger, Event.DRAINING, running=self.dispatcher.running, grace=grace)
+        self._emitter.emit(events.Draining(running=self.dispatcher.running, grace=grace))
         self.dispatcher.stop()
         with trio.move_on_after(grace):
             await self._give_back(self.dispatcher.take_back())
@@ -104,7 +106,7 @@ class Runner:
             try:
                 await self._tell(partial(self._store.give_back, worker=self._lease.worker, jobs=jobs))
             except DATABASE_ERRORS as error:
-                emit(_logger, Event.CLOSE_INCOMPLETE, error=error)
+                self._emitter.emit(events.CloseIncomplete(error=first_line(error)))
 
     async def finish(self) -> None:
         """After the tasks have ended: write what is unconfirmed, give back what is unfinished, and sign off.
@@ -112,12 +114,12 @@ class Runner:
         To be shielded, for `FINISH_SECONDS`, because it is what makes cancellation harmless. What can't be done in that
         time, the other processes do once the lease has expired.
         """
-        problem: Exception | str | None = f"PostgreSQL did not answer within {FINISH_SECONDS:g} s"
+        problem: Exception | None = TimeoutError(f"PostgreSQL did not answer within {FINISH_SECONDS:g} s")
         try:
             problem = await self._sign_off()
         finally:
             if problem is not None:
-                emit(_logger, Event.CLOSE_INCOMPLETE, error=problem)
+                self._emitter.emit(events.CloseIncomplete(error=first_line(problem)))
 
     async def _sign_off(self) -> Exception | None:
         """Every step, whatever has become of the one before: returns the first problem."""
@@ -135,7 +137,7 @@ class Runner:
         except DATABASE_ERRORS as error:
             problem = problem or error
         else:
-            emit(_logger, Event.CLOSED, released=released)
+            self._emitter.emit(events.Closed(released=released))
         return problem
 
     async def _tell(self, operation: Callable[[TrioConnection], Awaitable[T]]) -> T:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 from dataclasses import dataclass
 
-from requeuest_trio._model.events import Event, emit
+from requeuest_trio._observe import events
+from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._postgres import Backoff
 
 __all__ = ["Shortages"]
 
-_logger = logging.getLogger("requeuest_trio.dispatcher")
 _EASE_SECONDS = 1.0
 _TELL_SECONDS = 60.0
 
@@ -37,8 +36,9 @@ class Shortages:
     twice as many each second.
     """
 
-    def __init__(self, concurrency: int) -> None:
+    def __init__(self, concurrency: int, emitter: Emitter) -> None:
         self._concurrency = concurrency
+        self._emitter = emitter
         self._backoff = Backoff(initial=0.5, cap=5.0)
         self._of_channels: dict[str, _Shortage] = {}
         self._problem = ""
@@ -87,7 +87,7 @@ class Shortages:
                 if shortage.limit > self._concurrency:
                     del self._of_channels[channel]
         if not self._of_channels and self._is_told:
-            emit(_logger, Event.SHORTAGE_OVER, jobs=self._released)
+            self._emitter.emit(events.ShortageOver(jobs=self._released))
             self._is_told = False
             self._released = self._untold = 0
 
@@ -95,6 +95,6 @@ class Shortages:
         """Log what is new, but not all the time."""
         if self._untold and now >= self._tell_at:
             self._is_told = True
-            emit(_logger, Event.SHORTAGE, error=self._problem, jobs=self._untold)
+            self._emitter.emit(events.Shortage(error=self._problem, jobs=self._untold))
             self._untold = 0
             self._tell_at = now + _TELL_SECONDS

@@ -33,6 +33,7 @@ __all__ = [
     "JobNotFound",
     "RequeuestError",
     "SchemaMismatch",
+    "first_line",
     "kind_of",
     "shown",
 ]
@@ -109,6 +110,11 @@ class JobCancelled(_JobEnded):
 
     def _text(self) -> str:
         return f"job {self.job.id} was cancelled"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the details: PostgreSQL's may show a whole row with all that is secret in it."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def kind_of(value: object) -> str:

@@ -7,14 +7,15 @@ jobs, or by itself, if there are none.
 
 from __future__ import annotations
 
-import logging
 import random
 from contextlib import suppress
 from functools import partial
 
 import trio
 
-from requeuest_trio._model.events import Event, emit
+from requeuest_trio._model.errors import first_line
+from requeuest_trio._observe import events
+from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._postgres import Backoff, move_on_after
 from requeuest_trio._store.database import DATABASE_ERRORS, Database
 from requeuest_trio._store.store import Store
@@ -22,7 +23,6 @@ from requeuest_trio._store.waits import Waits, first_two
 
 __all__ = ["QUIET_SECONDS", "Announcer"]
 
-_logger = logging.getLogger("requeuest_trio.announcer")
 QUIET_SECONDS = 0.01
 """How soon after one announcement of a channel the next may follow."""
 _PATIENCE = QUIET_SECONDS
@@ -36,9 +36,10 @@ class Announcer:
     the polls of other processes find it.
     """
 
-    def __init__(self, database: Database, store: Store) -> None:
+    def __init__(self, database: Database, store: Store, emitter: Emitter) -> None:
         self._database = database
         self._store = store
+        self._emitter = emitter
         self._pending: dict[str, list[float]] = {}
         """When something is due, by Trio's clock, of the channels still to be announced."""
         self._quiet: dict[str, float] = {}
@@ -104,7 +105,7 @@ class Announcer:
             except DATABASE_ERRORS as error:
                 failures += 1
                 pause = self._backoff.delay(failures, random.random)
-                emit(_logger, Event.ANNOUNCE_FAILED, error=error, retry_in=round(pause, 2))
+                self._emitter.emit(events.AnnounceFailed(error=first_line(error), retry_in=round(pause, 2)))
                 await trio.sleep(pause)
 
     async def _wait_for_quiet_ones(self) -> None:

@@ -14,7 +14,7 @@ from psycopg import AsyncClientCursor, IsolationLevel, errors
 from psycopg.pq import TransactionStatus
 
 from requeuest_trio._config import Config
-from requeuest_trio._model.errors import DatabaseUnavailable, RequeuestError, SchemaMismatch
+from requeuest_trio._model.errors import DatabaseUnavailable, RequeuestError, SchemaMismatch, first_line
 from requeuest_trio._postgres import (
     SETTLE_TIMEOUT,
     Backoff,
@@ -43,7 +43,6 @@ __all__ = [
     "NO_LIMITS",
     "Database",
     "connected",
-    "first_line",
     "for_callers",
     "in_transaction",
     "run_once",
@@ -117,11 +116,6 @@ def for_callers() -> Iterator[None]:
     except psycopg.Error as error:
         # A context manager that raises the same error again gives it its frames back.
         raise RequeuestError(f"PostgreSQL refuses: {first_line(error)}") from without_contents(error)
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, without the details."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def why_unreadable(error: Exception, seconds: float, what: str = "a statement") -> str:

@@ -12,7 +12,6 @@ belongs to another role would run with this role's rights, which may be those of
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,12 +29,13 @@ from psycopg.conninfo import make_conninfo
 
 from requeuest_trio._model import checks
 from requeuest_trio._model.dsn import option_for
-from requeuest_trio._model.errors import RequeuestError, SchemaMismatch
+from requeuest_trio._model.errors import RequeuestError, SchemaMismatch, first_line
 from requeuest_trio._model.escaping import cut
-from requeuest_trio._model.events import Event, emit
 from requeuest_trio._model.states import JobState
+from requeuest_trio._observe import events
+from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._postgres import Dsn, Route, TrioConnection
-from requeuest_trio._store.database import NO_LIMITS, connected, first_line, for_callers, in_transaction
+from requeuest_trio._store.database import NO_LIMITS, connected, for_callers, in_transaction
 from requeuest_trio._store.failures import is_lasting, is_of_code, without_contents
 from requeuest_trio._store.queries import Queries
 from requeuest_trio._store.store import TOO_LARGE, Store
@@ -44,7 +44,6 @@ __all__ = ["Migration", "apply_migrations", "check_schema", "migrations"]
 
 T = TypeVar("T")
 
-_logger = logging.getLogger("requeuest_trio.migrate")
 _LOCK_SECONDS = 1.0
 """How long a step waits for a lock, and with it whoever needs the same table after it."""
 _PAUSE_SECONDS = 2.0
@@ -110,7 +109,9 @@ def migrations() -> list[Migration]:
     return found
 
 
-async def apply_migrations(route: Route, *, schema: str = "requeuest", target: int | None = None) -> list[str]:
+async def apply_migrations(
+    route: Route, emitter: Emitter, *, schema: str = "requeuest", target: int | None = None
+) -> list[str]:
     """Bring the tables in `schema` to version `target` (None: the newest; 0: none), a step at a time.
 
     Waits for as long as other transactions hold what it needs, but only for a moment at a time.
@@ -125,10 +126,10 @@ async def apply_migrations(route: Route, *, schema: str = "requeuest", target: i
     with for_callers():
         async with connected(route) as connection:
             with _refusals_told():
-                while (step := await _patiently(connection, queries, take_step)) is not None:
+                while (step := await _patiently(connection, queries, emitter, take_step)) is not None:
                     applied.append(step)
                 if goal:
-                    await _validate(connection, queries, schema)
+                    await _validate(connection, queries, schema, emitter)
     return applied
 
 
@@ -149,7 +150,7 @@ def _refusals_told() -> Iterator[None]:
 
 
 async def _patiently(
-    connection: TrioConnection, queries: Queries, operation: Callable[[TrioConnection], Awaitable[T]]
+    connection: TrioConnection, queries: Queries, emitter: Emitter, operation: Callable[[TrioConnection], Awaitable[T]]
 ) -> T:
     """Run an operation in a transaction, again and again while others hold what it needs."""
     began = trio.current_time()
@@ -167,7 +168,7 @@ async def _patiently(
             elif not isinstance(error, errors.LockNotAvailable | errors.DeadlockDetected):
                 raise
             pause, waited = _PAUSE_SECONDS, round(trio.current_time() - began, 1)
-            emit(_logger, Event.MIGRATION_WAITS, waited=waited, retry_in=pause, error=error)
+            emitter.emit(events.MigrationWaits(waited=waited, retry_in=pause, error=first_line(error)))
         except _AnotherWasFirst as another:
             pause, surprises = 0.0, surprises + 1
             if surprises > _MOST_SURPRISES:
@@ -177,27 +178,28 @@ async def _patiently(
         await trio.sleep(pause)
 
 
-async def _validate(connection: TrioConnection, queries: Queries, schema: str) -> None:
+async def _validate(connection: TrioConnection, queries: Queries, schema: str, emitter: Emitter) -> None:
     """Hold what was stored before to the limits of new rows, reading it while others go on.
 
     Unfinished jobs that are larger die, since nobody could send them; whatever else is, stays as it is.
     """
-    oversized = await _patiently(connection, queries, partial(_oversized, queries))
+    patiently = partial(_patiently, connection, queries, emitter)
+    oversized = await patiently(partial(_oversized, queries))
     for start in range(0, len(oversized), _PAGE):
         condemn = partial(
-            Store(queries, schema).condemn,
+            Store(queries, schema, emitter).condemn,
             job_ids=oversized[start : start + _PAGE],
             problem=TOO_LARGE,
             states=_SENDABLE,
         )
-        await _patiently(connection, queries, condemn)
-    for constraint, statement in await _patiently(connection, queries, partial(_validations, queries, schema)):
+        await patiently(condemn)
+    for constraint, statement in await patiently(partial(_validations, queries, schema)):
         validate = partial(_execute, statement=statement.encode())
         try:
-            await _patiently(connection, queries, validate)
+            await patiently(validate)
         except errors.CheckViolation as error:
             await connection.rollback()
-            emit(_logger, Event.LIMITS_EXCEEDED, constraint=constraint, error=error)
+            emitter.emit(events.LimitsExceeded(constraint=constraint, error=first_line(error)))
 
 
 async def _oversized(queries: Queries, connection: TrioConnection) -> list[UUID]:

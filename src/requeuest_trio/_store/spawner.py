@@ -16,11 +16,11 @@ import psycopg
 import trio
 from psycopg.errors import LockNotAvailable
 
-from requeuest_trio._model.errors import DatabaseUnavailable, InvalidRequest, RequeuestError, SchemaMismatch
+from requeuest_trio._model.errors import DatabaseUnavailable, InvalidRequest, RequeuestError, SchemaMismatch, first_line
 from requeuest_trio._postgres import Backoff, PoolTimeout
 from requeuest_trio._store.announcer import Announcer
 from requeuest_trio._store.columns import patience
-from requeuest_trio._store.database import DATABASE_ERRORS, Database, first_line
+from requeuest_trio._store.database import DATABASE_ERRORS, Database
 from requeuest_trio._store.failures import answer_of
 from requeuest_trio._store.rows import NewJob, Reservation
 from requeuest_trio._store.store import Store

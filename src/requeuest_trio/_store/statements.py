@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -15,13 +14,13 @@ from psycopg.pq.abc import PGresult
 from psycopg.rows import TupleRow, tuple_row
 
 from requeuest_trio._model.errors import InvalidRequest
-from requeuest_trio._model.events import Event, emit
+from requeuest_trio._observe import events
+from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._postgres import TrioConnection, execute_encoded
 from requeuest_trio._store.queries import Queries
 
 __all__ = ["Key", "Keys", "Statements", "key_columns", "transaction"]
 
-_logger = logging.getLogger("requeuest_trio.announcer")
 _SILENCE_SECONDS = 5.0
 
 Key = tuple[str, str]
@@ -32,8 +31,9 @@ Keys = set[Key]
 class Statements:
     """The statements on one schema. Has no connection, and no state but whether it announces."""
 
-    def __init__(self, queries: Queries, schema: str, *, notifications: bool = True) -> None:
+    def __init__(self, queries: Queries, schema: str, emitter: Emitter, *, notifications: bool = True) -> None:
         self._queries = queries
+        self._emitter = emitter
         self.due_topic = f"{schema}:due"
         self.done_topic = f"{schema}:done"
         self.notifies = notifications
@@ -46,7 +46,7 @@ class Statements:
         worth more than the hint that comes with it.
         """
         if not self._is_silent:
-            emit(_logger, Event.NOTIFY_QUEUE_FULL, silent_for=_SILENCE_SECONDS)
+            self._emitter.emit(events.NotifyQueueFull(silent_for=_SILENCE_SECONDS))
         self._silent_until = trio.current_time() + _SILENCE_SECONDS
 
     @property

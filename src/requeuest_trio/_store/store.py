@@ -6,7 +6,6 @@ Every method takes the connection to use, so that the caller decides about conne
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import socket
@@ -20,9 +19,9 @@ from psycopg import AsyncCursor, errors
 from psycopg.rows import tuple_row
 
 from requeuest_trio._model.channel import Channel
-from requeuest_trio._model.events import Event, emit
 from requeuest_trio._model.job import Attempt, Job
 from requeuest_trio._model.states import FINISHED, JobState
+from requeuest_trio._observe import events
 from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._store.rows import Claimed, Report, attempt_from_row, job_from_row, outcome_rows
 from requeuest_trio._store.statements import Key, Keys, key_columns
@@ -37,7 +36,6 @@ FIRST_KEY: Key = ("", "")
 TOO_LARGE = "it is larger than a job may be"
 _LOST = "the process that made this attempt was lost before it could record the outcome"
 
-_logger = logging.getLogger("requeuest_trio.recorder")
 
 # A claim's answer has to be had within a third of a lease, over a slow network too.
 _MAX_CLAIM_BYTES = 4 * 1_048_576
@@ -148,7 +146,8 @@ class Store(Storing):
 
         The next of their ordering keys become available, as after every job; see `record`.
         """
-        columns = {"ids": list(job_ids), "states": list(states), "error": f"the stored job is damaged: {problem}"}
+        error = f"the stored job is damaged: {problem}"
+        columns = {"ids": list(job_ids), "states": list(states), "error": error}
         keys = set(await (await self._execute(connection, "keys_of", ids=columns["ids"])).fetchall())
         condemn = partial(self._execute, connection, "condemn", topic=self._done, **columns)
         try:
@@ -161,15 +160,7 @@ class Store(Storing):
             condemned = await (await condemn()).fetchall()
             unblocked, _ = await self.unblock_what_is_free(connection, keys)
         for job_id, channel, number in condemned:
-            emit(
-                _logger,
-                Event.JOB_DEAD,
-                job=job_id,
-                channel=channel,
-                attempts=number,
-                status=None,
-                error=columns["error"],
-            )
+            self._emitter.emit(events.JobDead(job=job_id, channel=channel, attempts=number, status=None, error=error))
         return unblocked
 
     async def record(

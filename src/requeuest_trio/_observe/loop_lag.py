@@ -6,17 +6,16 @@ that waits for all tasks to be blocked, as tests do, finds a moment when they ar
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from typing import Final
 
 import trio
 
-from requeuest_trio._model.events import Event, emit
+from requeuest_trio._observe import events
+from requeuest_trio._observe.emitter import Emitter
 
 __all__ = ["LoopLag"]
 
-_logger = logging.getLogger("requeuest_trio.loop")
 _INTERVAL: Final = 0.25
 _WINDOW: Final = 60.0
 
@@ -24,8 +23,9 @@ _WINDOW: Final = 60.0
 class LoopLag:
     """The worst lag of the last minute. `run` has to be running."""
 
-    def __init__(self, alarming: float) -> None:
+    def __init__(self, alarming: float, emitter: Emitter) -> None:
         self._alarming = alarming
+        self._emitter = emitter
         self._due_at: float | None = None
         # Only what is larger than all that came later: the first is the worst.
         self._lags: deque[tuple[float, float]] = deque()
@@ -55,4 +55,4 @@ class LoopLag:
             self._lags.pop()
         self._lags.append((now, lag))
         if lag > self._alarming:
-            emit(_logger, Event.LOOP_STALLED, lag=round(lag, 2))
+            self._emitter.emit(events.LoopStalled(lag=round(lag, 2)))
