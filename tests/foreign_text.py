@@ -22,15 +22,16 @@ from rich.console import Console
 from requeuest_trio import Attempt, InvalidRequest, Job, JobState, Reached, Request, RetryPolicy
 from requeuest_trio._config import check_dsn
 from requeuest_trio._engine.listener import Hints, Listener
-from requeuest_trio._http.answer import AnswerParser
-from requeuest_trio._http.chunks import ChunkedBody
-from requeuest_trio._http.codings import advertised
-from requeuest_trio._http.decoding import decoder_for
-from requeuest_trio._http.describing import causes, described
-from requeuest_trio._http.heads import head_of_odd
-from requeuest_trio._http.message import target_of
+from requeuest_trio._http.error_texts import causes, described
 from requeuest_trio._http.progress import Progress
 from requeuest_trio._http.redirects import Hop, goes_along, is_redirect, next_hop
+from requeuest_trio._http.trace import reached_by
+from requeuest_trio._http.wire.answer import AnswerParser
+from requeuest_trio._http.wire.chunks import ChunkedBody
+from requeuest_trio._http.wire.codings import advertised
+from requeuest_trio._http.wire.decoding import decoder_for
+from requeuest_trio._http.wire.heads import head_of_odd
+from requeuest_trio._http.wire.message import target_of
 from requeuest_trio._model import checks
 from requeuest_trio._model.bodies import checked_body, content_body, form_encoded, json_body
 from requeuest_trio._model.channel import channels_of
@@ -224,34 +225,35 @@ BOUNDED: Mapping[str, list[Call]] = {
         lambda text: check_dsn("dsn", "postgresql://h/?" + text, "is none"),
     ],
     "_engine.listener.Listener": [heard("due"), heard("done"), heard("other")],
-    "_http.answer.AnswerParser.feed": [
+    "_http.wire.answer.AnswerParser.feed": [
         answered(b""), answered(b"HTTP/1.1 200 "), answered(HEAD), answered(HEAD + b"X-A: "),
         answered(HEAD + b"Transfer-Encoding: "), answered(HEAD + b"Content-Length: "),
         answered(HEAD + b"Transfer-Encoding: chunked\r\n\r\n"),
         answered(HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;"), answered(HEAD + b"\r\n"),
     ],
-    "_http.answer.AnswerParser.has_long_head": [lambda text: AnswerParser().has_long_head(raw(text))],
-    "_http.decoding.decoder_for": headers_of(decoder_for, "Content-Encoding"),
-    "_http.decoding.Decoder.decode": [decoded],
-    "_http.describing.described": [
+    "_http.wire.answer.AnswerParser.has_long_head": [lambda text: AnswerParser().has_long_head(raw(text))],
+    "_http.wire.decoding.decoder_for": headers_of(decoder_for, "Content-Encoding"),
+    "_http.wire.decoding.Decoder.decode": [decoded],
+    "_http.error_texts.described": [
         lambda text: described(ValueError(text)),
         lambda text: described(ValueError("x"), (("Authorization", text),)),
         lambda text: described(ValueError(text), (("Authorization", text), *many_fields(text))),
         lambda text: described(ExceptionGroup(text[:100], [ValueError(text), OSError(7, text)])),
     ],
-    "_http.describing.causes": [lambda text: list(causes(ValueError(text)))],
-    "_http.chunks.ChunkedBody.feed": [
+    "_http.error_texts.causes": [lambda text: list(causes(ValueError(text)))],
+    "_http.wire.chunks.ChunkedBody.feed": [
         lambda text: ChunkedBody().feed(raw(text), 0, [], 2_000_000),
         lambda text: ChunkedBody().feed(b"1;" + raw(text), 0, [], 2_000_000),
     ],
-    "_http.heads.head_of_odd": [
+    "_http.wire.heads.head_of_odd": [
         lambda text: head_of_odd(raw(text)),
         lambda text: head_of_odd(HEAD + b"X-A: " + raw(text) + b"\r\n\r\n"),
     ],
-    "_http.codings.advertised": [advertised.__wrapped__],
+    "_http.wire.codings.advertised": [advertised.__wrapped__],
     "_http.redirects.goes_along": [lambda text: goes_along("Accept", text, ()), lambda text: goes_along(text, "a", ())],
-    "_http.message.target_of": [lambda text: target_of.__wrapped__("http://h/" + text[:MAX_URL_LENGTH])],
+    "_http.wire.message.target_of": [lambda text: target_of.__wrapped__("http://h/" + text[:MAX_URL_LENGTH])],
     "_http.progress.Progress.answered": headers_of(lambda headers: Progress(()).answered(200, headers)),
+    "_http.trace.reached_by": [reached_by, lambda text: reached_by("." * len(text))],
     "_http.progress.Progress.trace": [
         lambda text: Progress(()).trace(text, {}).close(),
     ],
@@ -356,28 +358,30 @@ _KEEPS = "only keeps what it is given"
 EXEMPT: Mapping[str, str] = {
     "_engine.listener.Hints.__init__": _KEEPS,
     "_engine.listener.Listener.__init__": _KEEPS,
-    "_http.bodies.chunk": _OURS,
-    "_http.bodies.Pieces.__init__": _KEEPS,
-    "_http.bodies.Sized.__init__": _KEEPS,
-    "_http.connecting.Connector.connect": _IO,
+    "_http.wire.bodies.chunk": _OURS,
+    "_http.wire.bodies.Pieces.__init__": _KEEPS,
+    "_http.wire.bodies.Sized.__init__": _KEEPS,
+    "_http.net.connector.Connector.connect": _IO,
     "_http.exchanges.exchange_through": _OURS,
-    "_http.heads.Head.__init__": "is called by `AnswerParser.feed`",
-    "_http.message.head_of": _OURS,
+    "_http.wire.heads.Head.__init__": "is called by `AnswerParser.feed`",
+    "_http.wire.message.head_of": _OURS,
     "_http.progress.Progress.__init__": _KEEPS,
     "_http.progress.Progress.complete": _OURS,
-    "_http.reading.read_body": _IO,
+    "_http.foreign_bodies.read_body": _IO,
     "_http.turns.Turns.__init__": _KEEPS,
-    "_http.resolving.Resolver.addresses": _IO,
+    "_http.net.lookup_threads.LookupThreads.acquire": "only keeps what it is given, as keys",
+    "_http.net.lookup_threads.LookupThreads.release": "only keeps what it is given, as keys",
+    "_http.net.resolver.Resolver.addresses": _IO,
     "_http.sender.open_sender": _OURS,
     "_http.sender.Sender.send": _IO,
-    "_http.shortages.is_shortage": "looks at the types and numbers of errors",
-    "_http.shortages.lacks_ports": "looks at the types and numbers of errors",
-    "_http.streams.Stream.start_sending": _IO,
-    "_http.streams.PlainStream.start_sending": _IO,
-    "_http.streams.TlsStream.__init__": _KEEPS,
-    "_http.streams.TlsStream.start_sending": _IO,
-    "_http.streams.open_tls": _IO,
-    "_http.timeouts.Timeouts.of": _OURS,
+    "_http.net.shortages.is_shortage": "looks at the types and numbers of errors",
+    "_http.net.shortages.lacks_ports": "looks at the types and numbers of errors",
+    "_http.net.streams.Stream.start_sending": _IO,
+    "_http.net.streams.PlainStream.start_sending": _IO,
+    "_http.net.tls.TlsStream.__init__": _KEEPS,
+    "_http.net.tls.TlsStream.start_sending": _IO,
+    "_http.net.tls.open_tls": _IO,
+    "_http.net.timeouts.Timeouts.of": _OURS,
     "_model.checks.seconds": "takes numbers, and refuses what is none by its type",
     "_model.errors.DatabaseUnavailable.__init__": _KEEPS,
     "_model.errors.kind_of": "looks at the type alone",

@@ -12,7 +12,7 @@ import random
 import trio
 
 from requeuest_trio import Client, JobState, Request, RetryPolicy, TrioTransport, open_requeuest
-from requeuest_trio._http.pool import ConnectionStatistics
+from requeuest_trio._http.net.pool import ConnectionStatistics
 from requeuest_trio.testing import Receiver, Reply
 from tests.engine.support import PATIENCE, Eye, nothing_left
 from tests.faults.scale import scale

@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from requeuest_trio import Client, JobState, Reached, Request, RetryPolicy, open_requeuest
-from requeuest_trio._http import resolving
+from requeuest_trio._http.net import lookup_threads
 from requeuest_trio.testing import Receiver, Reply, open_receiver
 from tests.engine.support import Eye, nothing_left, until_done
 from tests.faults.memory import Peak
@@ -23,7 +23,7 @@ from tests.faults.steady import Steady, percentile
 from tests.http.lookups import Lookups
 
 NAMES = 150
-HANGING = resolving._MOST_PER_SHARE
+HANGING = lookup_threads._MOST_PER_SHARE
 """Lookups: all that a channel may have. Each hangs for longer than its attempt, and keeps its place."""
 TIMEOUT = 2.0
 RATE = 25.0

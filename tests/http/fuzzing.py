@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from requeuest_trio import InvalidRequest, Request
-from requeuest_trio._http.connecting import Connector
-from requeuest_trio._http.message import Origin
-from requeuest_trio._http.streams import Stream
+from requeuest_trio._http.net.connector import Connector
+from requeuest_trio._http.net.streams import Stream
+from requeuest_trio._http.wire.message import Origin
 from requeuest_trio._model.ecosystem import URL
 from requeuest_trio._model.request import METHODS
 from tests.http.recording import Recorder

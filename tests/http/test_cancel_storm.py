@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from requeuest_trio import Request, TrioTransport
-from requeuest_trio._http.pool import ConnectionStatistics
+from requeuest_trio._http.net.pool import ConnectionStatistics
 from requeuest_trio._http.sender import Sender, open_sender
 from requeuest_trio.testing import Receiver, Reply
 from tests.http.hostile import PATIENT, SHORT, SMALL, raw_server, send_request

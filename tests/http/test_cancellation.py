@@ -13,8 +13,8 @@ import trio
 import trio.testing
 
 from requeuest_trio import Reached, Request, TrioTransport
-from requeuest_trio._http.message import Message, head_of, target_of
 from requeuest_trio._http.sender import Sender, open_sender
+from requeuest_trio._http.wire.message import Message, head_of, target_of
 from requeuest_trio.testing import Receiver, Reply, open_receiver
 from tests.http.hostile import SMALL, raw_server, read_head, send, send_request
 

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from requeuest_trio import TrioTransport
-from requeuest_trio._http.pool import ConnectionStatistics
+from requeuest_trio._http.net.pool import ConnectionStatistics
 from requeuest_trio._http.sender import open_sender
 from requeuest_trio.testing import Receiver, Reply, Stall
 from tests.http.hostile import PATIENT, SHORT, SMALL, raw_server, read_head, says, send, until_left

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from requeuest_trio import Config, TrioTransport
-from requeuest_trio._http.decoding import decoder_for
-from requeuest_trio._http.holding import HeldBodies
+from requeuest_trio._http.held_bodies import HeldBodies
 from requeuest_trio._http.sender import open_sender
+from requeuest_trio._http.wire.decoding import decoder_for
 from requeuest_trio._model.outcome import Delivery
 from tests.http.hostile import raw_server, says, send
 

@@ -12,8 +12,8 @@ import trio
 import trustme
 
 from requeuest_trio import Config, Reached
-from requeuest_trio._http.decoding import decoder_for
 from requeuest_trio._http.sender import Sender, open_sender
+from requeuest_trio._http.wire.decoding import decoder_for
 from requeuest_trio._model.outcome import Delivery
 from requeuest_trio.testing import Receiver, Reply, Reset, Stall
 from tests.http.hostile import SHORT, SMALL, raw_server, read_head, says, send, until_left

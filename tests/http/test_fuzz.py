@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 
 from requeuest_trio import InvalidRequest, Request, TrioTransport
-from requeuest_trio._http.message import _target, target_of
 from requeuest_trio._http.sender import open_sender
+from requeuest_trio._http.wire.message import _target, target_of
 from requeuest_trio._model.ecosystem import URL
 from tests.http.fuzzing import URLS, accepted, all_to, answer, assert_exact
 from tests.http.hostile import SMALL, send_request

@@ -16,7 +16,7 @@ import trio
 import trustme
 
 from requeuest_trio import Reached, Request, TrioTransport
-from requeuest_trio._http.pool import ConnectionStatistics
+from requeuest_trio._http.net.pool import ConnectionStatistics
 from requeuest_trio._http.sender import open_sender
 from requeuest_trio._model.outcome import Delivery
 from tests.http.hostile import SHORT, SMALL, RawServer, never_accepting, raw_server, read_head, send_request

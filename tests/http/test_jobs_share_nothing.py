@@ -7,8 +7,8 @@ import httpx2
 import pytest
 
 from requeuest_trio import Request
-from requeuest_trio._http.codings import advertised
 from requeuest_trio._http.sender import open_sender
+from requeuest_trio._http.wire.codings import advertised
 from requeuest_trio.testing import Receiver, Reply
 from tests.http.hostile import SMALL, send
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from requeuest_trio._engine.shortages import Shortages
-from requeuest_trio._http.shortages import OutOfResources, is_shortage, lacks_descriptors, lacks_ports
+from requeuest_trio._http.net.shortages import OutOfResources, is_shortage, lacks_descriptors, lacks_ports
 from requeuest_trio._observe.emitter import Emitter
 
 LOGGER = "requeuest_trio.dispatcher"

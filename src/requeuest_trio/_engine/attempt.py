@@ -15,7 +15,7 @@ from requeuest_trio._engine.large_bodies import LargeBodies, UnreadableError
 from requeuest_trio._engine.lease import Lease
 from requeuest_trio._engine.origin_health import OriginHealth
 from requeuest_trio._engine.recorder import Recorder
-from requeuest_trio._http.describing import described
+from requeuest_trio._http.error_texts import described
 from requeuest_trio._http.progress import Progress
 from requeuest_trio._http.sender import Sender
 from requeuest_trio._model.errors import InvalidRequest, first_line

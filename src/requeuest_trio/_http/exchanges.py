@@ -10,13 +10,13 @@ from typing import Any, Final, Protocol
 import httpx2
 import trio
 
-from requeuest_trio._http.codings import advertised
-from requeuest_trio._http.connection import Connection
-from requeuest_trio._http.message import Message, head_of, target_of
+from requeuest_trio._http.foreign_bodies import read_body
+from requeuest_trio._http.net.connection import Connection
 from requeuest_trio._http.progress import Progress
-from requeuest_trio._http.reading import read_body
 from requeuest_trio._http.redirects import Hop, goes_along
 from requeuest_trio._http.transport import TrioTransport
+from requeuest_trio._http.wire.codings import advertised
+from requeuest_trio._http.wire.message import Message, head_of, target_of
 from requeuest_trio._model.ecosystem import ReadError, RemoteProtocolError
 from requeuest_trio._model.errors import InvalidRequest
 from requeuest_trio._model.exact import exact_int

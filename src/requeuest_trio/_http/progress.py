@@ -8,22 +8,15 @@ from typing import Any, Final
 
 import trio
 
-from requeuest_trio._http.describing import causes, described
-from requeuest_trio._http.shortages import is_shortage as caused_by_shortage
+from requeuest_trio._http.error_texts import causes, described
+from requeuest_trio._http.net.shortages import is_shortage as caused_by_shortage
+from requeuest_trio._http.trace import reached_by
 from requeuest_trio._model.headers import RESERVED, Headers
 from requeuest_trio._model.job import Reached
 from requeuest_trio._model.outcome import Answer, Delivery
 
 __all__ = ["Progress"]
 
-# What httpcore calls the steps of a request, and how far a request has come when one begins.
-_STEPS: Final[Mapping[str, Reached]] = {
-    "connect_tcp.started": Reached.CONNECT,
-    "connect_unix_socket.started": Reached.CONNECT,
-    "start_tls.started": Reached.TLS,
-    "send_request_headers.started": Reached.SENT,
-    "receive_response_headers.complete": Reached.RESPONSE,
-}
 _ORDER: Final = {
     reached: place
     for place, reached in enumerate((Reached.RESOLVE, Reached.CONNECT, Reached.TLS, Reached.SENT, Reached.RESPONSE))
@@ -64,8 +57,8 @@ class Progress:
             self._reached = reached
 
     async def trace(self, event: str, info: Mapping[str, Any]) -> None:
-        """Another transport does, and calls it `<part>.<step>.<started or complete>`, as httpcore does."""
-        await self.step(_STEPS.get(event.partition(".")[2], Reached.RESOLVE))
+        """Another transport does, and tells it as httpcore would."""
+        await self.step(reached_by(event))
 
     def answered(self, status: int, headers: Headers, url: str | None = None) -> None:
         """Keep status and headers, and the URL to which redirects have led."""

@@ -14,13 +14,13 @@ from typing import Any, Final
 import trio
 
 from requeuest_trio._config import Config
-from requeuest_trio._http.decoding import Decoder, decoder_for
 from requeuest_trio._http.exchanges import Exchange, Incoming, exchange_through
-from requeuest_trio._http.holding import LARGE, HeldBodies
+from requeuest_trio._http.held_bodies import LARGE, HeldBodies
 from requeuest_trio._http.progress import Progress
 from requeuest_trio._http.redirects import Hop, is_redirect, next_hop
 from requeuest_trio._http.transport import TrioTransport
 from requeuest_trio._http.turns import Turns
+from requeuest_trio._http.wire.decoding import Decoder, decoder_for
 from requeuest_trio._model.headers import Headers, find
 from requeuest_trio._model.origin import origin_of
 from requeuest_trio._model.outcome import Delivery

@@ -13,12 +13,13 @@ from typing import Any, Final
 import httpx2
 import trio
 
-from requeuest_trio._http.connecting import Connector, OnStep
-from requeuest_trio._http.connection import Connection, Disconnected, NotSent
-from requeuest_trio._http.message import Message, Origin, message_of
-from requeuest_trio._http.pool import Connections, ConnectionStatistics
-from requeuest_trio._http.shortages import OutOfResources
-from requeuest_trio._http.timeouts import NO_TIMEOUTS, Timeouts
+from requeuest_trio._http.net.connection import Connection, Disconnected, NotSent
+from requeuest_trio._http.net.connector import Connector, OnStep
+from requeuest_trio._http.net.pool import Connections, ConnectionStatistics
+from requeuest_trio._http.net.shortages import OutOfResources
+from requeuest_trio._http.net.timeouts import NO_TIMEOUTS, Timeouts
+from requeuest_trio._http.trace import EVENTS
+from requeuest_trio._http.wire.message import Message, Origin, message_of
 from requeuest_trio._model import checks
 from requeuest_trio._model.errors import InvalidRequest, kind_of
 from requeuest_trio._model.job import Reached
@@ -321,25 +322,15 @@ def _until(ends_at: float, deadline: float) -> Iterator[None]:
         raise httpx2.ReadTimeout(f"the request took longer than {deadline:g} s")
 
 
-# What httpcore calls these steps, to those who follow a request with its extension `trace`.
-_EVENTS: Final[Mapping[Reached, str]] = {
-    Reached.RESOLVE: "connection.resolve.started",
-    Reached.CONNECT: "connection.connect_tcp.started",
-    Reached.TLS: "connection.start_tls.started",
-    Reached.SENT: "http11.send_request_headers.started",
-    Reached.RESPONSE: "http11.receive_response_headers.complete",
-}
-
-
 def _reporting(trace: Callable[[str, Mapping[str, Any]], Awaitable[None]] | None) -> OnStep:
     if trace is None:
-        return _report_to_nobody
+        return _ignore
 
     async def report(reached: Reached) -> None:
-        await trace(_EVENTS[reached], {})
+        await trace(EVENTS[reached], {})
 
     return report
 
 
-async def _report_to_nobody(_: Reached) -> None:
+async def _ignore(_: Reached) -> None:
     pass

@@ -12,9 +12,9 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from requeuest_trio._http.connection import Connection
-from requeuest_trio._http.pool import Connections, ConnectionStatistics
-from tests.http.pooling import assert_consistent, opened, origin, served, stream_of
+from requeuest_trio._http.net.connection import Connection
+from requeuest_trio._http.net.pool import Connections, ConnectionStatistics
+from tests.http.net.pooling import assert_consistent, opened, origin, served, stream_of
 
 Step = tuple[str, int, bool]
 STEPS: Final = st.tuples(

@@ -10,14 +10,15 @@ import trio
 import trio.testing
 
 from requeuest_trio import Reached, Request, TrioTransport
-from requeuest_trio._http import resolving
+from requeuest_trio._http.net import lookup_threads
+from requeuest_trio._http.net.resolver import _MOST_PER_HOST, Resolver
 from requeuest_trio._http.sender import Sender, open_sender
 from requeuest_trio.testing import Receiver
 from tests.http.hostile import PATIENT, SHORT, SMALL, send, send_request
 from tests.http.lookups import Lookups
 from tests.machine import within
 
-SHARE = resolving._MOST_PER_HOST
+SHARE = _MOST_PER_HOST
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ async def test_lookup_that_hangs_holds_up_no_other(lookups: Lookups, sender: Sen
 
 async def test_address_needs_no_lookup(lookups: Lookups, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even if no more can be made."""
-    monkeypatch.setattr(resolving, "_MOST", 1)
+    monkeypatch.setattr(lookup_threads, "_MOST", 1)
     async with open_sender(None, SMALL) as sender, trio.open_nursery() as nursery:
         nursery.start_soon(hang, sender, at(receiver, "one.slow"))
         await lookups.until_running(1)
@@ -100,7 +101,7 @@ async def test_attempts_that_begin_at_once_share_an_answer(
 async def test_who_waits_for_an_answer_asks_itself_if_the_others_give_up_before_they_could(
     lookups: Lookups, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolving, "_MOST", 1)
+    monkeypatch.setattr(lookup_threads, "_MOST", 1)
     async with open_sender(None, SMALL) as sender, trio.open_nursery() as nursery:
         nursery.start_soon(hang, sender, at(receiver, "one.slow"))
         await lookups.until_running(1)
@@ -130,24 +131,24 @@ async def test_name_that_can_be_none(host: str) -> None:
 # --- shares and domains -----------------------------------------------------------------------------------------------
 
 NAMES = 1_200
-MOST = resolving._MOST
+MOST = lookup_threads._MOST
 
 
-async def ask(resolver: resolving.Resolver, host: str, share: str | None) -> None:
+async def ask(resolver: Resolver, host: str, share: str | None) -> None:
     with suppress(OSError):
         await resolver.addresses(host, 80, share)
 
 
 async def test_names_that_hang_hold_up_no_other_share(lookups: Lookups) -> None:
     """Neither a share that has few lookups, nor one that comes after many that take all they may have."""
-    resolver = resolving.Resolver()
+    resolver = Resolver()
     async with trio.open_nursery() as nursery:
         for number in range(NAMES):
             # Half of them have domains of their own, the others are names of one.
             host = f"{number}.slow" if number % 2 else f"{number}.example.slow"
             nursery.start_soon(ask, resolver, host, f"sick-{number % 12}")
         await trio.testing.wait_all_tasks_blocked()
-        await lookups.until_running(resolving._MOST_COMMON)
+        await lookups.until_running(lookup_threads._MOST_COMMON)
         for host in ("healthy.fine", "healthy.example.fine", "healthy.slowly.example.fine"):
             with within(1):
                 assert await resolver.addresses(host, 80, "healthy")
@@ -164,12 +165,12 @@ async def test_names_that_hang_hold_up_no_other_share(lookups: Lookups) -> None:
 async def test_names_that_hang_hold_up_no_other_domain(lookups: Lookups) -> None:
     """Of the same share, or without any, as in a client of httpx2."""
     for share in ("one", None):
-        resolver = resolving.Resolver()
+        resolver = Resolver()
         async with trio.open_nursery() as nursery:
             for number in range(NAMES):
                 nursery.start_soon(ask, resolver, f"{number}.deep.example.slow", share)
             await trio.testing.wait_all_tasks_blocked()
-            await lookups.until_running(resolving._MOST_PER_DOMAIN)
+            await lookups.until_running(lookup_threads._MOST_PER_DOMAIN)
             with within(1):
                 assert await resolver.addresses("healthy.fine", 80, share)
             lookups.may_end.set()
@@ -179,7 +180,7 @@ async def test_names_that_hang_hold_up_no_other_domain(lookups: Lookups) -> None
 
 async def test_shares_take_turns(lookups: Lookups) -> None:
     """Whoever waits is served, one share after the other, however many names one of them has."""
-    resolver = resolving.Resolver()
+    resolver = Resolver()
     order: list[str] = []
 
     async def ask_and_note(host: str, share: str) -> None:
@@ -190,11 +191,11 @@ async def test_shares_take_turns(lookups: Lookups) -> None:
         for number in range(200):
             nursery.start_soon(ask_and_note, f"{number}.slow", "large")
         await trio.testing.wait_all_tasks_blocked()
-        await lookups.until_running(resolving._MOST_PER_SHARE)
+        await lookups.until_running(lookup_threads._MOST_PER_SHARE)
         for number in range(40):
             nursery.start_soon(ask_and_note, f"{number}.late", "small")
         await trio.testing.wait_all_tasks_blocked()
-        await lookups.until_running(2 * resolving._MOST_PER_SHARE)
+        await lookups.until_running(2 * lookup_threads._MOST_PER_SHARE)
         lookups.may_end.set()
     assert order.index("small") < 100
     assert lookups.asked.total() == 240

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from requeuest_trio._http.chunks import ChunkedBody
-from requeuest_trio._http.heads import NO_HEAD, Head, RawHeaders, framing_of, head_of_odd, plain_heads
+from requeuest_trio._http.wire.chunks import ChunkedBody
+from requeuest_trio._http.wire.framing import framing_of
+from requeuest_trio._http.wire.heads import NO_HEAD, Head, RawHeaders, head_of_odd, plain_heads
 
 __all__ = ["LONG_HEAD", "MAX_HEAD_BYTES", "MAX_INFORMATIONAL", "AnswerParser", "RawHeaders"]
 

@@ -1,135 +1,42 @@
-"""The two kinds of byte streams under a connection: a plain socket, and TLS over one.
-
-Both can be closed without waiting, so that whatever ends an attempt, its cancellation too, leaves no socket behind.
-"""
+"""TLS over a TCP connection: whom it trusts, and the stream."""
 
 from __future__ import annotations
 
-import select
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import trio
+import truststore
 
-__all__ = ["PlainStream", "Stream", "TlsStream", "open_tls"]
+from requeuest_trio._http.net.streams import NOTHING, PlainStream
 
+__all__ = ["TlsStream", "default_context", "open_tls"]
 
-class Stream(Protocol):
-    """One connection to a receiver, for one task at a time. What breaks it raises `OSError` or Trio's errors."""
-
-    was_cut: bool
-    """Whether it has ended in a way that anybody on the way could have brought about."""
-    took: float
-    """Seconds of the processor's time that decrypting took, of what was received last."""
-
-    @property
-    def unsent(self) -> memoryview:
-        """What waits for room; another object whenever there was some."""
-        ...
-
-    def start_sending(self, data: bytes) -> bool:
-        """Send what can be sent without waiting. False: `finish_sending` sends the rest."""
-        ...
-
-    async def finish_sending(self) -> None:
-        """Send the rest."""
-        ...
-
-    async def receive(self, *, while_sending: bool = False) -> bytes:
-        """Wait for the next bytes; none at the end. Always a checkpoint, so that a fast sender starves nobody.
-
-        `while_sending`: another task sends meanwhile.
-        """
-        ...
-
-    def has_news(self) -> bool:
-        """Whether something can be read that nobody has asked for: most often, that the other side has closed."""
-        ...
-
-    def close(self) -> None:
-        """Close it at once. A task that waits for it gets `trio.ClosedResourceError`."""
-        ...
-
-
-_RECEIVED_AT_ONCE: Final = 65_536
 _ENCRYPTED_RECEIVED_AT_ONCE: Final = 16_384  # which may be hundreds of records, and as many calls
+_DECRYPTED_AT_ONCE: Final = 65_536
 _ENCRYPTED_AT_ONCE: Final = 262_144  # what is encrypted and not yet sent is kept twice
-
-_NOTHING: Final = memoryview(b"")
 
 _T = TypeVar("_T")
 
 
-class PlainStream:
-    """A TCP connection.
-
-    Not a `trio.SocketStream`, whose every call is a checkpoint: to send a request that fits into the socket's buffer
-    needs no waiting, and the wait for the answer follows at once.
-    """
-
-    __slots__ = ("_at_once", "_poll", "_socket", "unsent")
-
-    took = 0.0
-    was_cut = False  # a reset is an error, and nothing protects an end
-
-    def __init__(self, sock: socket.socket, at_once: int = _RECEIVED_AT_ONCE) -> None:
-        self._socket = sock
-        self._at_once = at_once
-        self._poll = select.poll()
-        self._poll.register(sock, select.POLLIN)
-        self.unsent = _NOTHING
-        """What waits for room."""
-
-    def start_sending(self, data: bytes) -> bool:
-        """Send what can be sent without waiting. False: `finish_sending` sends the rest."""
-        sent = self._try_to_send(data)
-        if sent == len(data):
-            return True
-        self.unsent = memoryview(data)[sent:]
-        return False
-
-    async def finish_sending(self) -> None:
-        """Send the rest."""
-        while self.unsent:
-            await trio.lowlevel.wait_writable(self._socket)
-            # After a standstill both has come true: there is room, and there is no time.
-            await trio.lowlevel.checkpoint_if_cancelled()
-            self.unsent = self.unsent[self._try_to_send(self.unsent) :]
-
-    def _try_to_send(self, data: bytes | memoryview) -> int:
-        try:
-            return self._socket.send(data)
-        except BlockingIOError:
-            return 0
-
-    async def receive(self, *, while_sending: bool = False) -> bytes:
-        """Wait for the next bytes; none at the end."""
-        while True:
-            await trio.lowlevel.wait_readable(self._socket)
-            try:
-                return self._socket.recv(self._at_once)
-            except BlockingIOError:
-                continue
-
-    def receive_nowait(self) -> bytes:
-        """What can be read at once; `has_news` has told that there is something, and none of it is the end."""
-        return self._socket.recv(self._at_once)
-
-    def has_news(self) -> bool:
-        """Whether something can be read."""
-        return bool(self._poll.poll(0))
-
-    def close(self) -> None:
-        """Close it at once."""
-        if self._socket.fileno() >= 0:
-            trio.lowlevel.notify_closing(self._socket)
-            with suppress(OSError):  # what the other side has done to it; it is closed in any case
-                self._socket.close()
+def default_context() -> ssl.SSLContext:
+    """TLS 1.2 or newer, with the certificates that the operating system trusts. Reading them takes its time."""
+    context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    if sys.platform in {"darwin", "win32"}:
+        return context
+    # Elsewhere truststore finds the right file, but reads it again for each connection: a tenth of a second in which
+    # nothing else would run. It hands what it has read to the context within.
+    inner = context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="localhost").context
+    # Only subjectAltName counts (RFC 9110 section 4.3.4, RFC 9525 section 6.3).
+    inner.hostname_checks_common_name = False
+    return inner
 
 
 class TlsStream:
@@ -151,7 +58,7 @@ class TlsStream:
         # The dot of an absolute name is no part of it in TLS (RFC 6066 section 3), nor is the zone of an address.
         name = host.partition("%")[0].removesuffix(".")
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
-        self._rest = _NOTHING
+        self._rest = NOTHING
         """What is not encrypted yet."""
         self._has_sent = False
         self._is_listening = False
@@ -225,7 +132,7 @@ class TlsStream:
             return b""
         began = time.thread_time()
         try:
-            while piece := self._tls.read(_RECEIVED_AT_ONCE):
+            while piece := self._tls.read(_DECRYPTED_AT_ONCE):
                 pieces.append(piece)
             self._has_ended = True
         except ssl.SSLWantReadError:

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from requeuest_trio._http.bodies import LAST_CHUNK, Chunked, Pieces, Sized, chunk
+from requeuest_trio._http.wire.bodies import LAST_CHUNK, Chunked, Pieces, Sized, chunk
 from requeuest_trio._model.ecosystem import URL, AsyncByteStream, LocalProtocolError, SentRequest, UnsupportedProtocol
 from requeuest_trio._model.urls import normal_form
 
 __all__ = ["Message", "Origin", "Target", "head_of", "message_of", "target_of"]
-
-RawHeaders = list[tuple[bytes, bytes]]
 
 _PORTS: Final = {"http": 80, "https": 443}
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2

@@ -4,9 +4,9 @@ import pytest
 import trio
 import trio.testing
 
-from requeuest_trio._http.connection import Connection
-from requeuest_trio._http.pool import Connections, ConnectionStatistics
-from tests.http.pooling import assert_consistent, give_back, origin, pool_of, served, taken
+from requeuest_trio._http.net.connection import Connection
+from requeuest_trio._http.net.pool import Connections, ConnectionStatistics
+from tests.http.net.pooling import assert_consistent, give_back, origin, pool_of, served, taken
 
 
 class Queue:

@@ -11,8 +11,8 @@ from typing import Final
 
 import trio
 
-from requeuest_trio._http.connection import Connection
-from requeuest_trio._http.message import Origin
+from requeuest_trio._http.net.connection import Connection
+from requeuest_trio._http.wire.message import Origin
 from requeuest_trio._model.ecosystem import ConnectError
 
 __all__ = ["ConnectionStatistics", "Connections"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from typing import Any, Protocol
 
+from requeuest_trio._http.wire.codings import DECODED
 from requeuest_trio._model.headers import Headers
 
 __all__ = ["Decoder", "decoder_for"]
@@ -49,7 +50,7 @@ def decoder_for(headers: Headers) -> Decoder | None:
         return None
     codings = [coding.strip().lower() for value in values for coding in value.split(",")]
     codings = [coding for coding in codings if coding not in {"", "identity"}]
-    return _Inflater() if len(codings) == 1 and codings[0] in {"gzip", "x-gzip", "deflate"} else None
+    return _Inflater() if len(codings) == 1 and codings[0] in DECODED else None
 
 
 class _Inflater:

@@ -12,7 +12,7 @@ import trio
 import trustme
 
 from requeuest_trio import TrioTransport
-from requeuest_trio._http.connecting import default_context
+from requeuest_trio._http.net.tls import default_context
 from requeuest_trio._http.sender import open_sender
 from tests.http.hostile import SMALL, Handler, raw_server, read_head, says, send, until_left
 from tests.http.recording import OK, recorder
@@ -145,7 +145,7 @@ async def test_impatient_attempts_do_not_keep_each_other_from_the_authorities(
         may_end.wait(10)
         return client_tls
 
-    monkeypatch.setattr("requeuest_trio._http.connecting.default_context", slow)
+    monkeypatch.setattr("requeuest_trio._http.net.connector.default_context", slow)
     async with recorder(tls=server_tls) as record, client_with(None) as client:
         for _ in range(3):
             with trio.move_on_after(0.02) as scope:

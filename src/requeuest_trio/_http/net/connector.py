@@ -5,39 +5,23 @@ from __future__ import annotations
 import errno
 import os
 import ssl
-import sys
 from collections.abc import Awaitable, Callable
 
 import trio
-import truststore
 
-from requeuest_trio._http.message import Origin
-from requeuest_trio._http.racing import More, first_connected
-from requeuest_trio._http.resolving import Resolver
-from requeuest_trio._http.shortages import OutOfResources, is_shortage, lacks_descriptors
-from requeuest_trio._http.streams import PlainStream, Stream, open_tls
+from requeuest_trio._http.net.race import More, first_connected
+from requeuest_trio._http.net.resolver import Resolver
+from requeuest_trio._http.net.shortages import OutOfResources, is_shortage, lacks_descriptors
+from requeuest_trio._http.net.streams import PlainStream, Stream
+from requeuest_trio._http.net.tls import default_context, open_tls
+from requeuest_trio._http.wire.message import Origin
 from requeuest_trio._model.ecosystem import ConnectError
 from requeuest_trio._model.job import Reached
 
-__all__ = ["Connector", "OnStep", "default_context"]
+__all__ = ["Connector", "OnStep"]
 
 OnStep = Callable[[Reached], Awaitable[None]]
 """Told before each step that it begins."""
-
-
-def default_context() -> ssl.SSLContext:
-    """TLS 1.2 or newer, with the certificates that the operating system trusts. Reading them takes its time."""
-    context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    if sys.platform in {"darwin", "win32"}:
-        return context
-    # Elsewhere truststore finds the right file, but reads it again for each connection: a tenth of a second in which
-    # nothing else would run. It hands what it has read to the context within.
-    inner = context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="localhost").context
-    # Only subjectAltName counts (RFC 9110 section 4.3.4, RFC 9525 section 6.3).
-    inner.hostname_checks_common_name = False
-    return inner
 
 
 class Connector:

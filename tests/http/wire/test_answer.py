@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from requeuest_trio._http.answer import MAX_HEAD_BYTES, MAX_INFORMATIONAL, AnswerParser
-from requeuest_trio._http.heads import MAX_HEADERS
+from requeuest_trio._http.wire.answer import MAX_HEAD_BYTES, MAX_INFORMATIONAL, AnswerParser
+from requeuest_trio._http.wire.heads import MAX_HEADERS
 from tests.http.odd_answers import BROKEN, CHUNKED, LENGTH, OK, READ, REFUSED
 
 

@@ -12,8 +12,8 @@ from typing import Final, Protocol
 
 import trio
 
-from requeuest_trio._http.resolving import Address
-from requeuest_trio._http.shortages import OutOfResources, is_shortage, lacks_ports
+from requeuest_trio._http.net.resolver import Address
+from requeuest_trio._http.net.shortages import OutOfResources, is_shortage, lacks_ports
 from requeuest_trio._model.groups import raise_bare
 
 __all__ = ["More", "first_connected"]

@@ -10,12 +10,12 @@ from typing import Final
 
 import trio
 
-from requeuest_trio._http.answer import LONG_HEAD, AnswerParser
-from requeuest_trio._http.bodies import Pieces
-from requeuest_trio._http.message import Message, Origin
-from requeuest_trio._http.streams import Stream
-from requeuest_trio._http.timeouts import NO_TIMEOUTS
+from requeuest_trio._http.net.streams import Stream
+from requeuest_trio._http.net.timeouts import NO_TIMEOUTS
 from requeuest_trio._http.turns import Turns
+from requeuest_trio._http.wire.answer import LONG_HEAD, AnswerParser
+from requeuest_trio._http.wire.bodies import Pieces
+from requeuest_trio._http.wire.message import Message, Origin
 from requeuest_trio._model.ecosystem import ReadError, ReadTimeout, RemoteProtocolError, WriteError, WriteTimeout
 from requeuest_trio._model.groups import Kept
 

@@ -1,8 +1,8 @@
 """Connections without a network, to fill a pool with."""
 
-from requeuest_trio._http.connection import Connection
-from requeuest_trio._http.message import Origin
-from requeuest_trio._http.pool import Connections
+from requeuest_trio._http.net.connection import Connection
+from requeuest_trio._http.net.pool import Connections
+from requeuest_trio._http.wire.message import Origin
 
 
 class NoNetwork:
