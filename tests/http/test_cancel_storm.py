@@ -102,7 +102,7 @@ async def streamed_body(client: httpx2.AsyncClient, record: Recorder) -> None:
 
 @operation
 async def many_at_once(client: httpx2.AsyncClient, record: Recorder) -> None:
-    """More than there are places."""
+    """More than there may be connections."""
     async with trio.open_nursery() as nursery:
         for _ in range(5):
             nursery.start_soon(client.get, record.url)

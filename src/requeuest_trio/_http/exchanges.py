@@ -46,7 +46,7 @@ class Incoming(Protocol):
     status: int
     headers: Headers
     decoded: bytes | None
-    """The body, if somebody has read and decoded it already."""
+    """The body, if the transport or client has read and decoded it already."""
 
     def whole(self) -> bytes | None:
         """The body as it came, if all of it has come together with the head: then it need not be read."""

@@ -18,7 +18,7 @@ async def read_body(
     response: Any, keep: Callable[[bytes], Awaitable[bool]], leaving: trio.CancelScope, most_pieces: int
 ) -> bool:
     """Give `keep` the pieces of the body as they come, until it returns False or raises `ValueError`, or there were so
-    many of them, or somebody cancels `leaving`, which is entered here.
+    many of them, or the caller cancels `leaving`, which is entered here.
 
     Returns whether the body was read to its end.
 

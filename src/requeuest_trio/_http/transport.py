@@ -152,20 +152,20 @@ class TrioTransport(httpx2.AsyncBaseTransport):
     async def exchange(self, message: Message, on_step: OnStep, timeouts: Timeouts = NO_TIMEOUTS) -> Connection:
         """Send a request, and return the connection with status and fields of the answer; its body is still to be read.
 
-        Whoever calls gives the connection back with `release`, however far the body was read. Raises httpx2's errors.
+        Whoever calls ends with `release`, however far the body was read. Raises httpx2's errors.
         Cancelled: nothing is left behind.
         """
         can_repeat = isinstance(message.body, bytes)
         is_repeated = False
         while True:  # noqa: ASYNC913 - each turn asks whether it is cancelled
-            connection = None if is_repeated else self._connections.take_idle(message.origin)
+            connection = None if is_repeated else self._connections.acquire_idle(message.origin)
             if connection is None:
                 connection = await self._take(message, on_step, timeouts, fresh=is_repeated)
             connection.timeouts = timeouts
             try:
                 # Sending need not wait for anything, and what has no more time must not be sent.
                 await trio.lowlevel.checkpoint_if_cancelled()
-                connection.require_silence()
+                connection.require_unread_nothing()
                 await on_step(Reached.SENT)
                 await connection.ask(message)
             except NotSent:
@@ -188,28 +188,28 @@ class TrioTransport(httpx2.AsyncBaseTransport):
 
     def release(self, connection: Connection) -> None:
         """Keep the connection for the next request, or close it, if its answer was not read to the end."""
-        self._connections.give_back(connection)
+        self._connections.release(connection)
 
     def _drop(self, connection: Connection) -> None:
         connection.close()
-        self._connections.give_back(connection)
+        self._connections.release(connection)
 
     async def _take(self, message: Message, on_step: OnStep, timeouts: Timeouts, *, fresh: bool) -> Connection:
-        with timeouts.waiting_for_place():
-            connection = await self._connections.take(message.origin, fresh=fresh)
+        with timeouts.waiting_for_connection():
+            connection = await self._connections.acquire(message.origin, fresh=fresh)
         if connection is None:
             return await self._connect(message.origin, message.share, on_step, timeouts)
         return connection
 
     async def _connect(self, origin: Origin, share: str | None, on_step: OnStep, timeouts: Timeouts) -> Connection:
-        more = _MoreSockets(self._connections, origin)
+        extra = _ExtraSockets(self._connections, origin)
         try:
             with timeouts.connecting():
-                connection = Connection(origin, await self._connector.connect(origin, on_step, more, share))
+                connection = Connection(origin, await self._connector.connect(origin, on_step, extra, share))
         except BaseException as error:
-            self._connections.give_up(origin)
+            self._connections.release_unopened(origin)
             if isinstance(error, OutOfResources):
-                # Those that are open for nobody may hold what is lacking.
+                # Idle connections may hold what is lacking.
                 self._connections.close_idle()
             raise
         self._connections.opened(connection)
@@ -245,22 +245,22 @@ class TrioTransport(httpx2.AsyncBaseTransport):
         return response
 
 
-class _MoreSockets:
-    """Those that may be open to one origin, beside the one for which a place was taken."""
+class _ExtraSockets:
+    """Those to one origin, of which the pool admits a few beside the first."""
 
     def __init__(self, connections: Connections, origin: Origin) -> None:
         self._connections = connections
         self._origin = origin
 
-    def take(self) -> bool:
-        return self._connections.take_extra(self._origin)
+    def acquire(self) -> bool:
+        return self._connections.acquire_extra(self._origin)
 
-    def give_back(self) -> None:
-        self._connections.give_up_extra(self._origin)
+    def release(self) -> None:
+        self._connections.release_extra(self._origin)
 
 
 class _Body(httpx2.AsyncByteStream, AsyncIterator[bytes]):
-    """The body of a response of httpx2's: read from its connection, which is then given back."""
+    """The body of a response of httpx2's: read from its connection, which is released at its end."""
 
     def __init__(
         self,
@@ -304,7 +304,7 @@ class _Body(httpx2.AsyncByteStream, AsyncIterator[bytes]):
         return piece
 
     async def aclose(self) -> None:
-        """Give the connection back."""
+        """Release the connection."""
         self._release()
         await trio.lowlevel.checkpoint()
 

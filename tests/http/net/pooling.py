@@ -29,7 +29,7 @@ class NoNetwork:
     async def receive(self, *, while_sending: bool = False) -> bytes:
         raise AssertionError
 
-    def has_news(self) -> bool:
+    def is_readable(self) -> bool:
         self.looked_at += 1
         return self.has_ended
 
@@ -42,7 +42,7 @@ def origin(name: str) -> Origin:
 
 
 def opened(pool: Connections, name: str) -> Connection:
-    """What whoever was given a place does with it."""
+    """What a caller whom the pool has admitted does."""
     connection = Connection(origin(name), NoNetwork())
     pool.opened(connection)
     return connection
@@ -75,7 +75,7 @@ def assert_consistent(pool: Connections) -> None:
         assert entry.open or entry.waiting
         assert len(entry.idle) <= entry.open <= pool._most_per_origin
         has_room = entry.open < pool._most_per_origin
-        assert (name in pool._hungry) == bool(entry.waiting and has_room)
+        assert (name in pool._starved) == bool(entry.waiting and has_room)
         if entry.waiting:
             assert not entry.idle
             assert not has_room or (pool._open == pool._most and not idle)
@@ -88,12 +88,12 @@ def pool_of(most: int = 10, per_origin: int = 10, keepalive: float = 4.0) -> Con
 
 async def taken(pool: Connections, name: str) -> Connection:
     """A connection in use, opened if none was there."""
-    connection = await pool.take(origin(name))
+    connection = await pool.acquire(origin(name))
     assert_consistent(pool)
     return opened(pool, name) if connection is None else connection
 
 
-def give_back(pool: Connections, connection: Connection, fields: bytes = b"") -> None:
+def released(pool: Connections, connection: Connection, fields: bytes = b"") -> None:
     """After one whole answer."""
-    pool.give_back(served(connection, fields))
+    pool.release(served(connection, fields))
     assert_consistent(pool)

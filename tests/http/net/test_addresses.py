@@ -133,14 +133,14 @@ class Books:
         self.most = most
         self.taken = self.peak = 0
 
-    def take(self) -> bool:
+    def acquire(self) -> bool:
         if self.taken == self.most:
             return False
         self.taken += 1
         self.peak = max(self.peak, self.taken)
         return True
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         self.taken -= 1
 
 
@@ -165,16 +165,16 @@ async def test_sockets_of_all_attempts_are_bounded() -> None:
     """Those beside the first of each are a part of all, and leave places to others."""
     pool = Connections(most=100, most_per_origin=100, keepalive=4.0)
     for number in range(40):
-        assert await pool.take(Origin("http", f"host-{number % 8}", 80)) is None
+        assert await pool.acquire(Origin("http", f"host-{number % 8}", 80)) is None
     granted = dict.fromkeys(range(8), 0)
     for name in [*range(8)] * 10:
-        granted[name] += pool.take_extra(Origin("http", f"host-{name}", 80))
+        granted[name] += pool.acquire_extra(Origin("http", f"host-{name}", 80))
     assert sum(granted.values()) == 20
     assert max(granted.values()) <= 4
     assert pool.statistics().open == 60
     for name, number in granted.items():
         for _ in range(number):
-            pool.give_up_extra(Origin("http", f"host-{name}", 80))
+            pool.release_extra(Origin("http", f"host-{name}", 80))
     assert pool.statistics().open == 40
 
 

@@ -6,7 +6,7 @@ import trio.testing
 
 from requeuest_trio._http.net.connection import Connection
 from requeuest_trio._http.net.pool import Connections, ConnectionStatistics
-from tests.http.net.pooling import assert_consistent, give_back, origin, pool_of, served, taken
+from tests.http.net.pooling import assert_consistent, origin, pool_of, released, served, taken
 
 
 class Queue:
@@ -47,7 +47,7 @@ async def test_limits(most: int, per_origin: int, nursery: trio.Nursery) -> None
         await queue.join(f"a{number}", "a")
     assert queue.got == ["a0", "a1"]
     assert pool.statistics() == ConnectionStatistics(open=2, idle=0, waiting=1)
-    give_back(pool, queue.connections["a0"])
+    released(pool, queue.connections["a0"])
     assert await queue.next() == "a2"
     assert queue.connections["a2"] is queue.connections["a0"]
 
@@ -62,10 +62,10 @@ async def test_limit_of_one_origin_is_none_of_another(nursery: trio.Nursery) -> 
 
 async def test_scheme_and_port_are_part_of_an_origin() -> None:
     pool = pool_of()
-    give_back(pool, await taken(pool, "a"))
-    assert await pool.take(origin("a")._replace(port=81)) is None
-    assert await pool.take(origin("a")._replace(scheme="https")) is None
-    assert await pool.take(origin("a")) is not None
+    released(pool, await taken(pool, "a"))
+    assert await pool.acquire(origin("a")._replace(port=81)) is None
+    assert await pool.acquire(origin("a")._replace(scheme="https")) is None
+    assert await pool.acquire(origin("a")) is not None
 
 
 async def test_first_come_first_served(nursery: trio.Nursery) -> None:
@@ -74,7 +74,7 @@ async def test_first_come_first_served(nursery: trio.Nursery) -> None:
     for number in range(6):
         await queue.join(f"a{number}", "a")
     for number in range(1, 6):
-        give_back(pool, queue.connections[f"a{number - 1}"])
+        released(pool, queue.connections[f"a{number - 1}"])
         assert await queue.next() == f"a{number}"
 
 
@@ -84,7 +84,7 @@ async def test_who_comes_while_others_wait_waits_behind_them(nursery: trio.Nurse
     queue = Queue(pool, nursery)
     await queue.join("a0", "a")
     await queue.join("a1", "a")
-    pool.give_back(served(queue.connections["a0"]))
+    pool.release(served(queue.connections["a0"]))
     await queue.join("a2", "a")
     assert queue.got == ["a0", "a1"]
 
@@ -97,7 +97,7 @@ async def test_origins_take_turns(nursery: trio.Nursery) -> None:
         await queue.join(label, label[0])
     order = ["a0"]
     for _ in range(6):
-        give_back(pool, queue.connections[order[-1]])
+        released(pool, queue.connections[order[-1]])
         order.append(await queue.next())
     assert order == ["a0", "a1", "b0", "c0", "a2", "b1", "a3"]
 
@@ -110,7 +110,7 @@ async def test_turns_do_not_cost_the_connections(nursery: trio.Nursery) -> None:
     for label in (*running, *[f"a{number}" for number in range(4, 44)], *[f"b{number}" for number in range(40)]):
         await queue.join(label, label[0])
     for _ in range(60):
-        give_back(pool, queue.connections[running.pop(0)])
+        released(pool, queue.connections[running.pop(0)])
         running.append(await queue.next())
     assert [label[0] for label in sorted(running)] == ["a", "a", "b", "b"]
     assert len(set(queue.connections.values())) == 4 + 2
@@ -122,7 +122,7 @@ async def test_a_single_origin_keeps_its_connections_below_its_own_limit(nursery
     for number in range(10):
         await queue.join(f"a{number}", "a")
     for number in range(8):
-        give_back(pool, queue.connections[f"a{number}"])
+        released(pool, queue.connections[f"a{number}"])
         assert await queue.next() == f"a{number + 2}"
     assert len(set(queue.connections.values())) == 2
 
@@ -133,7 +133,7 @@ async def test_place_of_a_broken_connection_goes_on(nursery: trio.Nursery) -> No
     for label in ("a0", "b0", "a1"):
         await queue.join(label, label[0])
     queue.connections["a0"].close()
-    pool.give_back(queue.connections["a0"])
+    pool.release(queue.connections["a0"])
     assert await queue.next() == "b0"
     assert await pool_is_left(pool, queue.connections["b0"])
     assert await queue.next() == "a1"
@@ -141,16 +141,16 @@ async def test_place_of_a_broken_connection_goes_on(nursery: trio.Nursery) -> No
 
 async def pool_is_left(pool: Connections, connection: Connection) -> bool:
     connection.close()
-    pool.give_back(connection)
+    pool.release(connection)
     return connection not in pool._in_use
 
 
 async def test_place_for_which_no_connection_could_be_opened_goes_on(nursery: trio.Nursery) -> None:
     pool = pool_of(1, 1)
     queue = Queue(pool, nursery)
-    assert await pool.take(origin("a")) is None
+    assert await pool.acquire(origin("a")) is None
     await queue.join("b0", "b")
-    pool.give_up(origin("a"))
+    pool.release_unopened(origin("a"))
     assert await queue.next() == "b0"
 
 
@@ -161,7 +161,7 @@ async def test_place_that_comes_in_the_moment_of_a_cancellation_goes_on(nursery:
     scope = await queue.join("a0", "a")
     await queue.join("a1", "a")
     scope.cancel()
-    give_back(pool, first)
+    released(pool, first)
     assert await queue.next() == "a1"
     assert queue.connections["a1"] is first
 
@@ -172,10 +172,10 @@ async def test_fresh_connection_in_place_of_one_that_comes_free(nursery: trio.Nu
     async with trio.open_nursery() as inner:
 
         async def take_fresh() -> None:
-            assert await pool.take(origin("a"), fresh=True) is None
+            assert await pool.acquire(origin("a"), fresh=True) is None
 
         inner.start_soon(take_fresh)
         await trio.testing.wait_all_tasks_blocked()
-        give_back(pool, first)
+        released(pool, first)
     assert first.is_closed
     assert pool.statistics() == ConnectionStatistics(open=1, idle=0, waiting=0)

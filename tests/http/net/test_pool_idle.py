@@ -14,10 +14,10 @@ from requeuest_trio._http.net.connection import Connection
 from requeuest_trio._http.net.pool import Connections, ConnectionStatistics
 from tests.http.net.pooling import (
     assert_consistent,
-    give_back,
     opened,
     origin,
     pool_of,
+    released,
     served,
     stream_of,
     taken,
@@ -27,18 +27,18 @@ from tests.http.net.pooling import (
 async def test_last_used_is_taken_first() -> None:
     pool = pool_of()
     one, two = await taken(pool, "a"), await taken(pool, "a")
-    give_back(pool, one)
-    give_back(pool, two)
-    assert await pool.take(origin("a")) is two
-    assert await pool.take(origin("a")) is one
+    released(pool, one)
+    released(pool, two)
+    assert await pool.acquire(origin("a")) is two
+    assert await pool.acquire(origin("a")) is one
 
 
 async def test_longest_idle_makes_room(nursery: trio.Nursery) -> None:
     pool = pool_of(3, 10)
     held = [await taken(pool, name) for name in "abc"]
     for connection in (held[1], held[0], held[2]):
-        give_back(pool, connection)
-    assert await pool.take(origin("d")) is None
+        released(pool, connection)
+    assert await pool.acquire(origin("d")) is None
     assert [connection.is_closed for connection in held] == [False, True, False]
     assert pool.statistics() == ConnectionStatistics(open=3, idle=2, waiting=0)
     assert_consistent(pool)
@@ -47,8 +47,8 @@ async def test_longest_idle_makes_room(nursery: trio.Nursery) -> None:
 async def test_own_idle_connection_makes_room_for_a_fresh_one() -> None:
     pool = pool_of(1, 10)
     first = await taken(pool, "a")
-    give_back(pool, first)
-    assert await pool.take(origin("a"), fresh=True) is None
+    released(pool, first)
+    assert await pool.acquire(origin("a"), fresh=True) is None
     assert first.is_closed
     assert_consistent(pool)
 
@@ -68,12 +68,12 @@ def on_mock_clock(test: Callable[[trio.testing.MockClock], Awaitable[None]]) -> 
 async def test_idle_connection_expires(clock: trio.testing.MockClock) -> None:
     pool = pool_of(keepalive=4.0)
     connection = await taken(pool, "a")
-    give_back(pool, connection)
+    released(pool, connection)
     clock.jump(3.9)
-    assert await pool.take(origin("a")) is connection
-    give_back(pool, connection)
+    assert await pool.acquire(origin("a")) is connection
+    released(pool, connection)
     clock.jump(4.0)
-    assert await pool.take(origin("a")) is None
+    assert await pool.acquire(origin("a")) is None
     assert connection.is_closed
     assert_consistent(pool)
 
@@ -94,14 +94,14 @@ def test_server_that_tells_how_long_it_waits(field: bytes, seconds: float) -> No
     async def main() -> None:
         pool = pool_of(keepalive=4.0)
         connection = await taken(pool, "a")
-        give_back(pool, connection, field)
+        released(pool, connection, field)
         clock.jump(max(seconds - 0.01, 0.0))
-        again = await pool.take(origin("a"))
+        again = await pool.acquire(origin("a"))
         assert (again is connection) == (seconds > 0)
         if again is connection:
-            give_back(pool, connection, field)
+            released(pool, connection, field)
             clock.jump(seconds)
-            assert await pool.take(origin("a")) is None
+            assert await pool.acquire(origin("a")) is None
 
     clock = trio.testing.MockClock()
     trio.run(main, clock=clock)
@@ -112,7 +112,7 @@ async def test_expired_ones_are_closed_without_being_asked_for(clock: trio.testi
     pool = pool_of(keepalive=4.0)
     held = [await taken(pool, name) for name in "abc"]
     for connection in held:
-        give_back(pool, connection)
+        released(pool, connection)
         clock.jump(1.0)
     pool.close_expired()
     assert [connection.is_closed for connection in held] == [False, False, False]
@@ -121,7 +121,7 @@ async def test_expired_ones_are_closed_without_being_asked_for(clock: trio.testi
     assert_consistent(pool)
     assert [connection.is_closed for connection in held] == [True, False, False]
     clock.jump(100.0)
-    await pool.take(origin("d"))
+    await pool.acquire(origin("d"))
     assert_consistent(pool)
     assert pool.statistics() == ConnectionStatistics(open=1, idle=0, waiting=0)
 
@@ -130,7 +130,7 @@ async def test_expired_ones_are_closed_without_being_asked_for(clock: trio.testi
 async def test_keepalive_at_its_limits(keepalive: float) -> None:
     pool = pool_of(keepalive=keepalive)
     connection = await taken(pool, "a")
-    give_back(pool, connection)
+    released(pool, connection)
     pool.close_expired()
     assert connection.is_closed == (keepalive == 0)
 
@@ -141,16 +141,16 @@ async def test_keepalive_at_its_limits(keepalive: float) -> None:
 async def test_closing_ends_everything() -> None:
     pool = pool_of(2, 2)
     idle, busy = await taken(pool, "a"), await taken(pool, "b")
-    give_back(pool, idle)
+    released(pool, idle)
     refused = []
 
     async def wait(name: str) -> None:
         try:
-            await pool.take(origin(name))
+            await pool.acquire(origin(name))
         except httpx2.ConnectError as error:
             refused.append(str(error))
 
-    assert await pool.take(origin("a")) is idle
+    assert await pool.acquire(origin("a")) is idle
     async with trio.open_nursery() as nursery:
         for name in ("a", "b", "c"):
             nursery.start_soon(wait, name)
@@ -158,15 +158,15 @@ async def test_closing_ends_everything() -> None:
         pool.close()
         assert pool.statistics() == ConnectionStatistics(open=2, idle=0, waiting=0)
         # In the same moment, before those who wait have heard of it.
-        pool.give_back(busy)
+        pool.release(busy)
     assert refused == ["the transport is closed"] * 3
     assert stream_of(busy).is_closed
-    pool.give_back(idle)
+    pool.release(idle)
     assert stream_of(idle).is_closed
     assert pool.statistics() == ConnectionStatistics(open=0, idle=0, waiting=0)
     assert pool._origins == {}
     with pytest.raises(httpx2.ConnectError):
-        await pool.take(origin("a"))
+        await pool.acquire(origin("a"))
 
 
 async def test_closing_in_the_moment_in_which_a_place_is_handed_over(nursery: trio.Nursery) -> None:
@@ -176,11 +176,11 @@ async def test_closing_in_the_moment_in_which_a_place_is_handed_over(nursery: tr
 
         async def wait() -> None:
             with pytest.raises(httpx2.ConnectError):
-                await pool.take(origin("a"))
+                await pool.acquire(origin("a"))
 
         inner.start_soon(wait)
         await trio.testing.wait_all_tasks_blocked()
-        give_back(pool, first)
+        released(pool, first)
         pool.close()
     assert first.is_closed
     assert pool.statistics() == ConnectionStatistics(open=0, idle=0, waiting=0)
@@ -188,11 +188,11 @@ async def test_closing_in_the_moment_in_which_a_place_is_handed_over(nursery: tr
 
 async def test_connection_that_was_being_opened_meanwhile_is_closed() -> None:
     pool = pool_of()
-    assert await pool.take(origin("a")) is None
+    assert await pool.acquire(origin("a")) is None
     pool.close()
     connection = opened(pool, "a")
     assert connection.is_closed
-    pool.give_back(connection)
+    pool.release(connection)
     assert pool.statistics() == ConnectionStatistics(open=0, idle=0, waiting=0)
 
 
@@ -228,17 +228,17 @@ async def _compare_costs(names: int) -> None:
         pool = pool_of(20_000, 20_000)
         held = [await taken_unchecked(pool, f"h{number % names}") for number in range(size)]
         for connection in held:
-            pool.give_back(served(connection))
+            pool.release(served(connection))
 
-        def take_and_give_back() -> None:
+        def acquire_and_release() -> None:
             for name in ("h0", "other"):
                 try:
-                    pool.take(origin(name)).send(None)
+                    pool.acquire(origin(name)).send(None)
                 except StopIteration as taken:
                     connection = taken.value or opened(pool, name)
-                pool.give_back(served(connection))
+                pool.release(served(connection))
 
-        number = calls(take_and_give_back)
+        number = calls(acquire_and_release)
         return number, sum(stream_of(connection).looked_at for connection in held)
 
     few, _ = await cost(names)
@@ -248,5 +248,5 @@ async def _compare_costs(names: int) -> None:
 
 
 async def taken_unchecked(pool: Connections, name: str) -> Connection:
-    assert await pool.take(origin(name), fresh=True) is None
+    assert await pool.acquire(origin(name), fresh=True) is None
     return opened(pool, name)

@@ -55,13 +55,13 @@ class World:
             task.number = self.asked
             self.waiting.append(task)
             try:
-                connection = await self.pool.take(origin(task.name), fresh=fresh)
+                connection = await self.pool.acquire(origin(task.name), fresh=fresh)
             finally:
                 self.waiting.remove(task)
             self.last_served[task.name] = max(task.number, self.last_served.get(task.name, 0))
             assert not (fresh and connection is not None)
             if connection is None and not task.ends_well:
-                self.pool.give_up(origin(task.name))
+                self.pool.release_unopened(origin(task.name))
                 return
             task.connection = connection or opened(self.pool, task.name)
             self.serving.append(task)
@@ -73,7 +73,7 @@ class World:
                     served(task.connection)
                 else:
                     task.connection.close()
-                self.pool.give_back(task.connection)
+                self.pool.release(task.connection)
 
     def do(self, what: str, which: int, flag: bool) -> None:
         match what:

@@ -39,7 +39,7 @@ class NotSent(Disconnected):
 
 class Connection:
     """A stream and what is read from it. One request at a time; whoever makes one closes the connection afterwards, or
-    gives it back if `is_reusable`."""
+    keeps it if `is_reusable`."""
 
     __slots__ = (
         "_is_last", "_share", "_stream", "_turns", "answer", "expires_at", "has_served", "is_closed", "origin",
@@ -72,9 +72,9 @@ class Connection:
         """Whether another request can be sent over it."""
         return self.answer.is_reusable and not self.is_closed and not self._is_last
 
-    def require_silence(self) -> None:
+    def require_unread_nothing(self) -> None:
         """Raise `NotSent` if something has come, data or an end: it answers nothing before anything was asked."""
-        if self._stream.has_news():
+        if self._stream.is_readable():
             raise NotSent("the connection was closed, or said something, before it was asked anything")
 
     def close(self) -> None:
@@ -91,7 +91,7 @@ class Connection:
         Raises `NotSent`, `Disconnected`, `WriteError`, `WriteTimeout`, `ReadError`, `ReadTimeout` or
         `RemoteProtocolError`, and what a body in pieces raises.
         """
-        self.require_silence()
+        self.require_unread_nothing()
         self._is_last = message.is_last
         self.answer.expect(is_head=message.method == "HEAD")
         self._turns, self._share = None, message.share

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from requeuest_trio._http.net.race import More, first_connected
+from requeuest_trio._http.net.race import ExtraSockets, first_connected
 from requeuest_trio._http.net.resolver import Resolver
 from requeuest_trio._http.net.shortages import OutOfResources, is_shortage, lacks_descriptors
 from requeuest_trio._http.net.streams import PlainStream, Stream
@@ -32,13 +32,13 @@ class Connector:
         self._making_context = trio.CapacityLimiter(1)
         self._resolver = Resolver()
 
-    async def connect(self, origin: Origin, on_step: OnStep, more: More, share: str | None = None) -> Stream:
+    async def connect(self, origin: Origin, on_step: OnStep, extra: ExtraSockets, share: str | None = None) -> Stream:
         """Open a connection, with TLS if the origin is https.
 
         Args:
             origin: to whom.
             on_step: told before each step.
-            more: asked for each further socket while there is one.
+            extra: asked for each socket beside the first.
             share: on whose account a name is looked up; see `Resolver.addresses`.
 
         Raises `ConnectError`, `OutOfResources` among them. Cancelled: nothing is left open.
@@ -48,7 +48,7 @@ class Connector:
             addresses = await self._resolver.addresses(origin.host, origin.port, share)
             context = None if origin.scheme == "http" else await self._tls_context()
             await on_step(Reached.CONNECT)
-            sock = await first_connected(addresses, more)
+            sock = await first_connected(addresses, extra)
             if context is None:
                 return PlainStream(sock)
             try:
@@ -75,7 +75,7 @@ class Connector:
 
     async def _tls_context(self) -> ssl.SSLContext:
         while self._context is None:
-            # It is kept also if nobody waits for it any more: the next attempt may be as impatient.
+            # It is kept also if no attempt waits for it any more: the next one may be as impatient.
             try:
                 await trio.to_thread.run_sync(self._make_context, limiter=self._making_context, abandon_on_cancel=True)
             except RuntimeError as error:
@@ -86,6 +86,6 @@ class Connector:
         if self._context is None:
             context = default_context()
             if not context.cert_store_stats()["x509_ca"] and lacks_descriptors():
-                # A file that can't be opened is passed over without a word, and this context would trust nobody.
+                # A file that can't be opened is passed over without a word, and this context would trust no server.
                 raise OutOfResources(f"no trusted certificates: {os.strerror(errno.EMFILE)}")
             self._context = context

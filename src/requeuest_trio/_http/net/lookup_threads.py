@@ -1,5 +1,5 @@
 """Who may look a name up now. A lookup has a thread of its own, which can't be interrupted, so there are only so many:
-they are shared out so that names which hang hold up nobody else's.
+they are shared out so that names which hang hold up no others.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MOST_PER_DOMAIN: Final = 16
 
 
 class LookupThreads:
-    """The places for lookups. Shares take turns; within one, its domains do; within those, first come, first served."""
+    """Who may have one. Shares take turns; within one, its domains do; within those, first come, first served."""
 
     def __init__(self) -> None:
         self._running = 0
@@ -41,7 +41,7 @@ class LookupThreads:
         return OutOfResources(f"no name lookup: {os.strerror(code)}")
 
     async def acquire(self, share: str, domain: str) -> None:
-        """Wait for a place. Cancelled: nothing was taken."""
+        """Wait for a thread. Cancelled: none was taken."""
         if domain not in self._waiting.get(share, ()) and self._has_room(share, domain):
             self._take(share, domain)
             return
@@ -59,7 +59,7 @@ class LookupThreads:
             raise
 
     def release(self, share: str, domain: str) -> None:
-        """Put a place back, and let others have it."""
+        """A thread has ended: let others have one."""
         self._running -= 1
         for counter, name in ((self._of_shares, share), (self._of_domains, domain)):
             counter[name] -= 1

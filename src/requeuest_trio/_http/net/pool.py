@@ -1,6 +1,6 @@
 """Connections kept for the next request: so many for each origin and in all, shared out in turn.
 
-Nothing here is searched: taking a connection and giving it back cost the same with one or ten thousand of them.
+Nothing here is searched: acquiring a connection and releasing it cost the same with one or ten thousand of them.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ class ConnectionStatistics:
 
 
 class _Waiter:
-    """A request that waits for a place."""
+    """A request that waits until the limits admit it."""
 
-    __slots__ = ("connection", "has_place", "woken")
+    __slots__ = ("connection", "is_admitted", "woken")
 
     def __init__(self) -> None:
         self.woken = trio.Event()
-        self.has_place = False
+        self.is_admitted = False
         self.connection: Connection | None = None
-        """Comes with the place if one is free to be used again."""
+        """One that can be used again, if there is one; None: a new one may be opened."""
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ class _OfOrigin:
 
 
 class Connections:
-    """The places for connections, and the idle ones."""
+    """Who may open a connection, and the idle ones."""
 
     def __init__(self, *, most: int, most_per_origin: int, keepalive: float) -> None:
         self._most = most
@@ -65,7 +65,7 @@ class Connections:
         self._origins: dict[Origin, _OfOrigin] = {}
         self._idle: OrderedDict[Connection, None] = OrderedDict()
         """All that are idle, the longest at the left."""
-        self._hungry: OrderedDict[Origin, None] = OrderedDict()
+        self._starved: OrderedDict[Origin, None] = OrderedDict()
         """Origins with requests that wait only because there are `most` connections in all: they take turns."""
         self._open = 0
         self._extra = 0
@@ -78,8 +78,8 @@ class Connections:
         waiting = sum(len(of_origin.waiting) for of_origin in self._origins.values())
         return ConnectionStatistics(open=self._open, idle=len(self._idle), waiting=waiting)
 
-    def take_idle(self, origin: Origin) -> Connection | None:
-        """A connection that is there and that nobody else waits for. It is taken as `take` would."""
+    def acquire_idle(self, origin: Origin) -> Connection | None:
+        """An idle connection that no other request waits for, as `acquire` gives it; or None."""
         now = trio.current_time()
         self._close_expired_now_and_then(now)
         of_origin = self._origins.get(origin)
@@ -87,11 +87,11 @@ class Connections:
             return None
         return self._find_idle(of_origin, now)
 
-    async def take(self, origin: Origin, *, fresh: bool = False) -> Connection | None:
-        """Wait for a place, and return the connection that is there, or None if one has to be opened.
+    async def acquire(self, origin: Origin, *, fresh: bool = False) -> Connection | None:
+        """Wait until the limits admit a request. Return an idle connection, or None: then the caller opens one.
 
-        What was taken is put back by `give_back`, by `opened` and then `give_back`, or by `give_up`. With `fresh` it is
-        always None. Raises `ConnectError` once this is closed. Cancelled: nothing was taken.
+        The caller ends with `release`; after None, with `opened` and then `release`, or with `release_unopened`. With
+        `fresh` it is always None. Raises `ConnectError` once this is closed. Cancelled: nothing was acquired.
         """
         self._require_open()
         now = trio.current_time()
@@ -108,16 +108,16 @@ class Connections:
             if of_origin.open < self._most_per_origin and self._make_room():
                 self._occupy(origin, of_origin)
                 return None
-        return await self._wait_for_place(origin, of_origin, fresh)
+        return await self._wait_for_admission(origin, of_origin, fresh)
 
     def opened(self, connection: Connection) -> None:
-        """The place that was taken has a connection now."""
+        """The caller has opened the connection that `acquire` admitted."""
         self._in_use.add(connection)
         if self._is_closed:
             connection.close()
 
-    def give_back(self, connection: Connection) -> None:
-        """Put a connection back, which is closed unless it can be used again."""
+    def release(self, connection: Connection) -> None:
+        """Keep a connection for the next request, or close it if it can't be used again."""
         self._in_use.discard(connection)
         if self._is_closed or not connection.is_reusable:
             self._drop(connection)
@@ -127,15 +127,15 @@ class Connections:
         connection.expires_at = trio.current_time() + min(self.keepalive, connection.answer.head.promised)
         if of_origin.waiting and not self._is_turn_of_others(of_origin):
             self._hand_over(connection.origin, of_origin, connection)
-        elif self._hungry:
-            # Others wait for any place at all, and this connection is of no use to them.
+        elif self._starved:
+            # Other origins wait for room, and this connection is of no use to them.
             self._drop(connection)
         else:
             of_origin.idle.append(connection)
             self._idle[connection] = None
 
-    def take_extra(self, origin: Origin) -> bool:
-        """Whether somebody who has a place may have one more beside it, which `give_up_extra` puts back.
+    def acquire_extra(self, origin: Origin) -> bool:
+        """Whether a caller who is opening a connection may have one more socket, which it ends with `release_extra`.
 
         These are for speed only. So they are what others leave over, a part of all at most; and a part of these is for
         one origin, so that it leaves some to others.
@@ -145,7 +145,7 @@ class Connections:
         if (
             self._is_closed
             or of_origin.waiting
-            or self._hungry
+            or self._starved
             or self._open >= self._most
             or of_origin.open >= self._most_per_origin
             or self._extra >= most
@@ -157,14 +157,14 @@ class Connections:
         self._extra += 1
         return True
 
-    def give_up_extra(self, origin: Origin) -> None:
-        """Put it back."""
+    def release_extra(self, origin: Origin) -> None:
+        """The extra socket is closed."""
         self._origins[origin].extra -= 1
         self._extra -= 1
-        self.give_up(origin)
+        self.release_unopened(origin)
 
-    def give_up(self, origin: Origin) -> None:
-        """Put a place back for which no connection could be opened."""
+    def release_unopened(self, origin: Origin) -> None:
+        """The connection that `acquire` admitted could not be opened."""
         self._vacate(origin)
         self._serve(origin)
 
@@ -174,12 +174,12 @@ class Connections:
             self._close_longest_idle()
 
     def close(self) -> None:
-        """Close all connections, also those in use, whose tasks are told, and turn away who waits for a place."""
+        """Close all connections, also those in use, whose tasks are told, and turn away the requests that wait."""
         self._is_closed = True
         for connection in self._in_use:
             connection.close()
         self.close_idle()
-        self._hungry.clear()
+        self._starved.clear()
         for origin, of_origin in list(self._origins.items()):
             for waiter in of_origin.waiting:
                 waiter.woken.set()
@@ -220,7 +220,7 @@ class Connections:
         return None
 
     def _make_room(self) -> bool:
-        """Whether there is a place within the limit for all; made, if need be, by closing what was idle longest."""
+        """Whether there is room within the limit for all; made, if need be, by closing what was idle longest."""
         if self._open < self._most:
             return True
         if not self._idle:
@@ -234,21 +234,21 @@ class Connections:
         connection.close()
         self._vacate(connection.origin)
 
-    async def _wait_for_place(self, origin: Origin, of_origin: _OfOrigin, fresh: bool) -> Connection | None:
+    async def _wait_for_admission(self, origin: Origin, of_origin: _OfOrigin, fresh: bool) -> Connection | None:
         waiter = _Waiter()
         of_origin.waiting[waiter] = None
-        self._mark_if_hungry(origin, of_origin)
+        self._mark_if_starved(origin, of_origin)
         try:
             await waiter.woken.wait()
         except BaseException:
-            if waiter.has_place:
-                # It came in the same moment.
+            if waiter.is_admitted:
+                # It was admitted in the same moment.
                 self._put_back(origin, waiter.connection)
             else:
                 self._stop_waiting(origin, of_origin, waiter)
             raise
         if self._is_closed:
-            if waiter.has_place:
+            if waiter.is_admitted:
                 self._put_back(origin, waiter.connection)
             self._require_open()
         if fresh and waiter.connection is not None:
@@ -257,41 +257,41 @@ class Connections:
         return waiter.connection
 
     def _empty(self, connection: Connection) -> None:
-        """Close a connection and keep its place, for a new one."""
+        """Close a connection, so that a new one may be opened instead."""
         self._in_use.discard(connection)
         connection.close()
 
     def _put_back(self, origin: Origin, connection: Connection | None) -> None:
         if connection is None:
-            self.give_up(origin)
+            self.release_unopened(origin)
         else:
-            self.give_back(connection)
+            self.release(connection)
 
     def _stop_waiting(self, origin: Origin, of_origin: _OfOrigin, waiter: _Waiter) -> None:
         of_origin.waiting.pop(waiter, None)
         if not of_origin.waiting:
-            self._hungry.pop(origin, None)
+            self._starved.pop(origin, None)
             self._forget_if_empty(origin, of_origin)
 
     def _is_turn_of_others(self, of_origin: _OfOrigin) -> bool:
-        """Whether the first in the line of origins has a better claim to a place than this one, which waits too.
+        """Whether the first of the starved origins has a better claim to room than this one, which waits too.
 
         That costs a connection that could be used again: so only until all have about as many as the others.
         """
-        if not self._hungry:
+        if not self._starved:
             return False
-        first = next(iter(self._hungry))
+        first = next(iter(self._starved))
         theirs = self._origins[first].open
         is_theirs = theirs == 0 or theirs + 1 < of_origin.open
         if not is_theirs:
-            self._hungry.move_to_end(first)
+            self._starved.move_to_end(first)
         return is_theirs
 
     def _hand_over(self, origin: Origin, of_origin: _OfOrigin, connection: Connection | None) -> None:
         waiter, _ = of_origin.waiting.popitem(last=False)
         if not of_origin.waiting:
-            self._hungry.pop(origin, None)
-        waiter.has_place = True
+            self._starved.pop(origin, None)
+        waiter.is_admitted = True
         waiter.connection = connection
         if connection is not None:
             self._in_use.add(connection)
@@ -299,7 +299,7 @@ class Connections:
 
     def _drop(self, connection: Connection) -> None:
         connection.close()
-        self.give_up(connection.origin)
+        self.release_unopened(connection.origin)
 
     def _occupy(self, origin: Origin, of_origin: _OfOrigin) -> None:
         # Making room may just have closed its last connection, and forgotten it.
@@ -318,18 +318,18 @@ class Connections:
             self._origins.pop(origin, None)
 
     def _serve(self, origin: Origin) -> None:
-        """Give the place that has just been put back to somebody who waits."""
+        """Admit a request to the room that a connection of this origin has left."""
         of_origin = self._origins.get(origin)
         if of_origin is not None:
-            self._mark_if_hungry(origin, of_origin)
-        if self._hungry and self._open < self._most:
-            origin, _ = self._hungry.popitem(last=False)
+            self._mark_if_starved(origin, of_origin)
+        if self._starved and self._open < self._most:
+            origin, _ = self._starved.popitem(last=False)
             of_origin = self._origins[origin]
             self._occupy(origin, of_origin)
             self._hand_over(origin, of_origin, None)
-            self._mark_if_hungry(origin, of_origin)
+            self._mark_if_starved(origin, of_origin)
 
-    def _mark_if_hungry(self, origin: Origin, of_origin: _OfOrigin) -> None:
-        """Put an origin at the end of the line if only the limit for all is in its way."""
+    def _mark_if_starved(self, origin: Origin, of_origin: _OfOrigin) -> None:
+        """Put an origin at the end of the line if only the limit for all holds it up."""
         if of_origin.waiting and of_origin.open < self._most_per_origin:
-            self._hungry[origin] = None
+            self._starved[origin] = None

@@ -16,7 +16,7 @@ from requeuest_trio._http.net.resolver import Address
 from requeuest_trio._http.net.shortages import OutOfResources, is_shortage, lacks_ports
 from requeuest_trio._model.groups import raise_bare
 
-__all__ = ["More", "first_connected"]
+__all__ = ["ExtraSockets", "first_connected"]
 
 _ATTEMPT_DELAY: Final = 0.25  # RFC 8305 section 5: how long one address may take before the next is tried beside it
 _AT_ONCE: Final = 3
@@ -24,19 +24,19 @@ _LONGEST: Final = 10.0
 """Seconds for one address while others wait, however much time there is."""
 
 
-class More(Protocol):
-    """Who may open how many sockets. One may always be open; each beside it is asked for."""
+class ExtraSockets(Protocol):
+    """Asked for each socket beside the first, which is always admitted."""
 
-    def take(self) -> bool:
+    def acquire(self) -> bool:
         """Whether one more may be opened now."""
         ...
 
-    def give_back(self) -> None:
-        """One less is open."""
+    def release(self) -> None:
+        """One of them is closed."""
         ...
 
 
-async def first_connected(addresses: list[Address], more: More) -> socket.socket:
+async def first_connected(addresses: list[Address], extra: ExtraSockets) -> socket.socket:
     """A connected socket, to the first of the addresses that answers.
 
     Raises `OSError`; `OutOfResources` if this machine lacks something without which an address could not be tried.
@@ -45,7 +45,7 @@ async def first_connected(addresses: list[Address], more: More) -> socket.socket
     if len(addresses) == 1:
         [address] = addresses
         return await _connected(_socket_for(address), address)
-    return await _Race(_interleaved(addresses), more).run()
+    return await _Race(_interleaved(addresses), extra).run()
 
 
 class _Race:
@@ -56,9 +56,9 @@ class _Race:
     left until the deadline, half is for connecting.
     """
 
-    def __init__(self, addresses: list[Address], more: More) -> None:
+    def __init__(self, addresses: list[Address], extra: ExtraSockets) -> None:
         self._waiting = deque(addresses)
-        self._more = more
+        self._extra = extra
         self._running: dict[trio.CancelScope, float] = {}
         """When to give each up if others wait, the oldest first."""
         self._borrowed = 0
@@ -90,7 +90,7 @@ class _Race:
         return self._winner
 
     def _may_open_another(self) -> bool:
-        if len(self._running) == _AT_ONCE or not self._more.take():
+        if len(self._running) == _AT_ONCE or not self._extra.acquire():
             return False
         self._borrowed += 1
         return True
@@ -153,11 +153,11 @@ class _Race:
             self._has_ended = trio.Event()
 
     def _settle(self) -> None:
-        """Give back what is no longer needed: one socket needs no asking."""
+        """Release what is no longer needed: the first socket needs no asking."""
         needed = max(0, len(self._running) + (self._winner is not None) - 1)
         while self._borrowed > needed:
             self._borrowed -= 1
-            self._more.give_back()
+            self._extra.release()
 
 
 def _interleaved(addresses: list[Address]) -> list[Address]:

@@ -26,8 +26,8 @@ _MOST_PER_HOST: Final = 2
 class Resolver:
     """The name lookups of one transport.
 
-    A lookup can't be interrupted. One whose task is cancelled goes on in its thread, and keeps its place until it
-    ends; so what nobody waits for any more still counts.
+    A lookup can't be interrupted. One whose task is cancelled goes on in its thread until it ends; so
+    what no task waits for any more still counts.
     """
 
     def __init__(self) -> None:
@@ -43,10 +43,10 @@ class Resolver:
             share: on whose account. None: on that of the name's domain.
 
         Raises `OSError` if there are none, `OutOfResources` if this machine could not ask, and `UnicodeError` for what
-        can't be a name. Cancelled: nobody waits for the answer any more.
+        can't be a name. Cancelled: the lookup goes on in its thread.
         """
         try:
-            # What is an address already needs no thread: this asks nobody.
+            # What is an address already needs no thread: this asks no resolver.
             found = _addresses(host, socket.AI_NUMERICHOST)
         except socket.gaierror:
             found = await self._of_host(host, _domain(host) if share is None else f"share {share}").answer()
@@ -92,7 +92,7 @@ class _Lookups:
                 raise copy(self._last.error)
             if self._last.addresses is not None:
                 return self._last.addresses
-            # It was given up before it had begun, so there is a place for another.
+            # It was given up before it had begun, so another may begin.
         lookup = _Lookup(self)
         # Trio asks no more of a limiter than to be like one.
         limiter = cast("trio.CapacityLimiter", lookup)
@@ -104,7 +104,7 @@ class _Lookups:
             raise OutOfResources(f"no thread for a name lookup: {error}") from error
 
     def ended(self, lookup: _Lookup) -> None:
-        """Let those who wait have its answer, or its place."""
+        """Let those who wait have its answer, or begin a lookup of their own."""
         self.running -= 1
         self._last = lookup
         self._has_ended.set()
@@ -112,7 +112,7 @@ class _Lookups:
 
 
 class _Lookup:
-    """One lookup. To Trio it is a limiter, because that is told when a thread ends, also if nobody waits for it."""
+    """One lookup. To Trio it is a limiter, because that is told when a thread ends, also if no task waits for it."""
 
     def __init__(self, lookups: _Lookups) -> None:
         self._lookups = lookups

@@ -37,14 +37,14 @@ class Stream(Protocol):
         ...
 
     async def receive(self, *, while_sending: bool = False) -> bytes:
-        """Wait for the next bytes; none at the end. Always a checkpoint, so that a fast sender starves nobody.
+        """Wait for the next bytes; none at the end. Always a checkpoint, so that a fast sender starves no other task.
 
         `while_sending`: another task sends meanwhile.
         """
         ...
 
-    def has_news(self) -> bool:
-        """Whether something can be read that nobody has asked for: most often, that the other side has closed."""
+    def is_readable(self) -> bool:
+        """Whether something can be read, though nothing was asked: most often, that the other side has closed."""
         ...
 
     def close(self) -> None:
@@ -109,10 +109,10 @@ class PlainStream:
                 continue
 
     def receive_nowait(self) -> bytes:
-        """What can be read at once; `has_news` has told that there is something, and none of it is the end."""
+        """What can be read at once; `is_readable` has told that there is something, and none of it is the end."""
         return self._socket.recv(self._at_once)
 
-    def has_news(self) -> bool:
+    def is_readable(self) -> bool:
         """Whether something can be read."""
         return bool(self._poll.poll(0))
 

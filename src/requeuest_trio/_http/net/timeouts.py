@@ -29,7 +29,7 @@ class Timeouts(NamedTuple):
         """What httpx2 gives its transports, where None is no limit."""
         return cls(**{name: value for name, value in (given or {}).items() if value is not None})
 
-    def waiting_for_place(self) -> AbstractContextManager[None]:
+    def waiting_for_connection(self) -> AbstractContextManager[None]:
         """The limit while all connections are in use."""
         return _NO_LIMIT if self.pool == math.inf else _limited(self.pool, PoolTimeout("no connection became free"))
 

@@ -42,7 +42,7 @@ def default_context() -> ssl.SSLContext:
 class TlsStream:
     """TLS over a TCP connection. To be made by `open_tls`.
 
-    Not a `trio.SSLStream`, which does not tell whether it holds bytes that nobody has asked for: what follows an answer
+    Not a `trio.SSLStream`, which does not tell whether it holds bytes that were not asked for: what follows an answer
     would be the beginning of the next one.
     """
 
@@ -108,9 +108,9 @@ class TlsStream:
             raise self._problem
         return data
 
-    def has_news(self) -> bool:
+    def is_readable(self) -> bool:
         """Whether something can be read. What TLS sends for itself, after the handshake most of all, does not count."""
-        while not self._has_ended and self._plain.has_news():
+        while not self._has_ended and self._plain.is_readable():
             try:
                 data = self._plain.receive_nowait()
             except OSError:

@@ -119,7 +119,7 @@ class AnswerParser:
         self.has_more = self._at < len(self._input) and self.problem is None
 
     def feed_eof(self, *, is_certain: bool = True) -> None:
-        """The other side has closed. Not `is_certain`: somebody else may have (RFC 9112 section 9.8)."""
+        """The other side has closed. Not `is_certain`: someone on the way may have (RFC 9112 section 9.8)."""
         self.keep_alive = False
         if self.problem is not None:
             return
