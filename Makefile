@@ -11,6 +11,9 @@
 .PHONY: run test fast bench chaos mutants check docs clean lock
 .DEFAULT_GOAL := run
 
+# The tests start Python a thousand times: without this, where it is set, each of them would compile the project anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN_INSTALLED := $(VENV)/.installed-run
