@@ -1,14 +1,8 @@
-# Five commands for a fresh machine with Python 3.11+, make and a package index:
-#   make run     the demo: an embedded PostgreSQL, a failing receiver, 200 requests delivered
-#   make test    the tests
-#   make bench   the benchmarks, and the peers that they compare with; BENCH="drain spawn" for some, BENCH=--list for which
-#   make chaos   everything that can go wrong, at once and for MINUTES=30; SEED=... for what a failed run was given, POOLED=1
-#                for all of it behind a transaction pooler
-#   make mutants breaks one thing after the other, and tells which test has noticed; writes docs/mutations.md
-# and for those who change something: make check, make docs, make lock, make clean. All make .venv themselves, with uv if it is
-# there and pip if not, and install again when pyproject.toml has changed.
+# For a fresh machine with Python 3.11+, make and a package index: make help lists what there is. The targets make .venv
+# themselves, with uv if it is there and pip if not, and install again when pyproject.toml has changed. What a target does
+# stands behind its name, after ##, where make help reads it.
 
-.PHONY: run test fast bench chaos mutants check docs clean lock
+.PHONY: help run test fast bench chaos mutants check format docs clean lock
 .DEFAULT_GOAL := run
 
 # The tests start Python a thousand times: without this, where it is set, each of them would compile the project anew.
@@ -34,13 +28,16 @@ ON_POSTGRES_15 := $(wildcard tests/postgres tests/engine tests/faults)
 POOLER := $(if $(wildcard /usr/sbin/pgbouncer),pgbouncer,own)
 BEHIND_POOLER := $(wildcard $(addprefix tests/engine/test_,scope.py scope_storm.py lease.py transactions.py))
 
-run: $(RUN_INSTALLED)
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: $(RUN_INSTALLED) ## the demo: an embedded PostgreSQL, a failing receiver, 200 requests delivered
 	@$(BIN)/requeuest demo
 
 # The tests wait for servers, processes and clocks more than they compute.
 WORKERS ?= 5
 
-test: $(DEV_INSTALLED)
+test: $(DEV_INSTALLED) ## all tests, on PostgreSQL 15 too where it is installed, and behind a transaction pooler
 	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup
 ifneq ($(POSTGRES_15),)
 	@echo "Once more, on PostgreSQL 15:"
@@ -49,34 +46,37 @@ endif
 	@echo "And behind a transaction pooler ($(POOLER)):"
 	@REQUEUEST_TEST_POOLER=$(POOLER) $(BIN)/pytest -n $(WORKERS) --dist loadgroup $(BEHIND_POOLER)
 
-# What needs no database, for another Python: make fast PYTHON=python3.13 VENV=.venv-3.13
-fast: $(DEV_INSTALLED)
+fast: $(DEV_INSTALLED) ## the tests that need no database; for another Python: PYTHON=python3.13 VENV=.venv-3.13
 	@$(BIN)/pytest -q -n 2 tests/unit
 
-bench: $(BENCH_INSTALLED)
+bench: $(BENCH_INSTALLED) ## the benchmarks, beside the peers; BENCH="drain spawn" for some, BENCH=--list for which
 	@$(BIN)/python -m benchmarks $(BENCH)
 
 MINUTES ?= 30
 
-chaos: $(DEV_INSTALLED)
+chaos: $(DEV_INSTALLED) ## all that can go wrong, at once; MINUTES=30, SEED= of a failed run, POOLED=1 for a pooler
 	@$(BIN)/python -m tests.faults.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(POOLED),--pooler $(POOLER))
 
-mutants: $(DEV_INSTALLED)
+mutants: $(DEV_INSTALLED) ## breaks one thing after the other, and tells which test has noticed; writes docs/mutations.md
 	@$(BIN)/python -m tests.faults.mutations >docs/mutations.md.new
 	@mv docs/mutations.md.new docs/mutations.md
 
-check: $(DEV_INSTALLED)
+check: $(DEV_INSTALLED) ## ruff, mypy, flake8, import rules
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/flake8 src tests benchmarks
 	$(BIN)/lint-imports
 
-docs: $(DEV_INSTALLED)
+format: $(DEV_INSTALLED) ## writes the code as ruff would have it
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: $(DEV_INSTALLED) ## writes the generated parts of the docs, and runs every code block in them
 	@$(BIN)/python docs/generate.py
 	@$(BIN)/pytest $(or $(wildcard tests/docs tests/*/test_docs.py),$(error there are no docs tests))
 
-clean:
+clean: ## removes what was made, environments included
 	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist build
 
 $(BIN)/python:
@@ -105,9 +105,8 @@ $(RUN_INSTALLED) $(DEV_INSTALLED) $(BENCH_INSTALLED): $(VENV)/.installed-%: pypr
 	@$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@ $(RUN_INSTALLED)
 
-# After a change of the dependencies in pyproject.toml. Needs uv.
 EXPORT = uv export --quiet --frozen --no-header --no-annotate --no-emit-project
-lock:
+lock: ## after a change of the dependencies in pyproject.toml; needs uv
 	uv lock
 	@$(EXPORT) --only-group build --output-file requirements/build.txt >/dev/null
 	@$(EXPORT) --extra embedded --extra cli --no-dev --output-file requirements/run.txt >/dev/null
