@@ -61,12 +61,16 @@ mutants: $(DEV_INSTALLED) ## breaks one thing after the other, and tells which t
 	@$(BIN)/python -m tests.faults.mutations >docs/mutations.md.new
 	@mv docs/mutations.md.new docs/mutations.md
 
-check: $(DEV_INSTALLED) ## ruff, mypy, flake8, import rules
+check: $(DEV_INSTALLED) ## ruff, mypy, flake8, the import rules, and pyright: whether every public type is known
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/flake8 src tests benchmarks
 	$(BIN)/lint-imports
+	$(KNOWN_TYPES)
+
+# To pyright as well as to mypy. It looks for the package beside the python that it finds first, and says much when all is well.
+KNOWN_TYPES = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pyright --verifytypes requeuest_trio --ignoreexternal >$(VENV)/types.txt || { cat $(VENV)/types.txt; exit 1; }
 
 format: $(DEV_INSTALLED) ## writes the code as ruff would have it
 	$(BIN)/ruff check --fix

@@ -34,7 +34,7 @@ LIST = Path(__file__).with_name("mutants.toml")
 TABLE = PROJECT / "docs" / "mutations.md"
 COPIED = (
     "src", "migrations", "tests", "docs", "benchmarks", "requirements", "uv.lock",
-    "pyproject.toml", "README.md", "CHANGELOG.md", "SECURITY.md", "Makefile",
+    "pyproject.toml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "Makefile",
 )  # fmt: skip
 AT_ONCE = 2
 TEST_SECONDS = 60

@@ -93,6 +93,8 @@ class JobNotFound(RequeuestError):
 
 
 class _JobEnded(RequeuestError):
+    """A job was finished without a response; `job` is what is known of it."""
+
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         self.job = job

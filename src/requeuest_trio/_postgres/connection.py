@@ -95,8 +95,9 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
 
     def __init__(self, pgconn: PGconn, row_factory: AsyncRowFactory[Row] | None = None) -> None:
         super().__init__(pgconn, row_factory or cast("AsyncRowFactory[Row]", tuple_row))
-        self.lock = ConnectionLock()  # type: ignore[assignment]  # psycopg only ever says ``async with`` to it
-        self.server_cursor_factory = TrioServerCursor
+        # psycopg only ever says ``async with`` to it.
+        self.lock: ConnectionLock = ConnectionLock()  # type: ignore[assignment]
+        self.server_cursor_factory: type[psycopg.AsyncServerCursor[Row]] = TrioServerCursor
         self._waiter = SocketWaiter(pgconn)
         self._is_unconfirmed = False
         self.address: Address = ()

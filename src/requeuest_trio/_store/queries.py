@@ -38,7 +38,7 @@ class Queries:
     """The statements, by name, for one schema."""
 
     def __init__(self, schema: str) -> None:
-        self.schema = checked_schema(schema)
+        self.schema: str = checked_schema(schema)
         self._statements = {name: self.filled_in(statement) for name, statement in _parsed().items()}
         self._numbered: dict[str, tuple[Statement, list[str]]] = {}
 

@@ -34,8 +34,8 @@ class Statements:
     def __init__(self, queries: Queries, schema: str, emitter: Emitter, *, notifications: bool = True) -> None:
         self._queries = queries
         self._emitter = emitter
-        self.due_topic = f"{schema}:due"
-        self.done_topic = f"{schema}:done"
+        self.due_topic: str = f"{schema}:due"
+        self.done_topic: str = f"{schema}:done"
         self.notifies = notifications
         self._silent_until = -math.inf
 

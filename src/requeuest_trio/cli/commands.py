@@ -28,5 +28,5 @@ def requeuest() -> None:
     """
 
 
-for command in (demo, send, worker, migrate, jobs, show):
-    requeuest.add_command(command)
+for _command in (demo, send, worker, migrate, jobs, show):
+    requeuest.add_command(_command)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
 import click
 
 __all__ = [
@@ -13,12 +16,20 @@ __all__ = [
     "sensitive_option",
 ]
 
+_Commanding = TypeVar("_Commanding", bound=Callable[..., Any] | click.Command)
+
+
+class _Option(Protocol):
+    """Gives an option to a command, or to the function that becomes one."""
+
+    def __call__(self, command: _Commanding, /) -> _Commanding: ...
+
 
 def _in_lower_case(_context: click.Context, _parameter: click.Parameter, names: tuple[str, ...]) -> frozenset[str]:
     return frozenset(name.lower() for name in names)
 
 
-dsn_option = click.option(
+dsn_option: _Option = click.option(
     "--dsn",
     required=True,
     metavar="DSN",
@@ -28,13 +39,13 @@ dsn_option = click.option(
     "library's own. Keep a password off the command line: in REQUEUEST_DSN, PGPASSWORD or ~/.pgpass.",
 )
 
-schema_option = click.option(
+schema_option: _Option = click.option(
     "--schema", default="requeuest", show_default=True, metavar="NAME", help="The PostgreSQL schema of the queue."
 )
 
-migrate_option = click.option("--migrate", is_flag=True, help="Bring the queue's tables up to date first.")
+migrate_option: _Option = click.option("--migrate", is_flag=True, help="Bring the queue's tables up to date first.")
 
-concurrency_option = click.option(
+concurrency_option: _Option = click.option(
     "--concurrency",
     type=click.IntRange(1, 10_000),
     default=32,
@@ -43,9 +54,11 @@ concurrency_option = click.option(
     help="Requests under way at once, for each channel.",
 )
 
-json_option = click.option("--json", "as_json", is_flag=True, help="JSON on standard output, as described above.")
+json_option: _Option = click.option(
+    "--json", "as_json", is_flag=True, help="JSON on standard output, as described above."
+)
 
-sensitive_option = click.option(
+sensitive_option: _Option = click.option(
     "--sensitive",
     multiple=True,
     metavar="NAME",

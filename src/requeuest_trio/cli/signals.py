@@ -22,7 +22,7 @@ class Stop:
         self._at_signal: Callable[[], None] = lambda: None
         self.received: signal.Signals | None = None
         """The last signal that came."""
-        self.signals = 0
+        self.signals: int = 0
         """How many came."""
 
     @property

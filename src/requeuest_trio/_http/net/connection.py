@@ -11,7 +11,7 @@ from typing import Final
 import trio
 
 from requeuest_trio._http.net.streams import Stream
-from requeuest_trio._http.net.timeouts import NO_TIMEOUTS
+from requeuest_trio._http.net.timeouts import NO_TIMEOUTS, Timeouts
 from requeuest_trio._http.turns import Turns
 from requeuest_trio._http.wire.answer import LONG_HEAD, AnswerParser
 from requeuest_trio._http.wire.bodies import Pieces
@@ -47,20 +47,20 @@ class Connection:
     )  # fmt: skip
 
     def __init__(self, origin: Origin, stream: Stream) -> None:
-        self.origin = origin
+        self.origin: Origin = origin
         self._stream = stream
-        self.answer = AnswerParser()
+        self.answer: AnswerParser = AnswerParser()
         self._share: str | None = None
         """On whose account the answer is read."""
         self._turns: Turns | None = None
         """Those of an answer that takes more than one step."""
-        self.has_served = False
+        self.has_served: bool = False
         """Whether an answer was read over it already."""
         self._is_last = False
-        self.is_closed = False
-        self.timeouts = NO_TIMEOUTS
+        self.is_closed: bool = False
+        self.timeouts: Timeouts = NO_TIMEOUTS
         """Those of the request under way."""
-        self.expires_at = 0.0
+        self.expires_at: float = 0.0
         """While it is idle: when not to use it any more, by Trio's clock."""
 
     def __repr__(self) -> str:

@@ -61,12 +61,15 @@ class AnswerParser:
         self._body: ChunkedBody | None = None
         self.problem: str | None = None
         """Why no more of it can be read. What had come before is as good as it was."""
-        self.has_begun = self.has_more = self.is_head_complete = self.is_complete = False
-        self.keep_alive = False
+        self.has_begun: bool = False
+        self.has_more: bool = False
+        self.is_head_complete: bool = False
+        self.is_complete: bool = False
+        self.keep_alive: bool = False
         """Whether the other side will answer more requests, once this answer is complete."""
-        self.has_leftovers = False
+        self.has_leftovers: bool = False
         """Whether more came than the answer: whose it is, nobody can tell."""
-        self.head = NO_HEAD
+        self.head: Head = NO_HEAD
         self.pieces: list[bytes] = []
         """What has come of the body, and was not taken yet."""
 

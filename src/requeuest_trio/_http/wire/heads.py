@@ -46,12 +46,12 @@ class Head:
     __slots__ = ("fields", "plain_framing", "promised", "reason", "status", "text", "version")
 
     def __init__(self, version: bytes, status: int, reason: bytes, fields: RawHeaders) -> None:
-        self.version = version
-        self.status = status
-        self.reason = reason
-        self.fields = fields
+        self.version: bytes = version
+        self.status: int = status
+        self.reason: bytes = reason
+        self.fields: RawHeaders = fields
         self.text: Headers = tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields])
-        self.promised = _promised_seconds(fields)
+        self.promised: float = _promised_seconds(fields)
         """How long the other side keeps an idle connection open."""
         self.plain_framing: Framing | None = None
         """What `framing_of` gives for a plain head that answers no HEAD, once it was asked."""
