@@ -15,14 +15,16 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator
 from enum import Enum
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import requeuest_trio
+import requeuest_trio.events
 import requeuest_trio.testing
 from requeuest_trio._model.retry import RetryPolicy, backoff
 from requeuest_trio._model.states import FINISHED, TRANSITIONS, JobState
-from requeuest_trio._observe import events as all_events
+from requeuest_trio._observe import events as kinds
+from requeuest_trio._observe.event import Event
 
 DOCS = Path(__file__).parent
 _PART = re.compile(r"(<!-- generated: (\w+) [^>]*-->\n).*?(<!-- end -->)", re.DOTALL)
@@ -63,6 +65,9 @@ _WHILES = {
     "a minute": 60, "an hour": 3_600, "a day": 86_400, "three days": 3 * 86_400, "a week": 7 * 86_400,
     "30 days": 30 * 86_400,
 }  # fmt: skip
+_KINDS = [kind for kind in vars(kinds).values() if inspect.isclass(kind) and issubclass(kind, Event) and kind != Event]
+"""Of events, in the order in which they are defined."""
+_PIPE = "\\|"
 _END = "(the end)"
 _BLANK_LINE = "\n\n"
 _HEADING = re.compile(r"(Args|Returns|Raises|Yields|Attributes|Example|Guarantee|Cancellation)(:{1,2})(?: (.*))?$")
@@ -83,8 +88,9 @@ def states() -> Iterator[str]:
 def events() -> Iterator[str]:
     """The table of events."""
     yield from ("| logger | event | level | fields | what it means |", "|---|---|---|---|---|")
-    kinds = [kind for kind in vars(all_events).values() if getattr(kind, "__name__", None) in all_events.__all__]
-    for kind in kinds:
+    for kind in _KINDS:
+        if kind is requeuest_trio.events.Dropped:
+            continue  # which is no matter of the log
         fields = ", ".join(f"`{field.name}`" for field in dataclasses.fields(kind))
         level = logging.getLevelName(kind.level)
         meaning = " ".join((inspect.getdoc(kind) or "").split())
@@ -113,12 +119,23 @@ def _span(seconds: float) -> str:
 
 def names() -> Iterator[str]:
     """Every public name with its docstring."""
-    for module in (requeuest_trio, requeuest_trio.testing):
+    for module in (requeuest_trio, requeuest_trio.events, requeuest_trio.testing):
         yield from ("", f"## {module.__name__}")
-        if module is requeuest_trio.testing:
+        if module is not requeuest_trio:
             yield from _docstring(module)
+        if module is requeuest_trio.events:
+            yield from _fields_of_events()
+            continue
         for name in module.__all__:
             yield from _described(name, getattr(module, name))
+
+
+def _fields_of_events() -> Iterator[str]:
+    yield from ("", "What each means stands in [the table of what is logged](operating.md#logging).", "")
+    yield from ("| class | fields |", "|---|---|")
+    for kind in _KINDS:
+        fields = ", ".join(f"`{field.name}: {field.type}`" for field in dataclasses.fields(kind))
+        yield f"| `{kind.__name__}` | {fields.replace('|', _PIPE)} |"
 
 
 def _described(name: str, value: object) -> Iterator[str]:
@@ -206,7 +223,7 @@ def _docstring(value: object) -> Iterator[str]:
     section = ""
     is_code = False
     yield ""
-    for line in [*(inspect.getdoc(value) or "").splitlines(), _END]:
+    for before, line in pairwise(["", *(inspect.getdoc(value) or "").splitlines(), _END]):
         heading = _HEADING.match(line)
         is_inside = line.startswith("  ") or not line
         if is_code and (heading or not is_inside):
@@ -226,6 +243,8 @@ def _docstring(value: object) -> Iterator[str]:
             if not is_code:
                 yield "```pycon" if line.strip().startswith(">>>") else "```python"
                 is_code = True
+            elif not before:
+                yield ""
             yield line.removeprefix("    ")
         elif section and _ENTRY.match(line):
             name, colon, text = line.strip().partition(": ")

@@ -1,7 +1,8 @@
 """requeuest-trio: deliver HTTP requests reliably from Trio, with PostgreSQL as the queue.
 
-A program needs the names below, `requeuest_trio.embedded` for a PostgreSQL of its own, and `requeuest_trio.testing` for
-tests. The command `requeuest` is `python -m requeuest_trio` as well.
+A program needs the names below, `requeuest_trio.events` for what `Client.events` gives, `requeuest_trio.embedded` for a
+PostgreSQL of its own, and `requeuest_trio.testing` for tests. The command `requeuest` is `python -m requeuest_trio` as
+well.
 
 To read the code, follow one request from the top down; each room imports only those below it:
 
@@ -14,6 +15,7 @@ To read the code, follow one request from the top down; each room imports only t
 - `_store` has all SQL, and the group commit of spawns.            2. commit
 - `_http` sends.                                                   6. send
 - `_postgres` drives psycopg from Trio.
+- `_observe` has the events, and those that take them: the log, and who subscribes.
 - `_config` and `_model` have values and pure decisions.           7. judge
 """
 
@@ -35,6 +37,7 @@ from requeuest_trio._model.request import Request
 from requeuest_trio._model.retry import RetryPolicy
 from requeuest_trio._model.states import JobState
 from requeuest_trio._model.statuses import StatusClass
+from requeuest_trio._observe.event import Event
 from requeuest_trio._open import migrate, open_requeuest
 from requeuest_trio._postgres import TrioConnection
 
@@ -46,6 +49,7 @@ __all__ = [
     "Client",
     "Config",
     "DatabaseUnavailable",
+    "Event",
     "InvalidRequest",
     "Job",
     "JobCancelled",

@@ -31,6 +31,8 @@ from requeuest_trio._model.job import Attempt, Job, Stats
 from requeuest_trio._model.request import Request
 from requeuest_trio._model.retry import RetryPolicy
 from requeuest_trio._model.states import JobState
+from requeuest_trio._observe.emitter import Emitter
+from requeuest_trio._observe.event import Event
 from requeuest_trio._owner import Owner
 from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._spawning import Checked, Options
@@ -62,6 +64,7 @@ class Client:
         waiters: Waiters,
         config: Config,
         settings: Iterable[Channel],
+        emitter: Emitter,
         load: Callable[[], tuple[int, int]] | None,
         loop_lag: Callable[[], float],
     ) -> None:
@@ -70,6 +73,7 @@ class Client:
         self._spawner = spawner
         self._waiters = waiters
         self._checked = Checked(config, settings)
+        self._emitter = emitter
         self._load = load
         self._loop_lag = loop_lag
         # One connection of the pool is always left for the library's own short operations: a caller that spawns without
@@ -532,6 +536,48 @@ class Client:
         counts = await self._database.ask(self._store.counts)
         running, unrecorded = self._load() if self._load else (0, 0)
         return Stats(channels=counts, running=running, unrecorded=unrecorded, loop_lag=self._loop_lag())
+
+    def events(self) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
+        """Subscribe to what happens in this client, for the length of an `async with` block.
+
+        The kinds of events are the classes of `requeuest_trio.events`. Every `async with` has a stream of its own, from
+        its beginning on, and iterating over it waits for the next event. Events of other clients and processes are not
+        in it, and those that the log has of this client are, whatever the level of its loggers.
+
+        Up to 1,000 events wait to be read. If more come, the oldest are dropped, and where they are missing stands an
+        `events.Dropped` with their number: delivery never waits for who reads. What must not be missed is in the
+        database, where `wait`, `attempts` and `jobs` find it.
+
+        Returns:
+            A context manager, to be entered once; it gives an asynchronous iterator. The iteration ends when the block
+            of `open_requeuest` has ended, after its last event, or when this block has.
+
+        Raises:
+            Nothing beyond what every call may raise; for the iterator this holds as well.
+
+        Guarantee: the events are in the order in which they happened here, and each that is missing is counted.
+
+        Cancellation: waiting for the next event can be cancelled and taken up again, and no event is lost by it.
+
+        Example::
+
+            from requeuest_trio import events
+
+            async with client.events() as stream:
+                await client.spawn("billing", request)
+                async for event in stream:
+                    if isinstance(event, events.Attempt):
+                        print(event.job, event.status, event.duration)
+                        break
+        """
+        self._require_open()
+        return self._subscribed()
+
+    @asynccontextmanager
+    async def _subscribed(self) -> AsyncIterator[AsyncIterator[Event]]:
+        self._require_open()
+        with self._emitter.subscribed(self._owner.require) as stream:
+            yield stream
 
     # --- clearing -----------------------------------------------------------------------------------------------------
 

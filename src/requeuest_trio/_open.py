@@ -158,6 +158,7 @@ async def open_requeuest(
     emitter = Emitter()
 
     async with _resources() as stack:
+        stack.callback(emitter.close)
         sender = await stack.enter_async_context(open_sender(http, config))
         address = await stack.enter_async_context(_server(dsn))
         route = Route(address)
@@ -207,7 +208,7 @@ async def open_requeuest(
         spawner = Spawner(flushes, calls, store, announcer, wake, reserve)
         loop_lag = LoopLag(lease_seconds * _ALARMING_LAG, emitter)
         load = runner.load if runner else None
-        client = Client(calls, store, spawner, waiters, config, settings, load, lambda: loop_lag.worst)
+        client = Client(calls, store, spawner, waiters, config, settings, emitter, load, lambda: loop_lag.worst)
         services = [spawner.run, announcer.run, waiters.run, sender.run, loop_lag.run]
         if listen_at is not None:
             listening = await connect(1, listen_at, has_sessions=True)

@@ -30,6 +30,7 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "attempts": (uuid4(),),
     "clear": (["a"],),
     "close": (),
+    "events": (),
     "job": (uuid4(),),
     "jobs": (),
     "result": (uuid4(),),
@@ -180,13 +181,13 @@ async def test_every_call_from_elsewhere_raises_at_once_and_the_owner_goes_on(
 async def test_what_was_made_by_the_owner_is_of_no_use_elsewhere(
     place: Callable[[Callable[[], Awaitable[None]]], BaseException | None], eye: Eye
 ) -> None:
-    async with open_requeuest(eye.dsn, ()) as client:
+    async with open_requeuest(eye.dsn, ()) as client, client.events() as stream:
         await client.spawn_many("a", [_REQUEST] * 300)
         counting = client.stats()
         async with aclosing(client.jobs()) as fresh, aclosing(client.jobs()) as begun:  # type: ignore[type-var]
             for _ in range(250):
                 await anext(begun)
-            for made in (client.transaction(), counting, fresh, begun):
+            for made in (client.transaction(), client.events(), stream, counting, fresh, begun):
                 assert _refused(place(lambda made=made: _use(made)))  # type: ignore[misc]
         counting.close()  # the parent's, where the one that raised was a child's
         assert len([job async for job in client.jobs()]) == 300

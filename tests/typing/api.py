@@ -1,5 +1,6 @@
 """The whole public API as its users write it: checked by mypy, never run."""
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import assert_type
@@ -16,6 +17,7 @@ from requeuest_trio import (
     Client,
     Config,
     DatabaseUnavailable,
+    Event,
     InvalidRequest,
     Job,
     JobCancelled,
@@ -30,6 +32,7 @@ from requeuest_trio import (
     Stats,
     StatusClass,
     TrioConnection,
+    events,
     migrate,
     open_requeuest,
 )
@@ -147,6 +150,25 @@ async def looking(client: Client, job_id: UUID) -> None:
     assert_type(stats.count(JobState.DEAD), int)
     assert_type(stats.running + stats.unrecorded, int)
     assert_type(stats.loop_lag, float)
+    async with client.events() as stream:
+        assert_type(stream, AsyncIterator[Event])
+        async for event in stream:
+            assert_type(event, Event)
+            assert_type(event.name + event.room, str)
+            assert_type(event.level, int)
+            match event:
+                case events.Attempt(job=job_id, number=number, status=status):
+                    assert_type(job_id, UUID)
+                    assert_type(number, int)
+                    assert_type(status, int | None)
+                    assert_type(event.reached, Reached)
+                    assert_type(event.state, JobState)
+                case events.Opened(channels=channels):
+                    assert_type(channels, tuple[str, ...] | All)
+                case events.Dropped(count=count):
+                    assert_type(count, int)
+                case _:
+                    json.dumps(event.fields())
     assert_type(await client.clear(ALL), int)
     assert_type(await client.clear(["billing"]), int)
 

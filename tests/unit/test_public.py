@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 
 import requeuest_trio
+import requeuest_trio.events
 import requeuest_trio.testing
 
 CONTRACT = {
-    "ALL", "All", "Attempt", "Channel", "Client", "Config", "DatabaseUnavailable", "InvalidRequest", "Job",
+    "ALL", "All", "Attempt", "Channel", "Client", "Config", "DatabaseUnavailable", "Event", "InvalidRequest", "Job",
     "JobCancelled", "JobDead", "JobNotFound", "JobState", "Reached", "Request", "RequeuestError", "RetryPolicy",
     "SchemaMismatch", "Stats", "StatusClass", "TrioConnection", "TrioTransport", "migrate", "open_requeuest",
 }  # fmt: skip
-FACES = [requeuest_trio, requeuest_trio.testing]
+FACES = [requeuest_trio, requeuest_trio.events, requeuest_trio.testing]
 PUBLIC = [(face, name) for face in FACES for name in face.__all__]
 MODULES = [
     importlib.import_module(found.name)

@@ -25,6 +25,7 @@ __all__ = [
     "Closed",
     "CollationChanged",
     "Draining",
+    "Dropped",
     "HeartbeatFailed",
     "JobDead",
     "LeaseLost",
@@ -357,3 +358,10 @@ class PollFailed(Event):
     """Awaited jobs could not be looked up."""
 
     error: str
+
+
+@kind("events", WARNING)
+class Dropped(Event):
+    """So many events are missing here: their subscriber reads too slowly. It is in its stream only, not in the log."""
+
+    count: int
