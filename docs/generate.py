@@ -21,7 +21,7 @@ from pathlib import Path
 import requeuest_trio
 import requeuest_trio.events
 import requeuest_trio.testing
-from requeuest_trio._model.retry import RetryPolicy, backoff
+from requeuest_trio._model.retry import RetryPolicy, wait_after
 from requeuest_trio._model.states import FINISHED, TRANSITIONS, JobState
 from requeuest_trio._observe import events as kinds
 from requeuest_trio._observe.event import Event
@@ -100,7 +100,7 @@ def events() -> Iterator[str]:
 def retries() -> Iterator[str]:
     """When the default policy tries again, and how many attempts it makes in a while. Without the jitter."""
     policy = RetryPolicy(jitter=0)
-    waits = [backoff(policy, failed, None, lambda: 0.5) for failed in range(1, 1_000)]
+    waits = [wait_after(policy, failed, None, lambda: 0.5) for failed in range(1, 1_000)]
     at = [0.0, *accumulate(waits)]
     steady = waits.index(policy.max_backoff) + 1
     yield from ("| attempt | after the one before | after the first |", "|---|---|---|")

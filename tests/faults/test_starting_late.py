@@ -15,7 +15,7 @@ import trio
 
 from requeuest_trio import DatabaseUnavailable, Request, open_requeuest
 from requeuest_trio._engine.lease import Lease
-from requeuest_trio._postgres import Backoff
+from requeuest_trio._model.backoff import Backoff
 from requeuest_trio.testing import open_receiver
 from tests.engine.support import Eye, Log, until_done
 from tests.faults.outages import IMPATIENT, in_thread, logged, looking_at, queue_server

@@ -13,7 +13,8 @@ import pytest
 import trio
 from psycopg.rows import dict_row
 
-from requeuest_trio._postgres import Backoff, ConnectionPool, PoolTimeout, TrioConnection
+from requeuest_trio._model.backoff import Backoff
+from requeuest_trio._postgres import ConnectionPool, PoolTimeout, TrioConnection
 from tests.postgres.harness import (
     IDLE,
     INTRANS,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from requeuest_trio import InvalidRequest, RetryPolicy, StatusClass
 from requeuest_trio._model.checks import MAX_SECONDS
-from requeuest_trio._model.retry import DEFAULT_RETRY, backoff, retry_after_seconds
+from requeuest_trio._model.retry import DEFAULT_RETRY, retry_after_seconds, wait_after
 
 EXACT = RetryPolicy(jitter=0)
 NOW = datetime(2026, 3, 14, 15, 9, 26, tzinfo=UTC)
@@ -131,7 +131,7 @@ def test_damaged_json_raises_what_the_engine_expects(stored: Any) -> None:
     ],
 )
 def test_exact_waits(policy: RetryPolicy, waits: list[float]) -> None:
-    assert [backoff(policy, attempt, None, always(0.5)) for attempt in range(1, len(waits) + 1)] == waits
+    assert [wait_after(policy, attempt, None, always(0.5)) for attempt in range(1, len(waits) + 1)] == waits
 
 
 @pytest.mark.parametrize("attempt", [100_000, 1_000_000, 2**31])
@@ -145,18 +145,18 @@ def test_exact_waits(policy: RetryPolicy, waits: list[float]) -> None:
 )
 def test_late_attempts_wait_for_the_cap(policy: RetryPolicy, attempt: int) -> None:
     """2.0 ** 100_000 is no float."""
-    assert backoff(policy, attempt, None, always(0.5)) == 3600
+    assert wait_after(policy, attempt, None, always(0.5)) == 3600
 
 
 @pytest.mark.parametrize(("random", "wait"), [(0.0, 3.6), (0.5, 4.0), (1.0, 4.4)])
 def test_jitter_spreads_to_both_sides(random: float, wait: float) -> None:
-    assert backoff(RetryPolicy(jitter=0.1), 3, None, always(random)) == pytest.approx(wait)
+    assert wait_after(RetryPolicy(jitter=0.1), 3, None, always(random)) == pytest.approx(wait)
 
 
 @given(policy=POLICIES, attempt=st.integers(1, 200_000), random=st.floats(0, 1))
 def test_wait_is_always_between_nothing_and_the_cap(policy: RetryPolicy, attempt: int, random: float) -> None:
-    wait = backoff(policy, attempt, None, always(random))
-    base = backoff(dataclasses.replace(policy, jitter=0), attempt, None, always(random))
+    wait = wait_after(policy, attempt, None, always(random))
+    base = wait_after(dataclasses.replace(policy, jitter=0), attempt, None, always(random))
     assert 0 <= wait <= policy.max_backoff
     assert base * (1 - policy.jitter) * 0.999 <= wait <= base * (1 + policy.jitter) * 1.001
 
@@ -170,8 +170,8 @@ def test_wait_is_always_between_nothing_and_the_cap(policy: RetryPolicy, attempt
 def test_retry_after_never_goes_below_the_backoff_or_above_the_cap(
     policy: RetryPolicy, attempt: int, random: float, asked: float
 ) -> None:
-    without = backoff(policy, attempt, None, always(random))
-    wait = backoff(policy, attempt, asked, always(random))
+    without = wait_after(policy, attempt, None, always(random))
+    wait = wait_after(policy, attempt, asked, always(random))
     assert without <= wait <= policy.max_backoff
     if policy.respect_retry_after:
         assert wait >= min(asked, policy.max_backoff)

@@ -31,11 +31,12 @@ from requeuest_trio._engine.lease import Lease
 from requeuest_trio._engine.shortages import Shortages
 from requeuest_trio._engine.slots import Slots, Wish
 from requeuest_trio._engine.worker import Worker
+from requeuest_trio._model.backoff import Backoff
 from requeuest_trio._model.channel import ALL, All
 from requeuest_trio._model.errors import first_line
 from requeuest_trio._observe import events
 from requeuest_trio._observe.emitter import Emitter
-from requeuest_trio._postgres import Backoff, TrioConnection
+from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._store.database import DATABASE_ERRORS, Database, why_unreadable
 from requeuest_trio._store.failures import is_of_time, is_of_what_was_read
 from requeuest_trio._store.rows import Claimed, Reservation

@@ -15,10 +15,11 @@ from uuid import UUID
 import trio
 
 from requeuest_trio._engine.notification import finished_in, waits_in
+from requeuest_trio._model.backoff import Backoff
 from requeuest_trio._model.errors import DatabaseUnavailable, first_line
 from requeuest_trio._observe import events
 from requeuest_trio._observe.emitter import Emitter
-from requeuest_trio._postgres import Backoff, TrioConnection, move_on_after
+from requeuest_trio._postgres import TrioConnection, move_on_after
 from requeuest_trio._store.database import DATABASE_ERRORS, Database
 from requeuest_trio._store.store import Store
 from requeuest_trio._store.waits import Waits

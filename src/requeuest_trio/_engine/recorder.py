@@ -23,12 +23,12 @@ import trio
 from psycopg import errors
 
 from requeuest_trio._config import Config
+from requeuest_trio._model.backoff import Backoff
 from requeuest_trio._model.errors import DatabaseUnavailable, first_line
 from requeuest_trio._model.outcome import Answer, Outcome
 from requeuest_trio._model.states import JobState
 from requeuest_trio._observe import events
 from requeuest_trio._observe.emitter import Emitter
-from requeuest_trio._postgres import Backoff
 from requeuest_trio._store.database import DATABASE_ERRORS, Database
 from requeuest_trio._store.failures import Meaning, complaint_of, meaning_of
 from requeuest_trio._store.rows import Report

@@ -6,9 +6,9 @@ import math
 import random
 from dataclasses import dataclass
 
+from requeuest_trio._model.backoff import Backoff
 from requeuest_trio._observe import events
 from requeuest_trio._observe.emitter import Emitter
-from requeuest_trio._postgres import Backoff
 
 __all__ = ["Shortages"]
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from requeuest_trio._model.headers import Headers, find
 from requeuest_trio._model.job import Reached
 from requeuest_trio._model.request import Request
-from requeuest_trio._model.retry import Random, RetryPolicy, backoff, retry_after_seconds
+from requeuest_trio._model.retry import Random, RetryPolicy, retry_after_seconds, wait_after
 from requeuest_trio._model.states import JobState
 from requeuest_trio._model.statuses import contains
 
@@ -86,7 +86,7 @@ def judge(
     if attempt >= policy.max_attempts:
         return Outcome(JobState.DEAD, delivery.reached, answer=answer, error=f"{error}; no attempts are left")
     asked = None if answer is None else retry_after_seconds(find(answer.headers, "retry-after"), now)
-    wait = backoff(policy, attempt, asked, random)
+    wait = wait_after(policy, attempt, asked, random)
     return Outcome(JobState.AVAILABLE, delivery.reached, retry_in=wait, answer=answer, error=error)
 
 

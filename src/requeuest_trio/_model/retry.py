@@ -9,10 +9,11 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Self
 
 from requeuest_trio._model import checks
+from requeuest_trio._model.backoff import growing_pause
 from requeuest_trio._model.errors import InvalidRequest
 from requeuest_trio._model.statuses import Statuses, StatusSpec, statuses
 
-__all__ = ["DEFAULT_RETRY", "RetryPolicy", "backoff", "retry_after_seconds"]
+__all__ = ["DEFAULT_RETRY", "RetryPolicy", "retry_after_seconds", "wait_after"]
 
 Random = Callable[[], float]
 """A number from 0 to 1, such as `random.random`."""
@@ -102,13 +103,9 @@ class RetryPolicy:
 DEFAULT_RETRY = RetryPolicy()
 
 
-def backoff(policy: RetryPolicy, attempt: int, retry_after: float | None, random: Random) -> float:
+def wait_after(policy: RetryPolicy, attempt: int, retry_after: float | None, random: Random) -> float:
     """Seconds to wait after the failed attempt number `attempt` (1 is the first)."""
-    try:
-        base = min(policy.initial * policy.multiplier ** (attempt - 1), policy.max_backoff)
-    except OverflowError:
-        # 2.0 ** 100_000 is no float.
-        base = policy.max_backoff
+    base = growing_pause(attempt, initial=policy.initial, multiplier=policy.multiplier, cap=policy.max_backoff)
     wait = min(base * (1 + policy.jitter * (2 * random() - 1)), policy.max_backoff)
     if retry_after is None or not policy.respect_retry_after or retry_after <= wait:
         return wait

@@ -3,10 +3,9 @@ PostgreSQL for Trio: psycopg's protocol, Trio's waiting. Knows nothing of queues
 
 Reading order: `waiting` (a socket and a generator), `connection` (what an operation is, and what follows when it is
 cancelled) with its parts `lock`, `connecting`, `draining` and `transaction`, then `encoded`, `route`,
-`backoff`, `forgetting` and `pool`; and `real_time`, whose limits all of them have.
+`forgetting` and `pool`; and `real_time`, whose limits all of them have.
 """
 
-from requeuest_trio._postgres.backoff import Backoff
 from requeuest_trio._postgres.connecting import ELSEWHERE, is_of_server
 from requeuest_trio._postgres.connection import SETTLE_TIMEOUT, TrioConnection
 from requeuest_trio._postgres.encoded import Statement, execute_encoded
@@ -19,7 +18,6 @@ from requeuest_trio._postgres.transaction import TrioTransaction
 __all__ = (
     "ELSEWHERE",
     "SETTLE_TIMEOUT",
-    "Backoff",
     "ConnectionPool",
     "Dsn",
     "PoolStatistics",

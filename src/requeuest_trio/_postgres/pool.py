@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import psycopg
 import trio
 
-from requeuest_trio._postgres.backoff import Backoff
+from requeuest_trio._model.backoff import Backoff
 from requeuest_trio._postgres.connection import SETTLE_TIMEOUT, TrioConnection
 from requeuest_trio._postgres.forgetting import forget_news, forget_options
 from requeuest_trio._postgres.real_time import move_on_after, move_on_at

@@ -14,10 +14,10 @@ from psycopg import AsyncClientCursor, IsolationLevel, errors
 from psycopg.pq import TransactionStatus
 
 from requeuest_trio._config import Config
+from requeuest_trio._model.backoff import Backoff
 from requeuest_trio._model.errors import DatabaseUnavailable, RequeuestError, SchemaMismatch, first_line
 from requeuest_trio._postgres import (
     SETTLE_TIMEOUT,
-    Backoff,
     ConnectionPool,
     Route,
     TrioConnection,

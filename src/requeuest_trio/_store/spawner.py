@@ -16,8 +16,9 @@ import psycopg
 import trio
 from psycopg.errors import LockNotAvailable
 
+from requeuest_trio._model.backoff import Backoff
 from requeuest_trio._model.errors import DatabaseUnavailable, InvalidRequest, RequeuestError, SchemaMismatch, first_line
-from requeuest_trio._postgres import Backoff, PoolTimeout
+from requeuest_trio._postgres import PoolTimeout
 from requeuest_trio._store.announcer import Announcer
 from requeuest_trio._store.columns import patience
 from requeuest_trio._store.database import DATABASE_ERRORS, Database

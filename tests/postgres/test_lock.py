@@ -1,13 +1,8 @@
-"""The connection's lock and the backoff: small parts, looked at alone."""
-
-import random
+"""The connection's lock."""
 
 import pytest
 import trio
-from hypothesis import given
-from hypothesis import strategies as st
 
-from requeuest_trio._postgres import Backoff
 from requeuest_trio._postgres.lock import ConnectionLock
 
 
@@ -65,22 +60,3 @@ async def test_another_task_may_release_it() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lock.__aexit__, None, None, None)
     assert not lock.locked()
-
-
-def test_pauses_grow_up_to_the_cap() -> None:
-    backoff = Backoff(initial=1, cap=10, multiplier=3, jitter=0)
-    assert [backoff.delay(failures, random.random) for failures in range(6)] == [0, 1, 3, 9, 10, 10]
-
-
-@given(failures=st.integers(1, 100_000), jitter=st.floats(0, 1), chance=st.floats(0, 1, exclude_max=True))
-def test_chance_only_shortens(failures: int, jitter: float, chance: float) -> None:
-    most = Backoff(jitter=0).delay(failures, lambda: chance)
-    assert most * (1 - jitter) <= Backoff(jitter=jitter).delay(failures, lambda: chance) <= most <= Backoff().cap
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"initial": 0}, {"initial": 20}, {"multiplier": 0.5}, {"jitter": 1.5}, {"jitter": float("nan")}]
-)
-def test_nonsense_is_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="Backoff"):
-        Backoff(**wrong)
