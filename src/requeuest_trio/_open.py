@@ -24,8 +24,8 @@ from requeuest_trio._model import checks
 from requeuest_trio._model.channel import ALL, All, Channel, channels_of
 from requeuest_trio._model.dsn import HiddenText
 from requeuest_trio._model.ecosystem import AsyncBaseTransport, AsyncClient, ForeignClient
-from requeuest_trio._model.errors import InvalidRequest, RequeuestError, first_line, shown
-from requeuest_trio._model.exact import exact_number, exact_text
+from requeuest_trio._model.errors import InvalidRequest, RequeuestError, first_line
+from requeuest_trio._model.exact import exact_text
 from requeuest_trio._model.groups import Kept, raise_bare
 from requeuest_trio._observe import events
 from requeuest_trio._observe.emitter import Emitter
@@ -151,9 +151,9 @@ async def open_requeuest(
     names, settings = channels_of(channels)
     schema = checked_schema(schema)
     concurrency = checks.whole_number("concurrency", concurrency, 1, 10_000)
-    lease_seconds = _check_seconds("lease", lease, 1.0)
-    grace_seconds = _check_seconds("grace", grace, 0.0)
-    poll_seconds = _check_seconds("poll_interval", poll_interval, 0.05)
+    lease_seconds = checks.seconds("lease", lease, 1.0, _LONGEST_SECONDS)
+    grace_seconds = checks.seconds("grace", grace, 0.0, _LONGEST_SECONDS)
+    poll_seconds = checks.seconds("poll_interval", poll_interval, 0.05, _LONGEST_SECONDS)
     config = _checked_config(config, concurrency)
     emitter = Emitter()
 
@@ -376,13 +376,3 @@ def _checked_config(config: Config | None, concurrency: int) -> Config:
             "concurrency", f"must be at most Config.max_running, which is {config.max_running:,}, not {concurrency:,}"
         )
     return config
-
-
-def _check_seconds(argument: str, value: float | timedelta, least: float) -> float:
-    seconds = timedelta.total_seconds(value) if isinstance(value, timedelta) else value
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        raise InvalidRequest(argument, f"must be seconds or a timedelta, not {type(value).__name__}")
-    seconds = exact_number(seconds)
-    if not least <= seconds <= _LONGEST_SECONDS:
-        raise InvalidRequest(argument, f"must lie between {least:g} and {_LONGEST_SECONDS:g} s, not {shown(seconds)}")
-    return float(seconds)

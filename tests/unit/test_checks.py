@@ -195,7 +195,7 @@ def test_instant_is_the_same_in_utc(value: datetime) -> None:
 
 @pytest.mark.parametrize("value", [-101, 101, pytest.param(HUGE, id="huge"), 1.0, True, "1", None])
 def test_priority(value: Any) -> None:
-    with refuses("priority", "(-100 and 100|int)"):
+    with refuses("priority", "(-100 to 100|int)"):
         checks.priority(value)
 
 

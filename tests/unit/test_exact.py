@@ -20,9 +20,9 @@ from requeuest_trio import ALL, Channel, Config, InvalidRequest, Request, RetryP
 from requeuest_trio._http.exchanges import _checked_status
 from requeuest_trio._model import checks
 from requeuest_trio._model.channel import channels_of
-from requeuest_trio._model.checks import whole_number
+from requeuest_trio._model.checks import seconds, whole_number
 from requeuest_trio._model.dsn import HiddenText
-from requeuest_trio._open import _check_seconds, _hidden
+from requeuest_trio._open import _hidden
 from requeuest_trio._spawning import Checked, Options
 from requeuest_trio._store.queries import Queries, checked_schema
 from requeuest_trio._store.rows import NewJob
@@ -160,8 +160,8 @@ WRONG_NUMBERS: dict[str, tuple[str, Any]] = {
     "delay": ("delay", lambda: jobs(delay=agreeing(math.nan))),
     "delay as a timedelta": ("delay", lambda: jobs(delay=Forever(days=4_000))),
     "timeout": ("timeout", lambda: jobs(timeout=agreeing(-math.inf))),
-    "lease": ("lease", lambda: _check_seconds("lease", agreeing(math.nan), 1.0)),
-    "lease as a timedelta": ("lease", lambda: _check_seconds("lease", Forever(days=4_000), 1.0)),
+    "lease": ("lease", lambda: seconds("lease", agreeing(math.nan), 1.0, 9.0)),
+    "lease as a timedelta": ("lease", lambda: seconds("lease", Forever(days=4_000), 1.0, 9.0)),
     "concurrency": ("concurrency", lambda: whole_number("concurrency", agreeing(0), 1, 9)),
     "keepalive": ("keepalive", lambda: TrioTransport(keepalive=agreeing(math.nan))),
     "status of a reply": ("status", lambda: Reply(agreeing(1_000))),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 from uuid import UUID
 
 from requeuest_trio._model.errors import InvalidRequest, kind_of, shown
@@ -80,35 +82,45 @@ def channel_names(values: Iterable[str]) -> list[str]:
 
 def whole_number(argument: str, value: object, least: int, most: int) -> int:
     """An `int` from `least` to `most`."""
-    # Compared only once it is plain: a subclass may say anything of itself.
     plain = exact_int(value) if isinstance(value, int) and not isinstance(value, bool) else None
-    if plain is None or not least <= plain <= most:
-        raise InvalidRequest(argument, f"must be an int from {least:,} to {most:,}, not {shown(value)}")
-    return plain
+    return _bounded(argument, value, plain, least, most, f"an int from {least:,} to {most:,}")
 
 
 def number(argument: str, value: object, least: float, most: float) -> float:
     """An `int` or a `float` from `least` to `most`, and so no NaN."""
     plain = exact_number(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-    if plain is None or not least <= plain <= most:
-        remedy = "; write its total_seconds()" if isinstance(value, timedelta) else ""
-        span = f"from {least:,.10g} to {most:,.10g}"
-        raise InvalidRequest(argument, f"must be a number {span}, not {shown(value)}{remedy}")
-    return plain
+    if plain is None and isinstance(value, timedelta):
+        raise InvalidRequest(argument, f"must be a number, not {shown(value)}; write its total_seconds()")
+    return _bounded(argument, value, plain, least, most, f"a number from {least:,.10g} to {most:,.10g}")
 
 
-def seconds(argument: str, value: float | timedelta, *, positive: bool = False) -> float:
-    """A length of time in seconds, from a number or a `timedelta`: 0 (or, if `positive`, more) to ten years."""
+def seconds(
+    argument: str, value: float | timedelta, least: float = 0.0, most: float = MAX_SECONDS, *, positive: bool = False
+) -> float:
+    """A length of time in seconds, from a number or a `timedelta`: from `least` (or, if `positive`, above it)."""
     number = timedelta.total_seconds(value) if isinstance(value, timedelta) else value
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise InvalidRequest(argument, f"must be seconds or a timedelta, not {type(value).__name__}")
-    number = exact_number(number)
-    if number < 0 or (positive and number == 0):
-        raise InvalidRequest(argument, f"must be {'more than' if positive else 'at least'} 0, not {shown(number)}")
-    # The other way round than one would write it: NaN compares false with everything.
-    if not number <= MAX_SECONDS:
-        raise InvalidRequest(argument, f"must be at most ten years ({MAX_SECONDS:.0f} s), not {shown(number)}")
-    return float(number)
+    longest = f"{most:,g} s" if most < MAX_SECONDS else f"ten years ({most:.0f} s)"
+    span = f"{'more than' if positive else 'at least'} {least:g} and at most {longest}"
+    plain = exact_number(number)
+    return float(_bounded(argument, plain, plain, math.nextafter(least, most) if positive else least, most, span))
+
+
+_Number = TypeVar("_Number", int, float)
+
+
+def _bounded(
+    argument: str, value: object, plain: _Number | None, least: _Number, most: _Number, expected: str
+) -> _Number:
+    """`plain`, which is the number of `value` or None, if it lies within the bounds.
+
+    `value` itself is never compared: an instance of a subclass may say anything of itself.
+    """
+    # NaN compares false with everything.
+    if plain is None or not least <= plain <= most:
+        raise InvalidRequest(argument, f"must be {expected}, not {shown(value)}")
+    return plain
 
 
 def instant(argument: str, value: object) -> datetime:
@@ -136,12 +148,7 @@ def instant(argument: str, value: object) -> datetime:
 
 def priority(value: object) -> int:
     """A priority: -100 to 100, the highest first."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidRequest("priority", f"must be an int, not {type(value).__name__}")
-    value = exact_int(value)
-    if not -MAX_PRIORITY <= value <= MAX_PRIORITY:
-        raise InvalidRequest("priority", f"must lie between -{MAX_PRIORITY} and {MAX_PRIORITY}, not {shown(value)}")
-    return value
+    return whole_number("priority", value, -MAX_PRIORITY, MAX_PRIORITY)
 
 
 def job_id(value: object) -> UUID:
