@@ -48,6 +48,7 @@ from requeuest_trio._model.origin import origin_of
 from requeuest_trio._model.outcome import Answer, Delivery, Outcome, damaged, judge
 from requeuest_trio._model.retry import retry_after_seconds
 from requeuest_trio._model.statuses import statuses
+from requeuest_trio._model.tokens import is_token
 from requeuest_trio._model.urls import MAX_URL_LENGTH, checked_url, normal_form, url_text
 from requeuest_trio._observe import events
 from requeuest_trio._observe.emitter import Emitter
@@ -324,6 +325,7 @@ BOUNDED: Mapping[str, list[Call]] = {
     ],
     "_model.retry.retry_after_seconds": [lambda text: retry_after_seconds(text, NOW)],
     "_model.statuses.statuses": [lambda text: statuses("accept", list(text)), lambda text: statuses("accept", text)],  # type: ignore[arg-type]
+    "_model.tokens.is_token": [lambda text: is_token(raw(text))],
     "_model.urls.normal_form": [lambda text: normal_form.__wrapped__("http://h/" + text[:MAX_URL_LENGTH])],
     "_model.urls.checked_url": [checked_url, lambda text: checked_url("http://" + text)],
     "_model.urls.url_text": [url_text],

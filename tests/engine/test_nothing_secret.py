@@ -8,8 +8,9 @@ from rich.pretty import pretty_repr
 
 from requeuest_trio import Request, RequeuestError
 from requeuest_trio._http.redirects import Hop
-from requeuest_trio._http.wire.message import Message, Origin, Target
+from requeuest_trio._http.wire.message import Message, Target
 from requeuest_trio._model.job import Reached
+from requeuest_trio._model.origin import Origin
 from requeuest_trio._model.outcome import Answer, Delivery, Outcome
 from requeuest_trio._model.states import JobState
 from requeuest_trio._postgres import TrioConnection

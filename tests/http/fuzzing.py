@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from requeuest_trio import InvalidRequest, Request
 from requeuest_trio._http.net.connector import Connector
 from requeuest_trio._http.net.streams import Stream
-from requeuest_trio._http.wire.message import Origin
 from requeuest_trio._model.ecosystem import URL
+from requeuest_trio._model.origin import Origin
 from requeuest_trio._model.request import METHODS
 from tests.http.recording import Recorder
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from requeuest_trio._model.ecosystem import URL, InvalidURL
 from requeuest_trio._model.headers import HARMLESS, Headers, find, is_secret
 from requeuest_trio._model.masking import masked_url_for_logs
+from requeuest_trio._model.origin import origin_of
 from requeuest_trio._model.urls import MAX_URL_LENGTH, checked_url
 
 __all__ = ["Hop", "goes_along", "is_redirect", "next_hop"]
@@ -67,8 +68,9 @@ def next_hop(
     added = hop.added
     if becomes_get:
         headers = tuple(pair for pair in headers if not pair[0].lower().startswith("content-"))
-    is_elsewhere = _origin(here) != _origin(there)
-    if is_elsewhere and body and _name(there) not in bodies_to:
+    origin = origin_of(str(there))
+    is_elsewhere = origin != origin_of(hop.url)
+    if is_elsewhere and body and origin not in bodies_to:
         return _WITH_BODY
     if is_elsewhere:
         headers, added = (tuple(pair for pair in fields if goes_along(*pair, sensitive)) for fields in (headers, added))
@@ -93,12 +95,3 @@ def _checked(location: str) -> str:
     if len(location) > MAX_URL_LENGTH or "\\" in location.partition("?")[0]:
         raise ValueError("the Location leads nowhere")
     return location
-
-
-def _origin(url: URL) -> tuple[str, str, int]:
-    """Scheme, host and port (RFC 6454)."""
-    return url.scheme, url.host, {"http": 80, "https": 443}[url.scheme] if url.port is None else url.port
-
-
-def _name(url: URL) -> str:
-    return f"{url.scheme}://{url.netloc.decode('ascii')}"

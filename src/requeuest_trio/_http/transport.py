@@ -19,10 +19,11 @@ from requeuest_trio._http.net.pool import Connections, ConnectionStatistics
 from requeuest_trio._http.net.shortages import OutOfResources
 from requeuest_trio._http.net.timeouts import NO_TIMEOUTS, Timeouts
 from requeuest_trio._http.trace import EVENTS
-from requeuest_trio._http.wire.message import Message, Origin, message_of
+from requeuest_trio._http.wire.message import Message, message_of
 from requeuest_trio._model import checks
 from requeuest_trio._model.errors import InvalidRequest, kind_of
 from requeuest_trio._model.job import Reached
+from requeuest_trio._model.origin import Origin
 
 __all__ = ["TrioTransport"]
 

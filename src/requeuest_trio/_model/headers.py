@@ -11,6 +11,7 @@ from requeuest_trio._model.errors import InvalidRequest, kind_of, shown
 from requeuest_trio._model.escaping import cut
 from requeuest_trio._model.exact import exact_text
 from requeuest_trio._model.masking import HIDDEN, has_token, is_secret_name, masked_url
+from requeuest_trio._model.tokens import SIGNS, is_token
 
 __all__ = [
     "HARMLESS",
@@ -52,8 +53,7 @@ _SECRET_VALUE = re.compile(
 )
 
 # Servers that hand fields on as variables (RFC 3875 section 4.1.18) take all of these for one.
-_ALIKE = str.maketrans(dict.fromkeys("!#$%&'*+.^_`|~", "-"))
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2
+_ALIKE = str.maketrans(dict.fromkeys(SIGNS, "-"))
 _FORBIDDEN_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110 section 5.5
 
 
@@ -106,7 +106,7 @@ def _checked(name: object, value: object) -> tuple[str, str]:
         if not isinstance(name, str) or not isinstance(value, str):
             raise InvalidRequest("headers", _not_text(name, value))
         name, value = exact_text(name), exact_text(value)
-    if not _TOKEN.fullmatch(name):
+    if not name.isascii() or not is_token(name.encode()):
         raise InvalidRequest("headers", f"{shown(name)} is no header name (RFC 9110 section 5.6.2)")
     if name.lower().translate(_ALIKE) in RESERVED:
         raise InvalidRequest("headers", f"{name} is set by the library: leave it out")

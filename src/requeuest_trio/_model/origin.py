@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Final, NamedTuple
 
 from requeuest_trio._model.ecosystem import URL
 from requeuest_trio._model.urls import normal_form
 
-__all__ = ["origin_of"]
+__all__ = ["DEFAULT_PORTS", "Origin", "origin_of"]
+
+DEFAULT_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
+"""Of each scheme that is sent to."""
+
+
+class Origin(NamedTuple):
+    """Whom to connect to."""
+
+    scheme: str
+    host: str
+    port: int
 
 
 @lru_cache(maxsize=1_024)

@@ -26,6 +26,7 @@ from requeuest_trio._model.headers import (
     masked_for_logs,
 )
 from requeuest_trio._model.masking import masked_url_for_logs
+from requeuest_trio._model.origin import DEFAULT_PORTS
 from requeuest_trio._model.statuses import SUCCESS, Statuses, StatusSpec, statuses
 from requeuest_trio._model.urls import checked_url, url_text
 
@@ -347,7 +348,7 @@ def _kept_extensions(request: _EcosystemRequest) -> float | None:
 
 def _is_host_of(host: str, url: str) -> bool:
     parsed = URL(url)
-    host = host.lower().removesuffix({"http": ":80", "https": ":443"}[parsed.scheme])
+    host = host.lower().removesuffix(f":{DEFAULT_PORTS[parsed.scheme]}")
     return host in {parsed.netloc.decode("ascii"), parsed.host}
 
 

@@ -2,7 +2,7 @@
 
 from requeuest_trio._http.net.connection import Connection
 from requeuest_trio._http.net.pool import Connections
-from requeuest_trio._http.wire.message import Origin
+from requeuest_trio._model.origin import Origin
 
 
 class NoNetwork:

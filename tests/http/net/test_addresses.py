@@ -13,7 +13,8 @@ from requeuest_trio._http.net.pool import Connections
 from requeuest_trio._http.net.race import _ATTEMPT_DELAY, _interleaved, first_connected
 from requeuest_trio._http.net.resolver import Address
 from requeuest_trio._http.sender import open_sender
-from requeuest_trio._http.wire.message import Origin, message_of, target_of
+from requeuest_trio._http.wire.message import message_of, target_of
+from requeuest_trio._model.origin import Origin
 from requeuest_trio._model.outcome import Delivery
 from tests.http import hostile
 from tests.http.hostile import PATIENT, SHORT, SMALL, RawServer, raw_server, send

@@ -15,9 +15,10 @@ from requeuest_trio._http.net.timeouts import NO_TIMEOUTS, Timeouts
 from requeuest_trio._http.turns import Turns
 from requeuest_trio._http.wire.answer import LONG_HEAD, AnswerParser
 from requeuest_trio._http.wire.bodies import Pieces
-from requeuest_trio._http.wire.message import Message, Origin
+from requeuest_trio._http.wire.message import Message
 from requeuest_trio._model.ecosystem import ReadError, ReadTimeout, RemoteProtocolError, WriteError, WriteTimeout
 from requeuest_trio._model.groups import Kept
+from requeuest_trio._model.origin import Origin
 
 __all__ = ["Connection", "Disconnected", "NotSent"]
 

@@ -14,9 +14,9 @@ from requeuest_trio._http.net.resolver import Resolver
 from requeuest_trio._http.net.shortages import OutOfResources, is_shortage, lacks_descriptors
 from requeuest_trio._http.net.streams import PlainStream, Stream
 from requeuest_trio._http.net.tls import default_context, open_tls
-from requeuest_trio._http.wire.message import Origin
 from requeuest_trio._model.ecosystem import ConnectError
 from requeuest_trio._model.job import Reached
+from requeuest_trio._model.origin import Origin
 
 __all__ = ["Connector", "OnStep"]
 

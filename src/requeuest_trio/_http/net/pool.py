@@ -12,8 +12,8 @@ from typing import Final
 import trio
 
 from requeuest_trio._http.net.connection import Connection
-from requeuest_trio._http.wire.message import Origin
 from requeuest_trio._model.ecosystem import ConnectError
+from requeuest_trio._model.origin import Origin
 
 __all__ = ["ConnectionStatistics", "Connections"]
 

@@ -12,6 +12,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from requeuest_trio._model.headers import Headers
+from requeuest_trio._model.tokens import is_token
 
 if TYPE_CHECKING:
     from requeuest_trio._http.wire.framing import Framing
@@ -23,9 +24,6 @@ RawHeaders = list[tuple[bytes, bytes]]
 MAX_HEADERS: Final = 1_000
 
 _TOO_MANY: Final = f"the answer has more than {MAX_HEADERS:,} lines in its head"
-_TOKEN: Final = (
-    b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"  # RFC 9110 section 5.6.2
-)
 _STATUS_LINE: Final = re.compile(rb"(HTTP/[12]\.[0-9]) +([1-9][0-9]{2})(?:[ \t]([^\x00\r\n]*))?")
 _FORBIDDEN: Final = re.compile(rb"[\x00\r\n]")
 _LINE_END: Final = re.compile(rb"\r?\n")
@@ -90,7 +88,7 @@ class _Fields(dict[bytes, tuple[bytes, bytes]]):
 
     def __missing__(self, line: bytes) -> tuple[bytes, bytes]:
         name, colon, value = line.partition(b":")
-        if not colon or not name or name.translate(None, _TOKEN) or _FORBIDDEN.search(value):
+        if not colon or not is_token(name) or _FORBIDDEN.search(value):
             raise ValueError(f"{line[:60]!r} is no header field")
         read = name, value.strip(b" \t")
         if len(line) <= _LONGEST_LINE_KEPT:
@@ -149,7 +147,7 @@ def _odd_field(line: bytes) -> tuple[bytes, bytes] | None:
     """A field, or None for a line that is none and can be left out."""
     name, colon, value = line.partition(b":")
     name = name.rstrip(b" \t")  # RFC 9112 section 5.1
-    if colon and name and not name.translate(None, _TOKEN):
+    if colon and is_token(name):
         return name, value.strip(b" \t")
     if _NAMES_OF_FRAMING.search(line if not colon else name):
         raise ValueError(f"{line[:60]!r} might say where the body ends")

@@ -5,27 +5,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, NamedTuple
 
 from requeuest_trio._http.wire.bodies import LAST_CHUNK, Chunked, Pieces, Sized, chunk
 from requeuest_trio._model.ecosystem import URL, AsyncByteStream, LocalProtocolError, SentRequest, UnsupportedProtocol
+from requeuest_trio._model.origin import DEFAULT_PORTS, Origin
+from requeuest_trio._model.tokens import is_token
 from requeuest_trio._model.urls import normal_form
 
-__all__ = ["Message", "Origin", "Target", "head_of", "message_of", "target_of"]
+__all__ = ["Message", "Target", "head_of", "message_of", "target_of"]
 
-_PORTS: Final = {"http": 80, "https": 443}
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2
 _VALUE = re.compile(rb"(?![ \t])[^\x00-\x08\x0a-\x1f\x7f]*(?<![ \t])")  # RFC 9110 section 5.5
 _TARGET = re.compile(rb"[!-~]+")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
-
-
-class Origin(NamedTuple):
-    """Whom to connect to (RFC 6454)."""
-
-    scheme: str
-    host: str
-    port: int
 
 
 # These two are no tuples: what shows the locals of a traceback takes tuples apart, whatever their `repr` hides.
@@ -76,13 +67,12 @@ def target_of(url: str) -> Target:
     if parts is None:
         return _target(URL(url))
     scheme, authority, host, port, target = parts.groups()
-    return Target(
-        Origin(scheme, host, int(port) if port else _PORTS[scheme]), authority.encode("ascii"), target.encode("ascii")
-    )
+    origin = Origin(scheme, host, int(port) if port else DEFAULT_PORTS[scheme])
+    return Target(origin, authority.encode("ascii"), target.encode("ascii"))
 
 
 def _target(url: URL) -> Target:
-    if url.scheme not in _PORTS or not url.host:
+    if url.scheme not in DEFAULT_PORTS or not url.host:
         raise UnsupportedProtocol(f"the URL must be absolute and http or https, not {url.scheme!r}")
     host = url.raw_host.decode("ascii").strip("[]")
     # The zone of a link-local address means something to this machine only (RFC 6874 sections 1 and 4), where the
@@ -90,7 +80,7 @@ def _target(url: URL) -> Target:
     address, _, zone = host.partition("%")
     scoped = f"{address}%{zone.removeprefix('25')}" if zone.removeprefix("25") else host
     netloc = url.netloc.replace(f"%{zone}]".encode(), b"]") if zone else url.netloc
-    return Target(Origin(url.scheme, scoped, url.port or _PORTS[url.scheme]), netloc, url.raw_path)
+    return Target(Origin(url.scheme, scoped, url.port or DEFAULT_PORTS[url.scheme]), netloc, url.raw_path)
 
 
 def message_of(request: SentRequest) -> Message:
@@ -104,7 +94,7 @@ def message_of(request: SentRequest) -> Message:
     host, length, is_chunked, is_last = b"", None, False, False
     lines = []
     for name, value in request.headers.raw:
-        if not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
+        if not is_token(name) or not _VALUE.fullmatch(value):
             raise LocalProtocolError(f"the header {name!r} can't be sent as it stands")
         match name.lower():
             case b"host" if host:
@@ -120,7 +110,7 @@ def message_of(request: SentRequest) -> Message:
                 is_last = is_last or b"close" in value.lower()
         lines.append(b"%b: %b\r\n" % (name, value))
     method = request.method.encode("ascii", "replace")
-    if not _TOKEN.fullmatch(method) or method == b"CONNECT":
+    if not is_token(method) or method == b"CONNECT":
         raise LocalProtocolError(f"the method {request.method!r} can't be sent")
     if is_chunked and length is not None:
         raise LocalProtocolError("Content-Length and Transfer-Encoding exclude each other")
