@@ -16,7 +16,7 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from requeuest_trio import DatabaseUnavailable, JobState, Request, open_requeuest
-from requeuest_trio.cli.refusals import is_lasting
+from requeuest_trio.cli.refusals import is_refusal
 from requeuest_trio.embedded import open_embedded
 from requeuest_trio.testing import open_receiver
 from tests.acceptance.cli import invoke, open_gate, requeuest, running
@@ -115,7 +115,7 @@ async def test_it_waits_for_its_database() -> None:
     ],
 )
 async def test_what_waiting_will_not_help(text: str, expected: bool) -> None:
-    assert await is_lasting(DatabaseUnavailable(f"PostgreSQL is not available: {text}"), "") is expected
+    assert await is_refusal(DatabaseUnavailable(f"PostgreSQL is not available: {text}"), "") is expected
 
 
 @pytest.mark.skipif(pq.version() < 170000, reason="libpq tells no SQLSTATE of a refused connection")

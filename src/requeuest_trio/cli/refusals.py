@@ -19,7 +19,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from requeuest_trio import DatabaseUnavailable
 from requeuest_trio._postgres import is_of_server
 
-__all__ = ["is_lasting"]
+__all__ = ["is_refusal"]
 
 _SECONDS = 10.0
 _LASTING = re.compile(
@@ -32,8 +32,8 @@ _STATE = re.compile(rb'\tErrorResponse\t(?: [SV] "[^"]*")* C "(\w{5})"')
 """As it stands in a trace of libpq's."""
 
 
-async def is_lasting(error: DatabaseUnavailable, dsn: str) -> bool:
-    """Whether somebody has to do something before this database, or one of its hosts, lets anybody in.
+async def is_refusal(error: DatabaseUnavailable, dsn: str) -> bool:
+    """Whether this database, or one of its hosts, goes on refusing until an operator has changed something.
 
     libpq tells no SQLSTATE of a refused connection, and servers have their own languages. So what is not known by its
     words is asked for once more, with libpq's trace on. A libpq that traces nothing then (before 17) leaves it at that.

@@ -19,7 +19,7 @@ from requeuest_trio._store.remedies import remedy_for
 from requeuest_trio.cli import options
 from requeuest_trio.cli.display import logging_to, make_console, one_line, say
 from requeuest_trio.cli.names import remark_on
-from requeuest_trio.cli.refusals import is_lasting
+from requeuest_trio.cli.refusals import is_refusal
 from requeuest_trio.cli.running import FINE, run
 from requeuest_trio.cli.signals import stopping_on_signals
 
@@ -122,7 +122,7 @@ async def _wait_for_database(error: DatabaseUnavailable, dsn: str, pause: float,
     Raises:
         DatabaseUnavailable: waiting will not help.
     """
-    if await is_lasting(error, dsn):
+    if await is_refusal(error, dsn):
         remedy = "" if remedy_for(str(error)) else _REMEDY
         raise DatabaseUnavailable(f"{error}; waiting will not help{remedy}") from error
     pause *= random.uniform(0.75, 1.25)  # noqa: S311 - no secret
