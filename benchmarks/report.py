@@ -1,7 +1,8 @@
 """
 Turns results into tables: for the screen, and for `docs/performance.md`.
 
-`python -m benchmarks.report` prints the newest results; with a file, those; with `--write`, it puts them into the page.
+`python -m benchmarks.report` prints the newest results; with a file, those; with `--write`, it puts them into the page,
+with a plot for each table.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "performance.md"
+PLOTS = PAGE.parent / "plots"
 _PART = re.compile(r"(<!-- results: )(\S+)( [^>]*-->\n).*?(<!-- end -->)", re.DOTALL)
 
 ENOUGH = 3
@@ -47,14 +49,20 @@ COLUMNS: dict[str, tuple[str, Format]] = {
 """The figures, in the order of the columns: a heading, and how to write one."""
 
 
-def tables(results: dict[str, Any]) -> str:
-    """All tables."""
+def tables(results: dict[str, Any], *, with_plots: bool = False) -> str:
+    """All tables, each below its plot if that is wanted."""
     names = {case["name"]: case["short"] for case in results["cases"]}
     parts = []
     for heading in dict.fromkeys(case["table"] for case in results["cases"]):
         cases = [case for case in results["cases"] if case["table"] == heading]
-        parts.append("\n".join([f"### {heading}", "", *_table(cases, names)]))
+        plot = [f"![{heading}]({PLOTS.name}/{plot_of(heading)})", ""] if with_plots else []
+        parts.append("\n".join([f"### {heading}", "", *plot, *_table(cases, names)]))
     return "\n\n".join(parts)
+
+
+def plot_of(heading: str) -> str:
+    """The file of the plot for a table, by the table's heading up to the colon."""
+    return re.sub(r"[^a-z0-9]+", "-", heading.partition(":")[0].lower()).strip("-") + ".svg"
 
 
 def _table(cases: Sequence[dict[str, Any]], short: dict[str, str]) -> Iterator[str]:
@@ -123,9 +131,9 @@ def about(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def report(results: dict[str, Any]) -> str:
+def report(results: dict[str, Any], *, with_plots: bool = False) -> str:
     """Everything that results have to say, as Markdown."""
-    return f"{tables(results)}\n\n### Where, when and with what\n\n{about(results)}"
+    return f"{tables(results, with_plots=with_plots)}\n\n### Where, when and with what\n\n{about(results)}"
 
 
 def filled(page: str, directory: Path = RESULTS) -> str:
@@ -133,7 +141,7 @@ def filled(page: str, directory: Path = RESULTS) -> str:
 
     def fill(match: re.Match[str]) -> str:
         results = json.loads((directory / match[2]).read_text("utf-8"))
-        return f"{match[1]}{match[2]}{match[3]}\n{report(results)}\n\n{match[4]}"
+        return f"{match[1]}{match[2]}{match[3]}\n{report(results, with_plots=True)}\n\n{match[4]}"
 
     return _PART.sub(fill, page)
 
@@ -150,6 +158,9 @@ def main() -> None:
     if not arguments.write:
         sys.stdout.write(report(json.loads(path.read_text("utf-8"))) + "\n")
         return
+    from benchmarks.plots import draw  # noqa: PLC0415 - matplotlib is there where `make bench` has been
+
+    draw(json.loads(path.read_text("utf-8")), path.name, PLOTS)
     page = PAGE.read_text("utf-8")
     PAGE.write_text(filled(_PART.sub(rf"\g<1>{path.name}\g<3>\g<4>", page)), "utf-8")
 

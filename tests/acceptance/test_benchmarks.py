@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from benchmarks.cases import all_cases, selected
 from benchmarks.figures import ratio, spread
-from benchmarks.report import PAGE, filled, report
+from benchmarks.report import PAGE, PLOTS, filled, report
 from benchmarks.sizes import FULL
 
 ROOT = Path(__file__).parents[2]
@@ -96,6 +97,15 @@ def test_ratios_compare_what_was_measured_together() -> None:
 def test_the_page_shows_its_results() -> None:
     page = PAGE.read_text("utf-8")
     assert filled(page) == page, "run: python -m benchmarks.report --write"
+
+
+def test_the_plots_are_those_of_the_results_on_the_page() -> None:
+    page = PAGE.read_text("utf-8")
+    [source] = re.findall(r"<!-- results: (\S+)", page)
+    shown = re.findall(r"^!\[.*\]\(plots/(.*)\)$", page, re.MULTILINE)
+    assert len(shown) == len(re.findall(r"^### .*\n\n!", page, re.MULTILINE)) > 0
+    assert sorted(shown) == sorted(path.name for path in PLOTS.iterdir())
+    assert [name for name in shown if f"<dc:source>{source}<" not in (PLOTS / name).read_text("utf-8")] == []
 
 
 def test_everything_ends_with_an_interrupted_run(tmp_path: Path) -> None:
