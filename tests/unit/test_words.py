@@ -23,7 +23,7 @@ MOST = {
     "(give|gives|giving|given|gave)( \\w+)? back|give_back": 30,  # release
     "silen(ce|t|tly)": 34,  # of a person; a machine does not answer, a process is lost, a notification is left out
     "places?": 197,  # slots; a place in a file or a queue may stay
-    "(some|any|every)body|nobody": 114,  # the caller, another process, the dispatcher
+    "(some|any|every)body|nobody": 109,  # the caller, another process, the dispatcher
 }
 
 

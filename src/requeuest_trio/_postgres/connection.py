@@ -82,7 +82,7 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
 
     A commit that waits for a synchronous replica is local already, and cancelling the statement only ends the wait. The
     server calls that a success; here `psycopg.OperationalError` is raised, and the connection is closed. The same if
-    somebody else has cancelled the statement.
+    another session has cancelled the statement.
 
     A `KeyboardInterrupt` does the same, but it is always raised, and so tells nothing about the statement.
 
