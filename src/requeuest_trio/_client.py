@@ -37,7 +37,7 @@ from requeuest_trio._owner import Owner
 from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._spawning import Checked, Options
 from requeuest_trio._store.database import Database, for_callers
-from requeuest_trio._store.rows import NewJob
+from requeuest_trio._store.new_jobs import NewJob
 from requeuest_trio._store.spawner import Spawner
 from requeuest_trio._store.store import Store
 from requeuest_trio._waiters import Waiters
@@ -270,7 +270,7 @@ class Client:
             raise InvalidRequest("connection", "its client.transaction() block has ended")
         try:
             with for_callers():
-                await self._store.spawn(connection, jobs)
+                await self._store.on(connection).spawn(jobs)
         except SchemaMismatch as error:
             raise SchemaMismatch(f"connection: its database has no queue like this client's: {error}") from error
 
@@ -351,7 +351,8 @@ class Client:
             assert job.state is JobState.SUCCEEDED, job.error
         """
         self._require_open()
-        return await self._waiters.wait(checks.job_id(job_id))
+        with for_callers():
+            return await self._waiters.wait(checks.job_id(job_id))
 
     async def result(self, job_id: UUID) -> Response:
         """Wait until a job is delivered, and return the response: status, headers, and body up to the limit.
@@ -414,7 +415,8 @@ class Client:
                 print(f"attempt {job.attempts + 1} is due at {job.due_at}")
         """
         self._require_open()
-        return await self._database.ask(partial(self._store.job, job_id=checks.job_id(job_id)))
+        with for_callers():
+            return await self._store.job(checks.job_id(job_id))
 
     def jobs(
         self,
@@ -471,7 +473,9 @@ class Client:
         while True:
             self._require_open()
             job = None
-            for job in await self._database.ask(partial(read, after=after)):
+            with for_callers():
+                page = await read(after=after)
+            for job in page:
                 yield job
                 self._owner.require()
                 # Whoever loops over a page without waiting for anything still lets others run, and can be cancelled.
@@ -507,7 +511,8 @@ class Client:
         """
         self._require_open()
         checks.job_id(job_id)
-        found = await self._database.ask(partial(self._store.attempts, job_id=job_id))
+        with for_callers():
+            found = await self._store.attempts(job_id)
         if not found and await self.job(job_id) is None:
             raise JobNotFound(job_id)
         return found
@@ -533,7 +538,8 @@ class Client:
             print(stats.count(JobState.DEAD), "dead,", stats.running, "in flight here")
         """
         self._require_open()
-        counts = await self._database.ask(self._store.counts)
+        with for_callers():
+            counts = await self._store.counts()
         running, unrecorded = self._load() if self._load else (0, 0)
         return Stats(channels=counts, running=running, unrecorded=unrecorded, loop_lag=self._loop_lag())
 
@@ -607,11 +613,12 @@ class Client:
         """
         self._require_open()
         names = None if isinstance(channels, All) else checks.channel_names(channels)
-        before = await self._database.ask(self._store.clock)
         total = 0
-        for clear in (self._store.clear_free, self._store.clear_ordered):
-            while removed := await self._database.ask(partial(clear, channels=names, before=before)):
-                total += removed
+        with for_callers():
+            before = await self._store.clock()
+            for clear in (self._store.clear_free, self._store.clear_ordered):
+                while removed := await clear(names, before):
+                    total += removed
         return total
 
     def _require_open(self) -> None:

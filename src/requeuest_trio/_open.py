@@ -35,11 +35,12 @@ from requeuest_trio._store.announcer import Announcer
 from requeuest_trio._store.database import Database, run_once
 from requeuest_trio._store.failures import without_contents
 from requeuest_trio._store.migrate import apply_migrations, check_schema
+from requeuest_trio._store.notifications import Notifications
 from requeuest_trio._store.pooler import check_listen_dsn, has_sessions, is_direct
 from requeuest_trio._store.queries import Queries, checked_schema
-from requeuest_trio._store.reader import Reader
 from requeuest_trio._store.rights import check_rights, quoted
 from requeuest_trio._store.spawner import FLUSH_LOCK_SECONDS, Spawner
+from requeuest_trio._store.statements import OneConnection
 from requeuest_trio._store.store import Store
 from requeuest_trio._store.waits import Waits
 from requeuest_trio._waiters import Waiters
@@ -166,8 +167,8 @@ async def open_requeuest(
         if migrate or address is not dsn:
             await apply_migrations(route, emitter, schema=schema)
         queries = Queries(schema)
-        store = Store(queries, schema, emitter, notifications=config.notifications)
-        prepare = partial(_prepare, address, queries, store, settings, config, past_pooler, names, emitter)
+        notifications = Notifications(schema, emitter, enabled=config.notifications)
+        prepare = partial(_prepare, address, queries, notifications, settings, config, past_pooler, names, emitter)
         no_pooler = await run_once(route, queries, config, prepare)
         sessions = no_pooler or await has_sessions(route, queries, config)
         listen_at = _listen_at(route, past_pooler, config, sessions, poll_seconds, emitter)
@@ -175,11 +176,13 @@ async def open_requeuest(
         async def connect(
             size: int, route: Route = route, *, has_sessions: bool = sessions, **options: Any
         ) -> Database:
-            options |= {"has_sessions": has_sessions, "fall_silent": store.fall_silent}
+            options |= {"has_sessions": has_sessions, "pause_notifications": notifications.pause}
             return await stack.enter_async_context(Database(route, queries, config, size=size, **options))
 
+        bound = partial(Store, queries=queries, notifications=notifications)
         calls = await connect(config.pool_size)
-        flushes = await connect(1, lock_timeout=FLUSH_LOCK_SECONDS, plans_once=True)
+        store = bound(calls)
+        flushes = bound(await connect(1, lock_timeout=FLUSH_LOCK_SECONDS, plans_once=True))
         runner = None
 
         def wake(waits: Waits) -> None:
@@ -187,13 +190,12 @@ async def open_requeuest(
             if runner is not None:
                 runner.wake(waits)
 
-        waiters = Waiters(Reader(calls, store, wake), emitter, poll_interval=poll_seconds)
+        waiters = Waiters(store, wake, emitter, poll_interval=poll_seconds)
         if names:
             runner = Runner(
-                await connect(1, lease=lease_seconds, plans_once=True),
-                await connect(1, lease=lease_seconds, plans_once=True),
-                await connect(1, patience=PATIENCE),
-                store,
+                bound(await connect(1, lease=lease_seconds, plans_once=True)),
+                bound(await connect(1, lease=lease_seconds, plans_once=True)),
+                bound(await connect(1, patience=PATIENCE)),
                 sender,
                 waiters,
                 names,
@@ -203,16 +205,25 @@ async def open_requeuest(
                 lease=Lease(lease_seconds),
                 poll_interval=poll_seconds,
             )
-        announcer = Announcer(flushes, store, emitter)
+        announcer = Announcer(flushes, emitter, enabled=config.notifications)
         reserve = runner.dispatcher.reserve if runner else _no_place
-        spawner = Spawner(flushes, calls, store, announcer, wake, reserve)
+        spawner = Spawner(flushes, store, announcer, wake, reserve, callers=config.pool_size - 1)
         loop_lag = LoopLag(lease_seconds * _ALARMING_LAG, emitter)
-        load = runner.load if runner else None
-        client = Client(calls, store, spawner, waiters, config, settings, emitter, load, lambda: loop_lag.worst)
+        client = Client(
+            calls,
+            store,
+            spawner,
+            waiters,
+            config,
+            settings,
+            emitter,
+            runner.load if runner else None,
+            lambda: loop_lag.worst,
+        )
         services = [spawner.run, announcer.run, waiters.run, sender.run, loop_lag.run]
         if listen_at is not None:
             listening = await connect(1, listen_at, has_sessions=True)
-            services.append(_listener(listening, store, waiters, runner, emitter).run)
+            services.append(_listener(listening, bound(listening), notifications, waiters, runner, emitter).run)
         async with _running(client, runner, services, grace_seconds):
             yield client
 
@@ -264,17 +275,25 @@ def _no_place(_: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def _listener(database: Database, store: Store, waiters: Waiters, runner: Runner | None, emitter: Emitter) -> Listener:
+def _listener(
+    database: Database,
+    store: Store,
+    notifications: Notifications,
+    waiters: Waiters,
+    runner: Runner | None,
+    emitter: Emitter,
+) -> Listener:
     if runner is None:
         hints = Hints(due=lambda _: None, done=waiters.wake, anything=waiters.wake_all)
-        return Listener(database, store, [store.done_topic], hints, emitter)
+        return Listener(database, store, notifications, [notifications.done_topic], hints, emitter)
 
     def anything() -> None:
         waiters.wake_all()
         runner.dispatcher.wake_all()
 
     hints = Hints(due=runner.dispatcher.hear, done=waiters.wake, anything=anything)
-    return Listener(database, store, [store.due_topic, store.done_topic], hints, emitter)
+    topics = [notifications.due_topic, notifications.done_topic]
+    return Listener(database, store, notifications, topics, hints, emitter)
 
 
 def _listen_at(
@@ -292,7 +311,7 @@ def _listen_at(
 async def _prepare(
     dsn: Dsn,
     queries: Queries,
-    store: Store,
+    notifications: Notifications,
     settings: Collection[Channel],
     config: Config,
     past_pooler: Route | None,
@@ -308,7 +327,7 @@ async def _prepare(
     _warn_of_collation(database, recorded, actual, emitter)
     # In one order for everybody, since it is one transaction.
     for channel in sorted(settings, key=attrgetter("name")):
-        await store.set_channel(connection, channel)
+        await Store(OneConnection(connection), queries, notifications).set_channel(channel)
     return is_direct(connection, pid)
 
 

@@ -14,7 +14,7 @@ from requeuest_trio._model.errors import InvalidRequest, kind_of, shown
 from requeuest_trio._model.ids import Ids
 from requeuest_trio._model.request import Request
 from requeuest_trio._model.retry import DEFAULT_RETRY, RetryPolicy
-from requeuest_trio._store.rows import NewJob
+from requeuest_trio._store.new_jobs import NewJob
 
 __all__ = ["Checked", "Options"]
 

@@ -6,7 +6,7 @@ notifications, and from a poll that finds what both have missed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 from uuid import UUID
@@ -23,12 +23,18 @@ __all__ = ["JobReader", "Waiters"]
 
 _PAUSE_SECONDS = 0.01
 
+Waits = dict[str, list[float]]
+"""In how many seconds channels have something due."""
+
 
 class JobReader(Protocol):
     """What is asked of the database. Each may raise `RequeuestError` or `psycopg.Error`."""
 
-    async def await_job(self, job_id: UUID) -> bool:
-        """Have the end of a job announced. False: it is finished already, or there is none."""
+    async def await_job(self, job_id: UUID) -> Waits | None:
+        """Have the end of a job announced. None: it is finished already, or there is none.
+
+        Tells its channel if it is due, and when: a claim may have passed it over meanwhile.
+        """
         ...
 
     async def job(self, job_id: UUID) -> Job | None:
@@ -43,8 +49,12 @@ class JobReader(Protocol):
 class Waiters:
     """The waiting callers of one client. `run` has to be running."""
 
-    def __init__(self, reader: JobReader, emitter: Emitter, *, poll_interval: float) -> None:
+    def __init__(
+        self, reader: JobReader, on_due: Callable[[Waits], None], emitter: Emitter, *, poll_interval: float
+    ) -> None:
+        """`on_due` is told what this process may have passed over, which otherwise the poll would find."""
         self._reader = reader
+        self._on_due = on_due
         self._emitter = emitter
         self._poll_interval = poll_interval
         self._waiting: dict[UUID, set[trio.Event]] = {}
@@ -59,7 +69,10 @@ class Waiters:
         while not self._closed:
             with self._registered(job_id) as finished:
                 # Registered first and asked then, so that no moment is left in which the hint could be missed.
-                if await self._reader.await_job(job_id):
+                due = await self._reader.await_job(job_id)
+                if due:
+                    self._on_due(due)
+                if due is not None:
                     await finished.wait()
                 if not self._closed and (job := await self._read(job_id)).is_finished:
                     return job

@@ -14,9 +14,14 @@ from requeuest_trio._model.outcome import Answer, Outcome
 from requeuest_trio._model.states import JobState
 from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._postgres import TrioConnection
+from requeuest_trio._store.claimed import Claimed
+from requeuest_trio._store.maintaining import Sign
+from requeuest_trio._store.new_jobs import NewJob
+from requeuest_trio._store.notifications import Notifications
+from requeuest_trio._store.outcomes import Report
 from requeuest_trio._store.queries import Queries
-from requeuest_trio._store.rows import Claimed, NewJob, Report
-from requeuest_trio._store.store import Sign, Store
+from requeuest_trio._store.statements import OneConnection
+from requeuest_trio._store.store import Store
 from tests.poolers import direct
 from tests.postgres.harness import Conn
 
@@ -66,14 +71,22 @@ def to_be_retried(job: Claimed, retry_in: float = 0.0) -> Report:
     return Report(job, outcome(JobState.AVAILABLE, retry_in=retry_in, status=503), started=0.0, duration=0.1)
 
 
+def store_on(connection: Conn) -> Store:
+    """The store on one connection, within the transaction that is open there."""
+    return Store(OneConnection(connection), Queries(SCHEMA), Notifications(SCHEMA, Emitter()))
+
+
 class Bench:
     """A migrated database, connections to it as the library has them, and the store."""
 
     def __init__(self, dsn: str, stack: AsyncExitStack) -> None:
         self.dsn = dsn
         self.queries = Queries(SCHEMA)
-        self.store = Store(self.queries, SCHEMA, Emitter())
+        self.notifications = Notifications(SCHEMA, Emitter())
         self._stack = stack
+
+    def on(self, connection: Conn) -> Store:
+        return Store(OneConnection(connection), self.queries, self.notifications)
 
     async def connect(self, *, autocommit: bool = True) -> Conn:
         """A connection as the library's pools make it."""
@@ -87,36 +100,36 @@ class Bench:
     async def worker(self, connection: Conn, *, lease: float = 30.0) -> UUID:
         """A registered process."""
         worker = uuid4()
-        await self.store.register(connection, worker, lease)
+        await self.on(connection).register(worker, lease)
         return worker
 
     async def lost(self, connection: Conn, *, leases: float = 1) -> list[Sign]:
         """The last signs of processes that have not been seen for so many leases, by a clock that nobody has set."""
         old = await self.rows(connection, "SELECT id FROM requeuest.worker WHERE seen_at + lease * %s < now()", leases)
-        return [sign for sign in await self.store.signs_of_life(connection) if (sign.worker,) in old]
+        return [sign for sign in await self.on(connection).signs_of_life() if (sign.worker,) in old]
 
     async def rescue(self, connection: Conn, rescuer: UUID | None = None) -> int:
         """As a process does that has watched the others for long enough."""
-        rescued = await self.store.rescue(connection, rescuer, await self.lost(connection))
+        rescued = await self.on(connection).rescue(rescuer, await self.lost(connection))
         if not rescued:
-            await self.store.forget(connection, await self.lost(connection, leases=2))
+            await self.on(connection).forget(await self.lost(connection, leases=2))
         return rescued
 
     async def spawn(self, connection: Conn, *jobs: NewJob) -> list[UUID]:
         """Store jobs, and return their ids."""
-        await self.store.spawn(connection, jobs)
+        await self.on(connection).spawn(jobs)
         return [job.id for job in jobs]
 
     async def claim(self, connection: Conn, worker: UUID, places: Mapping[str, int] | int = 10) -> list[Claimed]:
         """Claim under a token of its own; a number means places of the channel `c`."""
         wanted = {"c": places} if isinstance(places, int) else dict(places)
-        jobs, *_ = await self.store.claim(connection, worker, uuid4(), wanted)
+        jobs, *_ = await self.on(connection).claim(worker, uuid4(), wanted)
         return jobs
 
     async def record(self, connection: Conn, reports: Iterable[Report]) -> set[UUID]:
         """Write outcomes, and return the ids that counted."""
         reports = list(reports)
-        stale, *_ = await self.store.record(connection, reports, now=0.0, excerpt=1_024)
+        stale, *_ = await self.on(connection).record(reports, now=0.0, excerpt=1_024)
         return {report.job.id for report in reports} - stale
 
     async def rows(self, connection: Conn, query: str, *parameters: object) -> list[tuple[Any, ...]]:

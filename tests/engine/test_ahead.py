@@ -14,11 +14,10 @@ import trio
 from requeuest_trio import Client, DatabaseUnavailable, Request, open_requeuest
 from requeuest_trio._engine.attempt import Deliverer
 from requeuest_trio._engine.worker import Worker
-from requeuest_trio._store.rows import Claimed
+from requeuest_trio._store.claimed import Claimed
 from requeuest_trio._store.store import Store
 from requeuest_trio.testing import Action, Arrival, Receiver, Reply, Stall
 from tests.engine.support import Eye, Log, nothing_left
-from tests.postgres.harness import Conn
 
 PLACES = 4
 JOBS = 2_000
@@ -95,16 +94,16 @@ async def test_what_waits_behind_attempts_that_have_become_slow_goes_back(eye: E
 async def test_what_could_not_be_given_back_is_given_back_later_uncounted(
     eye: Eye, receiver: Receiver, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, tries = Store.give_back, 0
+    original, tries = Store.release_jobs, 0
 
-    async def unlucky(store: Store, connection: Conn, worker: UUID, jobs: list[Claimed]) -> int:
+    async def unlucky(store: Store, worker: UUID, jobs: list[Claimed]) -> int:
         nonlocal tries
         tries += 1
         if tries == 1:
             raise DatabaseUnavailable("not now")
-        return await original(store, connection, worker, jobs)
+        return await original(store, worker, jobs)
 
-    monkeypatch.setattr(Store, "give_back", unlucky)
+    monkeypatch.setattr(Store, "release_jobs", unlucky)
     receiver.decide = slowing = Slowing(Stall())
     async with nothing_left(eye), open_requeuest(eye.dsn, concurrency=PLACES, poll_interval=600, grace=0) as client:
         slowing.client = client

@@ -6,7 +6,6 @@ everything, though not each time, and never wait for another spawn to hear of th
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import cast
 
@@ -17,7 +16,6 @@ import trio.testing
 from requeuest_trio import Config, DatabaseUnavailable, Request, open_requeuest
 from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._store.announcer import Announcer
-from requeuest_trio._store.database import Database
 from requeuest_trio._store.store import Store
 from requeuest_trio._store.waits import Waits
 from requeuest_trio.testing import Receiver
@@ -113,18 +111,13 @@ async def test_what_a_spawn_that_was_lost_would_have_announced_is_announced_afte
 
 
 class Told:
-    """In place of the database and the store: keeps what is announced, or fails so many times."""
-
-    notifies = True
+    """In place of the store: keeps what is announced, or fails so many times."""
 
     def __init__(self, failures: int = 0) -> None:
         self.failures = failures
         self.waits: list[Waits] = []
 
-    async def run(self, operation: Callable[[object], Awaitable[None]]) -> None:
-        await operation(self)
-
-    async def announce(self, _: object, waits: Waits) -> None:
+    async def announce(self, waits: Waits) -> None:
         await trio.lowlevel.checkpoint()
         if self.failures:
             self.failures -= 1
@@ -138,7 +131,7 @@ async def test_what_comes_in_a_quiet_moment_is_announced_after_it(
 ) -> None:
     """Though nothing comes after it, and as often as it fails."""
     told = Told(failures)
-    announcer = Announcer(cast("Database", told), cast("Store", told), Emitter())
+    announcer = Announcer(cast("Store", told), Emitter())
     nursery.start_soon(announcer.run)
     spawn_again(announcer)
     await trio.sleep(10)
@@ -148,7 +141,7 @@ async def test_what_comes_in_a_quiet_moment_is_announced_after_it(
 
 async def test_what_is_quiet_at_the_end_is_announced_then(autojump_clock: trio.testing.MockClock) -> None:
     told = Told()
-    announcer = Announcer(cast("Database", told), cast("Store", told), Emitter())
+    announcer = Announcer(cast("Store", told), Emitter())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(announcer.run)
         await trio.testing.wait_all_tasks_blocked()

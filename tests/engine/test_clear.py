@@ -72,14 +72,14 @@ async def test_what_is_running_goes_on(eye: Eye, receiver: Receiver) -> None:
 async def test_what_another_producer_adds_behind_a_cleared_head_is_next(bench: Bench, conn: Conn, other: Conn) -> None:
     """The other producer has the key first, and its job was not there when clearing began."""
     await bench.spawn(conn, new_job(key="k"), new_job(key="k"))
-    before = await bench.store.clock(conn)
-    await bench.store.listen(conn, [bench.store.due_topic])
+    before = await bench.on(conn).clock()
+    await bench.on(conn).listen([bench.notifications.due_topic])
     async with trio.open_nursery() as nursery, conn.transaction():
         await bench.spawn(conn, new_job(key="k"))
-        nursery.start_soon(bench.store.clear_ordered, other, ["c"], before)
+        nursery.start_soon(bench.on(other).clear_ordered, ["c"], before)
         await until_running(await bench.connect(), other.info.backend_pid, "pg_advisory_xact_lock")
     assert await bench.states(conn) == ["available"]
-    assert await bench.store.clear_ordered(other, ["c"], before) == 0
+    assert await bench.on(other).clear_ordered(["c"], before) == 0
     assert await bench.states(conn) == ["available"]
     assert [n.payload async for n in conn.notifies(timeout=5, stop_after=1)] == ['{ "c" : 0 }']
 
@@ -87,7 +87,7 @@ async def test_what_another_producer_adds_behind_a_cleared_head_is_next(bench: B
 async def test_a_job_added_while_a_key_is_being_cleared_is_its_head(bench: Bench, conn: Conn, other: Conn) -> None:
     await bench.spawn(conn, new_job(key="k"), new_job(key="k"))
     async with trio.open_nursery() as nursery, conn.transaction():
-        assert await bench.store.clear_ordered(conn, ["c"], await bench.store.clock(conn)) == 2
+        assert await bench.on(conn).clear_ordered(["c"], await bench.on(conn).clock()) == 2
         nursery.start_soon(bench.spawn, other, new_job(key="k"))
         await until_running(await bench.connect(), other.info.backend_pid, "pg_advisory_xact_lock")
     assert await bench.states(conn) == ["available"]
@@ -121,17 +121,17 @@ async def test_a_key_with_more_jobs_than_a_page(bench: Bench, conn: Conn) -> Non
         SELECT 'c', 'GET', 'http://x.test/', CASE i WHEN 0 THEN 'available' ELSE 'blocked' END::requeuest.job_state,
                'k', i, true
         FROM generate_series(0, 20999) AS i""")
-    now = await bench.store.clock(conn)
-    removed = [await bench.store.clear_ordered(conn, None, now) for _ in range(4)]
+    now = await bench.on(conn).clock()
+    removed = [await bench.on(conn).clear_ordered(None, now) for _ in range(4)]
     assert removed == [10_000, 10_000, 1_000, 0]
 
 
 async def test_jobs_locked_by_somebody_do_not_hold_clearing_up(bench: Bench, conn: Conn, other: Conn) -> None:
     await bench.spawn(conn, *(new_job(key=key) for key in (None, None, "k", "l")))
-    now = await bench.store.clock(conn)
+    now = await bench.on(conn).clock()
     async with other.transaction():
         [job] = await bench.claim(other, await bench.worker(conn), 1)
         with trio.fail_after(5):
-            assert await bench.store.clear_free(conn, None, now) + await bench.store.clear_ordered(conn, None, now) == 3
+            assert await bench.on(conn).clear_free(None, now) + await bench.on(conn).clear_ordered(None, now) == 3
     assert await bench.record(conn, [delivered(job)]) == {job.id}
     assert await value(conn, "SELECT state::text FROM requeuest.job") == JobState.SUCCEEDED

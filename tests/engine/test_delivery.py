@@ -28,7 +28,7 @@ from requeuest_trio import (
     StatusClass,
     open_requeuest,
 )
-from requeuest_trio._store.rows import job_from_row
+from requeuest_trio._store.reading import job_from_row
 from requeuest_trio.testing import Receiver, Reply, Reset, Stall
 from tests.engine.support import Eye
 
@@ -290,7 +290,7 @@ async def test_a_job_is_made_of_its_row_when_its_turn_comes(eye: Eye, monkeypatc
         made += 1
         return job_from_row(row)
 
-    monkeypatch.setattr("requeuest_trio._store.store.job_from_row", counted)
+    monkeypatch.setattr("requeuest_trio._store.reading.job_from_row", counted)
     async with open_requeuest(eye.dsn, ()) as client:
         await client.spawn_many("a", [Request.get("http://x.test/")] * 9)
         turns = [made async for _ in client.jobs()]

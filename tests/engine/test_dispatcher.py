@@ -18,11 +18,10 @@ import trio
 
 from requeuest_trio import ALL, Config, DatabaseUnavailable, Request, RetryPolicy, open_requeuest
 from requeuest_trio._engine.dispatcher import Dispatcher
-from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._postgres import TrioConnection
-from requeuest_trio._store.queries import Queries
 from requeuest_trio._store.store import Store
 from requeuest_trio.testing import Arrival, Receiver, Reply, Stall
+from tests.engine.bench import store_on
 from tests.engine.support import Eye, nothing_left, until_done
 
 NEVER = 600.0
@@ -278,7 +277,7 @@ async def test_what_another_process_gives_up_wakes_promptly(eye: Eye, receiver: 
 
 async def _release_all(eye: Eye) -> None:
     [[worker]] = await eye.rows("select worker from requeuest.job where state = 'running'")
-    assert await Store(Queries("requeuest"), "requeuest", Emitter()).release(eye.connection, worker) == 1
+    assert await store_on(eye.connection).release(worker) == 1
 
 
 @pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")
@@ -288,8 +287,8 @@ async def test_a_hint_that_comes_while_a_poll_is_answered_is_kept(
     ask = Store.due_channels
     held, answered, go_on = trio.Event(), trio.Event(), trio.Event()
 
-    async def slowly(self: Store, connection: TrioConnection, *args: Any, **options: Any) -> dict[str, float]:
-        answer = await ask(self, connection, *args, **options)
+    async def slowly(self: Store, *args: Any) -> dict[str, float]:
+        answer = await ask(self, *args)
         if held.is_set() and not go_on.is_set():
             answered.set()
             await go_on.wait()
@@ -337,12 +336,12 @@ async def test_what_a_claim_that_failed_was_for_is_claimed_soon(
     """It was not carried out, and nobody tells again of what it was for."""
     claim, tries = Store.claim, 0
 
-    async def unlucky(store: Store, connection: TrioConnection, **options: Any) -> object:
+    async def unlucky(store: Store, *args: Any) -> object:
         nonlocal tries
         tries += 1
         if tries == 1:
             raise DatabaseUnavailable("not now") from psycopg.OperationalError("gone")
-        return await claim(store, connection, **options)
+        return await claim(store, *args)
 
     monkeypatch.setattr(Store, "claim", unlucky)
     config = Config(notifications=False)
@@ -389,10 +388,10 @@ async def test_what_becomes_due_between_a_claim_and_the_look_for_the_next_is_fou
 ) -> None:
     look = Store.due_channels
 
-    async def look_late(store: Store, connection: TrioConnection, **options: Any) -> dict[str, float]:
+    async def look_late(store: Store, *args: Any) -> dict[str, float]:
         if "running" in await eye.states():
             await eye.until_true("select due_at < clock_timestamp() from requeuest.job where id = %s", second)
-        return await look(store, connection, **options)
+        return await look(store, *args)
 
     monkeypatch.setattr(Store, "due_channels", look_late)
     receiver.decide = lambda _: Reply(delay=1)

@@ -357,9 +357,9 @@ async def test_a_job_that_is_too_large_dies_though_its_key_is_busy(eye: Eye, rec
 async def test_pages_of_large_jobs_are_cut(eye: Eye, bench: Bench, conn: Conn) -> None:
     request = Request.post("http://x.test/", content=bytes(5 * MIB))
     await bench.spawn(conn, *(new_job(request=request) for _ in range(7)), new_job())
-    selection = {"channel": None, "state": None, "ordering_key": None, "limit": 200}
     pages, after = list[int](), None
-    while jobs := list(await bench.store.jobs(conn, after=after, **selection)):
+    read = partial(bench.on(conn).jobs, channel=None, state=None, ordering_key=None, limit=200)
+    while jobs := list(await read(after=after)):
         pages.append(len(jobs))
         after = jobs[-1].id
     assert pages == [3, 3, 2]
@@ -375,6 +375,6 @@ async def test_attempts_of_others_are_read_in_part(eye: Eye, bench: Bench, conn:
         "FROM generate_series(1, 5) AS i",
         [job_id],
     )
-    attempts = await bench.store.attempts(conn, job_id)
+    attempts = await bench.on(conn).attempts(job_id)
     assert [len(attempt.error or "") for attempt in attempts] == [10_000] * 5
     assert [len(attempt.excerpt) for attempt in attempts] == [MIB, MIB, 0, 0, 0]

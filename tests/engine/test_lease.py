@@ -8,7 +8,7 @@ that is carried out when nobody waits for it any more; a job given up because of
 """
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 from uuid import UUID, uuid4
 
@@ -21,11 +21,9 @@ from requeuest_trio._engine.clocks import DatabaseClock
 from requeuest_trio._engine.heartbeat import Heartbeat
 from requeuest_trio._engine.lease import Lease
 from requeuest_trio._observe.emitter import Emitter
-from requeuest_trio._postgres import TrioConnection
-from requeuest_trio._store.database import Database
-from requeuest_trio._store.queries import Queries
 from requeuest_trio._store.store import Store
 from requeuest_trio.testing import Receiver, Reply, Stall
+from tests.engine.bench import store_on
 from tests.engine.support import Eye, Log, nothing_left
 from tests.postgres.harness import running_proxy
 
@@ -100,7 +98,7 @@ async def test_cut_off_it_stops_in_time_and_its_late_outcome_is_refused(eye: Eye
 async def test_after_a_standstill_nothing_more_is_sent(nursery: trio.Nursery, log: Log) -> None:
     """The first step that an attempt makes may be its last: no other task is asked before."""
     lease, sent = Lease(0.5), list[int]()
-    heartbeat = Heartbeat(cast("Database", None), cast("Store", None), lease, DatabaseClock(), lambda: None, Emitter())
+    heartbeat = Heartbeat(cast("Store", None), lease, DatabaseClock(), lambda: None, Emitter())
     lease.renewed(lease.clock())
 
     async def attempt(number: int) -> None:
@@ -125,29 +123,25 @@ async def test_after_a_standstill_nothing_more_is_sent(nursery: trio.Nursery, lo
 
 
 class Answering:
-    """In place of the database and the store: answers after so many seconds."""
+    """In place of the store: answers after so many seconds."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
         self.knows_us = True
 
-    async def run(self, operation: Callable[[object], Awaitable[float | None]]) -> float | None:
+    async def register(self, worker: UUID, lease: float) -> float:
         await trio.sleep(self.seconds)
-        return await operation(self)
-
-    ask = run
-
-    async def register(self, _: object, *, worker: UUID, lease: float) -> float:
         await trio.lowlevel.checkpoint()
         return trio.current_time()
 
-    async def heartbeat(self, _: object, *, worker: UUID) -> float | None:
+    async def heartbeat(self, worker: UUID) -> float | None:
+        await trio.sleep(self.seconds)
         await trio.lowlevel.checkpoint()
         return trio.current_time() if self.knows_us else None
 
 
 def heartbeat_of(lease: Lease, answering: Answering, on_lost: Callable[[], None] = lambda: None) -> Heartbeat:
-    return Heartbeat(cast("Database", answering), cast("Store", answering), lease, DatabaseClock(), on_lost, Emitter())
+    return Heartbeat(cast("Store", answering), lease, DatabaseClock(), on_lost, Emitter())
 
 
 async def test_trust_ends_before_the_lease_that_may_have_begun_when_it_was_asked_for(
@@ -208,15 +202,15 @@ async def test_without_a_lease_nothing_is_sent(
     claim = Store.claim
     late = 0
 
-    async def answered_late(store: Store, connection: TrioConnection, **options: Any) -> object:
+    async def answered_late(store: Store, *args: Any) -> object:
         nonlocal late
-        jobs = await claim(store, connection, **options)
-        if jobs and not late:
-            late = len(jobs)
+        claims = await claim(store, *args)
+        if claims.jobs and not late:
+            late = len(claims.jobs)
             leases[0].lapse()
             if is_had_anew:
                 leases[0].renewed(leases[0].clock())
-        return jobs
+        return claims
 
     leases: list[Lease] = []
     start = Lease.__init__
@@ -326,15 +320,15 @@ async def test_one_step_of_maintenance_that_always_fails_disables_no_other(
 async def test_who_was_not_seen_of_late_rescues_nothing(eye: Eye) -> None:
     """The database itself stood still, with a rescue under way: on its clock every lease has run out."""
     await _plant_lost_process(eye, "http://localhost/")
-    store, rescuer = Store(Queries("requeuest"), "requeuest", Emitter()), uuid4()
-    await store.register(eye.connection, rescuer, 30.0)
+    store, rescuer = store_on(eye.connection), uuid4()
+    await store.register(rescuer, 30.0)
     await eye.connection.execute(
         "update requeuest.worker set seen_at = now() - '20 s'::interval where id = %s", [rescuer]
     )
-    [lost] = [sign for sign in await store.signs_of_life(eye.connection) if sign.worker != rescuer]
-    assert await store.rescue(eye.connection, rescuer, [lost]) == 0
-    await store.heartbeat(eye.connection, rescuer)
-    assert await store.rescue(eye.connection, rescuer, [lost]) == 1
+    [lost] = [sign for sign in await store.signs_of_life() if sign.worker != rescuer]
+    assert await store.rescue(rescuer, [lost]) == 0
+    await store.heartbeat(rescuer)
+    assert await store.rescue(rescuer, [lost]) == 1
 
 
 async def _lose_first_answer(
@@ -344,8 +338,8 @@ async def _lose_first_answer(
     original = getattr(Store, method)
     lost: list[object] = []
 
-    async def unlucky(store: Store, connection: TrioConnection, *args: Any, **options: Any) -> object:
-        answer = await original(store, connection, *args, **options)
+    async def unlucky(store: Store, *args: Any, **options: Any) -> object:
+        answer = await original(store, *args, **options)
         if counts(answer) and not lost:
             lost.append(answer)
             raise DatabaseUnavailable("the answer was lost")
@@ -374,7 +368,7 @@ async def test_jobs_whose_claim_was_not_answered_are_given_back(
 
 async def test_a_claim_that_is_carried_out_late_is_given_back(eye: Eye, receiver: Receiver, log: Log) -> None:
     """The network kept it back, and brings it when its sender has long given up and tidied up."""
-    store = Store(Queries("requeuest"), "requeuest", Emitter())
+    store = store_on(eye.connection)
     receiver.script(Reply(delay=1.0))
     async with nothing_left(eye), open_requeuest(eye.dsn, ["mine"], lease=1, poll_interval=600) as client:
         busy = await client.spawn("mine", Request.get(receiver.url + "/busy"))
@@ -382,7 +376,7 @@ async def test_a_claim_that_is_carried_out_late_is_given_back(eye: Eye, receiver
         async with open_requeuest(eye.dsn, ()) as other:
             job_id = await other.spawn("other", Request.get(receiver.url))
         worker = await eye.value("select id from requeuest.worker")
-        jobs, *_ = await store.claim(eye.connection, worker=worker, claim=uuid4(), places={"other": 1})
+        jobs, *_ = await store.claim(worker, uuid4(), {"other": 1})
         assert len(jobs) == 1
         assert await log.wait_for("claim_lost") == [{"jobs": 1}]
         assert await eye.job(job_id) == ("available", 0, None)

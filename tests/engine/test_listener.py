@@ -14,7 +14,6 @@ import trio
 from requeuest_trio import ALL, Config, Request, open_requeuest
 from requeuest_trio._engine import listener
 from requeuest_trio._engine.dispatcher import Dispatcher
-from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._store.store import Store
 from requeuest_trio.testing import Receiver
 from tests.engine.roles import another_role
@@ -66,12 +65,12 @@ async def test_a_registration_that_is_lost_without_an_error(
 ) -> None:
     listen, deaf = Store.listen, 0
 
-    async def soon_deaf(self: Store, connection: TrioConnection, *args: Any) -> None:
+    async def soon_deaf(self: Store, *args: Any) -> None:
         nonlocal deaf
-        await listen(self, connection, *args)
+        await listen(self, *args)
         if not deaf:
             deaf += 1
-            await connection.execute("unlisten *")
+            await self.connections.run(lambda connection: connection.execute("unlisten *"))
 
     monkeypatch.setattr(Store, "listen", soon_deaf)
     monkeypatch.setattr(listener, "_CHECK_SECONDS", 0.3)

@@ -17,7 +17,7 @@ UNPINNED = {
     "begin", "begin_reading", "configure", "clean_session", "prepared_statements", "forget_prepared_statements",
     "backend",
     # In a transaction that is lent to the application, or of its own.
-    "leave_session_to_caller", "leave_transaction_timeout_to_caller", "make_room_for_news",
+    "leave_session_to_caller", "leave_transaction_timeout_to_caller", "make_room_for_notifications",
     "spawn_one", "spawn_claimed", "spawn", "spawn_ordered", "not_stored", "announce", "ordered_channels",
     "lock_keys", "try_keys",
 }  # fmt: skip

@@ -14,8 +14,10 @@ from requeuest_trio._model.origin import Origin
 from requeuest_trio._model.outcome import Answer, Delivery, Outcome
 from requeuest_trio._model.states import JobState
 from requeuest_trio._postgres import TrioConnection
+from requeuest_trio._store.claimed import Claimed
 from requeuest_trio._store.database import for_callers
-from requeuest_trio._store.rows import Claimed, NewJob, Report
+from requeuest_trio._store.new_jobs import NewJob
+from requeuest_trio._store.outcomes import Report
 from tests.engine.support import Eye
 from tests.unit.test_dsn import everything
 

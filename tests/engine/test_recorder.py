@@ -22,10 +22,9 @@ from requeuest_trio._engine.recorder import Recorder
 from requeuest_trio._engine.runner import Runner
 from requeuest_trio._model.outcome import Answer, Outcome
 from requeuest_trio._observe.emitter import Emitter
-from requeuest_trio._postgres import TrioConnection
-from requeuest_trio._store.database import Database
-from requeuest_trio._store.rows import Claimed, Report
-from requeuest_trio._store.store import Recorded, Store
+from requeuest_trio._store.claimed import Claimed
+from requeuest_trio._store.outcomes import Recorded, Report
+from requeuest_trio._store.store import Store
 from requeuest_trio.testing import Receiver, Reply
 from tests.engine.support import Eye, Log, nothing_left, until_done
 from tests.machine import within
@@ -70,7 +69,7 @@ OF_THE_SESSION = [
 
 
 class Books:
-    """In place of the database and the store: keeps what is written, and does what a test wants before or after."""
+    """In place of the store: keeps what is written, and does what a test wants before or after."""
 
     def __init__(self, before: Callable[[Sequence[Report]], Awaitable[None]] | None = None) -> None:
         self.batches: list[list[Report]] = []
@@ -78,14 +77,11 @@ class Books:
         self.after: Callable[[], Awaitable[None]] | None = None
         self.locked: set[UUID] = set()
 
-    async def run(self, operation: Callable[[Any], Awaitable[Any]]) -> Any:
-        return await operation(None)
-
-    async def locked_jobs(self, _: object, job_ids: Sequence[UUID]) -> set[UUID]:
+    async def locked_jobs(self, job_ids: Sequence[UUID]) -> set[UUID]:
         await trio.lowlevel.checkpoint()
         return self.locked.intersection(job_ids)
 
-    async def record(self, _: object, reports: Sequence[Report], **__: object) -> Recorded:
+    async def record(self, reports: Sequence[Report], **__: object) -> Recorded:
         await trio.lowlevel.checkpoint()
         if self.before:
             await self.before(reports)
@@ -105,7 +101,7 @@ def recorder_on(books: Books, told: list[Report] | None = None, config: Config |
         if told is not None:
             told.extend(reports)
 
-    return Recorder(cast("Database", books), cast("Store", books), config or Config(), on_recorded, Emitter())
+    return Recorder(cast("Store", books), config or Config(), on_recorded, Emitter())
 
 
 async def test_what_ends_during_a_write_goes_into_the_next(nursery: trio.Nursery) -> None:
@@ -218,9 +214,9 @@ class Writing:
         self.may_begin = trio.Event()
         record = Store.record
 
-        async def late(store: Store, connection: TrioConnection, *args: Any, **options: Any) -> Recorded:
+        async def late(store: Store, *args: Any, **options: Any) -> Recorded:
             await self.may_begin.wait()
-            return await record(store, connection, *args, **options)
+            return await record(store, *args, **options)
 
         monkeypatch.setattr(Store, "record", late)
 
@@ -449,9 +445,7 @@ async def test_the_dead_are_told_of_once_that_is_recorded(log: Log) -> None:
 async def test_an_echo_tells_of_what_the_first_write_may_have_unblocked() -> None:
     books, hints, again = Books(), list[dict[str, float]](), report()
     books.batches.append([again])
-    recorder = Recorder(
-        cast("Database", books), cast("Store", books), Config(), lambda _, waits: hints.append(waits), Emitter()
-    )
+    recorder = Recorder(cast("Store", books), Config(), lambda _, waits: hints.append(waits), Emitter())
     recorder.submit(again)
     await recorder.flush()
     assert hints == [{"a": 0.0}]
@@ -542,9 +536,9 @@ async def test_an_echo_wakes_as_the_first_answer_would_have(
     record = Store.record
     lost = 0
 
-    async def unlucky(self: Store, connection: TrioConnection, *args: Any, **options: Any) -> Any:
+    async def unlucky(self: Store, *args: Any, **options: Any) -> Any:
         nonlocal lost
-        answer = await record(self, connection, *args, **options)
+        answer = await record(self, *args, **options)
         if lost < 3:
             lost += 1
             raise DatabaseUnavailable("the answer was lost")

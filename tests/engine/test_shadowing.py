@@ -248,51 +248,49 @@ async def _join_transactions(client: Client, receiver: Receiver, trapped: Trappe
 
 async def _keep_order(client: Client, store: Store) -> None:
     """What is done for ordering keys when others are in the way."""
-    run = client._database.run
     worker, jobs = uuid4(), [new_job("d", "k") for _ in range(3)]
-    await run(partial(store.register, worker=worker, lease=60.0))
-    await run(partial(store.spawn, jobs=jobs))
-    claimed, *_ = await run(partial(store.claim, worker=worker, claim=uuid4(), places={"d": 5}))
-    assert await run(partial(store.body, job=claimed[0])) is not None
-    assert await run(partial(store.held_claims, worker=worker)) == {job.claim for job in claimed}
-    assert await run(partial(store.locked_jobs, job_ids=[job.id for job in jobs])) == set()
-    await run(partial(store.record, reports=[delivered(job) for job in claimed], now=0.0, excerpt=10))
-    assert await run(partial(store.due_channels, channels=["d"], horizon=1.0))
-    assert await run(partial(store.due_channels, channels=None, horizon=1.0))
-    due = await run(partial(store.first_due, channel="d"))
+    await store.register(worker=worker, lease=60.0)
+    await store.spawn(jobs=jobs)
+    claimed, *_ = await store.claim(worker=worker, claim=uuid4(), places={"d": 5})
+    assert await store.body(job=claimed[0]) is not None
+    assert await store.held_claims(worker=worker) == {job.claim for job in claimed}
+    assert await store.locked_jobs(job_ids=[job.id for job in jobs]) == set()
+    await store.record(reports=[delivered(job) for job in claimed], now=0.0, excerpt=10)
+    assert await store.due_channels(channels=["d"], horizon=1.0)
+    assert await store.due_channels(channels=None, horizon=1.0)
+    due = await store.first_due(channel="d")
     assert due is not None
-    assert await run(partial(store.condemn, job_ids=[due[0]], problem="nobody wants it")) == {"d": 0.0}
-    await run(partial(store.unblock_what_is_free, keys={("d", "k")}))
-    assert await run(partial(store.key_holders, jobs=jobs)) == []
-    await run(store.free_stranded)
-    await run(partial(_make_room, store._queries))
-    assert not await run(partial(store.is_listening, topics=["nobody"]))
-    assert await run(partial(store.still_unfinished, job_ids=[job.id for job in jobs]))
-    await run(partial(store.deregister, worker=worker))
+    assert (await store.condemn(job_ids=[due[0]], problem="nobody wants it")).unblocked == {"d": 0.0}
+    await store.unblock_what_is_free(keys={("d", "k")})
+    assert await store.key_holders(jobs=jobs) == []
+    await store.free_stranded()
+    await client._database.run(partial(_make_room, store._queries))
+    assert not await store.is_listening(topics=["nobody"])
+    assert await store.still_unfinished(job_ids=[job.id for job in jobs])
+    await store.deregister(worker=worker)
 
 
 async def _make_room(queries: Queries, connection: Conn) -> None:
-    await connection.execute(queries["make_room_for_news"])
+    await connection.execute(queries["make_room_for_notifications"])
 
 
 async def _lose_and_rescue(client: Client, store: Store) -> None:
     """What is done with jobs of a process that gives up some, and is lost with others."""
-    run = client._database.run
     worker, jobs = uuid4(), [new_job("e") for _ in range(4)]
-    await run(partial(store.register, worker=worker, lease=60.0))
-    await run(partial(store.spawn, jobs=jobs))
+    await store.register(worker=worker, lease=60.0)
+    await store.spawn(jobs=jobs)
     claimed = []
     for _ in jobs:
-        claimed += (await run(partial(store.claim, worker=worker, claim=uuid4(), places={"e": 1})))[0]
-    assert await run(partial(store.give_back, worker=worker, jobs=claimed[:1])) == 1
-    assert await run(partial(store.release, worker=worker, claims=[claimed[1].claim])) == 1
-    assert await run(partial(store.disown, worker=worker, claims=[claimed[2].claim])) == 1
-    assert await run(partial(store.heartbeat, worker=worker)) is not None
-    lost = [sign for sign in await run(store.signs_of_life) if sign.worker == worker]
-    assert await run(partial(store.rescue, lost=lost)) == 2
-    await run(partial(store.forget, lost=lost))
-    assert await run(partial(store.heartbeat, worker=worker)) is None
-    await run(store.bring_back)
+        claimed += (await store.claim(worker=worker, claim=uuid4(), places={"e": 1}))[0]
+    assert await store.release_jobs(worker=worker, jobs=claimed[:1]) == 1
+    assert await store.release(worker=worker, claims=[claimed[1].claim]) == 1
+    assert await store.orphan(worker=worker, claims=[claimed[2].claim]) == 1
+    assert await store.heartbeat(worker=worker) is not None
+    lost = [sign for sign in await store.signs_of_life() if sign.worker == worker]
+    assert await store.rescue(lost=lost) == 2
+    await store.forget(lost=lost)
+    assert await store.heartbeat(worker=worker) is None
+    await store.bring_back()
 
 
 def _not_here(dsn: str) -> set[str]:

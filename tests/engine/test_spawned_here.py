@@ -15,8 +15,8 @@ import trio
 
 from requeuest_trio import Channel, Client, Config, DatabaseUnavailable, InvalidRequest, Request, open_requeuest
 from requeuest_trio._engine.runner import Runner
+from requeuest_trio._store.new_jobs import NewJobs
 from requeuest_trio._store.store import Store
-from requeuest_trio._store.storing import Storing
 from requeuest_trio.testing import Receiver, Reply
 from tests.engine.support import Eye, Log, nothing_left, until_done
 
@@ -48,9 +48,9 @@ class Interfering:
         self.before: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         self.after: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         self.calls = 0
-        original: Callable[..., Any] = Storing._run_encoded
+        original: Callable[..., Any] = NewJobs._run_encoded
 
-        async def run(store: Storing, connection: object, query: str, batches: object) -> Any:
+        async def run(store: NewJobs, connection: object, query: str, batches: object) -> Any:
             if query != "spawn_claimed":
                 return await original(store, connection, query, batches)
             self.calls += 1
@@ -59,7 +59,7 @@ class Interfering:
             await self.after()
             return answer
 
-        monkeypatch.setattr(Storing, "_run_encoded", run)
+        monkeypatch.setattr(NewJobs, "_run_encoded", run)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import trio
 
 from requeuest_trio import InvalidRequest, Request, open_requeuest
 from requeuest_trio._config import Config
-from requeuest_trio._store.rows import NewJob
+from requeuest_trio._store.new_jobs import NewJob
 from requeuest_trio.testing import Receiver
 from tests.engine.bench import REQUEST, Bench, new_job
 from tests.engine.support import Eye
@@ -79,13 +79,13 @@ async def test_locked_jobs_are_passed_over(bench: Bench, conn: Conn, other: Conn
 async def test_who_asks_to_be_told_of_a_due_job_announces_it(bench: Bench, conn: Conn, other: Conn) -> None:
     """A claim in this moment has passed it over, because its row was locked."""
     [job_id] = await bench.spawn(conn, new_job())
-    await bench.store.listen(other, [bench.store.due_topic])
+    await bench.on(other).listen([bench.notifications.due_topic])
     async with conn.transaction():
-        assert await bench.store.await_job(conn, job_id) is not None
+        assert await bench.on(conn).await_job(job_id) is not None
         assert await bench.claim(other, await bench.worker(other)) == []
     [payload] = [n.payload async for n in other.notifies(timeout=5, stop_after=1)]
     assert json.loads(payload) == {"c": 0}
-    assert await bench.store.await_job(conn, job_id) is not None, "the second, too, is told"
+    assert await bench.on(conn).await_job(job_id) is not None, "the second, too, is told"
 
 
 @pytest.mark.parametrize("plan", [(), ("enable_hashjoin", "enable_mergejoin"), ("enable_nestloop", "enable_indexscan")])
@@ -120,16 +120,16 @@ async def test_due_channels_tells_which_and_when(bench: Bench, conn: Conn) -> No
         new_job("ordered", key="k"),
         new_job("ordered", key="k"),
     )
-    waits = await bench.store.due_channels(conn, None, 100.0)
+    waits = await bench.on(conn).due_channels(None, 100.0)
     assert sorted(waits) == ["later", "now", "ordered", "soon"]
     assert waits["now"] <= 0
     assert 2 < waits["soon"] <= 3
     assert 59 < waits["later"] <= 60
-    of_soon = await bench.store.due_channels(conn, ["soon", "unknown"], 100.0)
+    of_soon = await bench.on(conn).due_channels(["soon", "unknown"], 100.0)
     assert list(of_soon) == ["soon"]
     assert 2 < of_soon["soon"] <= 3
-    assert list(await bench.store.due_channels(conn, None, 0.0)) == ["now", "ordered"]
-    assert await bench.store.due_channels(conn, [], 100.0) == {}
+    assert list(await bench.on(conn).due_channels(None, 0.0)) == ["now", "ordered"]
+    assert await bench.on(conn).due_channels([], 100.0) == {}
 
 
 def large(channel: str = "c", mebibytes: int = 1, **options: Any) -> NewJob:
@@ -140,7 +140,7 @@ async def test_a_claim_is_cut_before_its_bodies_are_too_large(bench: Bench, conn
     await bench.spawn(conn, *(large() for _ in range(6)), new_job("small"), *(large("other") for _ in range(3)))
     worker, taken = await bench.worker(conn), list[list[str]]()
     while True:
-        jobs, is_cut, _ = await bench.store.claim(conn, worker, uuid4(), {"c": 10, "small": 10, "other": 10})
+        jobs, is_cut, _ = await bench.on(conn).claim(worker, uuid4(), {"c": 10, "small": 10, "other": 10})
         taken.append(sorted(job.channel for job in jobs))
         if not is_cut:
             break
@@ -151,14 +151,14 @@ async def test_a_claim_is_cut_before_its_bodies_are_too_large(bench: Bench, conn
 async def test_a_body_larger_than_a_claim_is_read_apart(bench: Bench, conn: Conn, other: Conn) -> None:
     await bench.spawn(conn, *[large(mebibytes=5)] * 2, new_job(), large(mebibytes=5), large(mebibytes=3))
     worker = await bench.worker(conn)
-    jobs, is_cut, _ = await bench.store.claim(conn, worker, uuid4(), {"c": 10})
+    jobs, is_cut, _ = await bench.on(conn).claim(worker, uuid4(), {"c": 10})
     assert not is_cut
     assert [job.body and len(job.body) for job in jobs] == [None, len(REQUEST.body), None, 3 * 1_048_576]
-    assert await bench.store.body(other, jobs[0]) == b"x" * 5 * 1_048_576
+    assert await bench.on(other).body(jobs[0]) == b"x" * 5 * 1_048_576
     with pytest.raises(InvalidRequest, match="body: was not read"):
         jobs[0].read()
-    await bench.store.give_back(conn, worker, jobs)
-    assert await bench.store.body(other, jobs[0]) is None, "it is not held under this claim any more"
+    await bench.on(conn).release_jobs(worker, jobs)
+    assert await bench.on(other).body(jobs[0]) is None, "it is not held under this claim any more"
 
 
 async def test_what_a_cut_claim_has_left_is_delivered_at_once(eye: Eye, receiver: Receiver) -> None:
@@ -187,7 +187,7 @@ async def test_a_claim_is_cut_and_counts_the_whole_row(bench: Bench, conn: Conn,
     )
     urls = "" if column == "url" else "'http://x.test/', "
     await conn.execute(f"{text} SELECT 'c', 'GET', {urls}{value[column]} FROM generate_series(1, 30)".encode())
-    jobs, is_cut, _ = await bench.store.claim(conn, worker, uuid4(), {"c": 30})
+    jobs, is_cut, _ = await bench.on(conn).claim(worker, uuid4(), {"c": 30})
     assert is_cut
     assert 5 < len(jobs) < 11
 
@@ -201,9 +201,9 @@ async def test_a_job_that_is_too_large_is_named_and_left(bench: Bench, conn: Con
     )
     small = await bench.spawn(conn, new_job(), new_job())
     for ids in ([small[0]], []):
-        claims = await bench.store.claim(conn, worker, uuid4(), {"c": len(ids) + 1})
+        claims = await bench.on(conn).claim(worker, uuid4(), {"c": len(ids) + 1})
         assert ([job.id for job in claims.jobs], claims.is_cut) == (ids, True), "in its place there may be another"
         assert len(claims.oversized) == 1
-    await bench.store.condemn(conn, claims.oversized, "too large")
-    last = await bench.store.claim(conn, worker, uuid4(), {"c": 1})
+    await bench.on(conn).condemn(claims.oversized, "too large")
+    last = await bench.on(conn).claim(worker, uuid4(), {"c": 1})
     assert ([job.id for job in last.jobs], last.is_cut, last.oversized) == ([small[1]], False, [])

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from requeuest_trio import JobState
-from requeuest_trio._store.rows import Claimed
+from requeuest_trio._store.claimed import Claimed
 from tests.engine.bench import Bench, delivered, gave_up, new_job, to_be_retried
 from tests.engine.support import until_done
 from tests.postgres.harness import Conn, value
@@ -74,14 +74,14 @@ async def test_claimers_recorders_rescuer_pruner_clearer_and_producers_do_not_de
         while True:
             await connection.execute("UPDATE requeuest.worker SET seen_at = now() - random() * interval '40 s'")
             await bench.rescue(connection)
-            await bench.store.free_stranded(connection)
+            await bench.on(connection).free_stranded()
 
     async def remove(connection: Conn) -> None:
         while True:
-            await bench.store.prune(connection, JobState.SUCCEEDED, timedelta(0))
-            now = await bench.store.clock(connection)
-            await bench.store.clear_free(connection, ["a"], now)
-            await bench.store.clear_ordered(connection, ["a", "b"], now)
+            await bench.on(connection).prune(JobState.SUCCEEDED, timedelta(0))
+            now = await bench.on(connection).clock()
+            await bench.on(connection).clear_free(["a"], now)
+            await bench.on(connection).clear_ordered(["a", "b"], now)
 
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
@@ -105,7 +105,7 @@ async def finish_all(bench: Bench, conn: Conn) -> None:
     await conn.execute("DELETE FROM requeuest.worker")
     while await bench.rescue(conn):
         pass
-    await bench.store.free_stranded(conn)
+    await bench.on(conn).free_stranded()
     worker = await bench.worker(conn)
     while jobs := await bench.claim(conn, worker, dict.fromkeys(CHANNELS, 500)):
         await bench.record(conn, map(delivered, jobs))

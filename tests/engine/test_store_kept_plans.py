@@ -51,7 +51,8 @@ class Life:
 
     async def live(self) -> dict[str, int]:
         """Returns how many rows of jobs each step has read."""
-        bench, conn, worker, store = self._bench, self._conn, self._worker, self._bench.store
+        bench, conn, worker = self._bench, self._conn, self._worker
+        store = bench.on(conn)
         async with self._step("spawn"):
             await bench.spawn(conn, new_job())
         async with self._step("spawn several"):
@@ -62,37 +63,37 @@ class Life:
             jobs = await bench.claim(conn, worker, {"c": BATCH, "nobody": BATCH})
         assert len(jobs) == BATCH
         async with self._step("held claims"):
-            assert len(await store.held_claims(conn, worker)) == 1
+            assert len(await store.held_claims(worker)) == 1
         reports = [delivered(jobs[0]), gave_up(jobs[1]), *[to_be_retried(job, 3_600.0) for job in jobs[2:6]]]
         async with self._step("record"):
             assert len(await bench.record(conn, reports)) == len(reports)
         async with self._step("release jobs"):
-            assert await store.give_back(conn, worker, jobs[6:8]) == 2
+            assert await store.release_jobs(worker, jobs[6:8]) == 2
         async with self._step("release"):
-            assert await store.release(conn, worker) == 2
+            assert await store.release(worker) == 2
         async with self._step("locked jobs"):
-            assert await store.locked_jobs(conn, [job.id for job in jobs]) == set()
+            assert await store.locked_jobs([job.id for job in jobs]) == set()
         async with self._step("still unfinished"):
-            assert len(await store.still_unfinished(conn, [job.id for job in jobs])) == BATCH - 2
+            assert len(await store.still_unfinished([job.id for job in jobs])) == BATCH - 2
         return self.read | await self._look_around()
 
     async def _look_around(self) -> dict[str, int]:
-        conn, store = self._conn, self._bench.store
+        store = self._bench.on(self._conn)
         async with self._step("due channels"):
-            assert set(await store.due_channels(conn, channels=None, horizon=5.0)) == {"c"}
+            assert set(await store.due_channels(channels=None, horizon=5.0)) == {"c"}
         async with self._step("due of channels"):
-            assert set(await store.due_channels(conn, channels=["c", "nobody"], horizon=5.0)) == {"c"}
+            assert set(await store.due_channels(channels=["c", "nobody"], horizon=5.0)) == {"c"}
         async with self._step("rescue"):
-            signs = await store.signs_of_life(conn)
-            assert await store.rescue(conn, self._worker, signs[:0]) == 0
+            signs = await store.signs_of_life()
+            assert await store.rescue(self._worker, signs[:0]) == 0
         async with self._step("forget"):
-            await store.forget(conn, signs[:0])
+            await store.forget(signs[:0])
         async with self._step("bring back"):
-            assert await store.bring_back(conn) == (0, {})
+            assert await store.bring_back() == (0, {})
         async with self._step("free stranded"):
-            await store.free_stranded(conn)
+            await store.free_stranded()
         async with self._step("prune"):
-            assert await store.prune(conn, state=JobState.SUCCEEDED, keep=timedelta(days=1)) == 0
+            assert await store.prune(JobState.SUCCEEDED, timedelta(days=1)) == 0
         return self.read
 
 

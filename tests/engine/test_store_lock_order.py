@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 import trio
 
-from requeuest_trio._store.rows import Claimed
+from requeuest_trio._store.claimed import Claimed
 from tests.engine.bench import Bench, delivered, new_id, new_job
 from tests.postgres.harness import Conn, until_waiting_for_a_lock, value
 
@@ -31,19 +31,19 @@ async def record(bench: Bench, conn: Conn, jobs: list[Claimed]) -> object:
 
 
 async def release(bench: Bench, conn: Conn, jobs: list[Claimed]) -> object:
-    return await bench.store.release(conn, await worker_of(conn), {job.claim for job in jobs})
+    return await bench.on(conn).release(await worker_of(conn), {job.claim for job in jobs})
 
 
 async def release_all(bench: Bench, conn: Conn, _: list[Claimed]) -> object:
-    return await bench.store.release(conn, await worker_of(conn))
+    return await bench.on(conn).release(await worker_of(conn))
 
 
 async def give_back(bench: Bench, conn: Conn, jobs: list[Claimed]) -> object:
-    return await bench.store.give_back(conn, await worker_of(conn), jobs)
+    return await bench.on(conn).release_jobs(await worker_of(conn), jobs)
 
 
-async def disown(bench: Bench, conn: Conn, jobs: list[Claimed]) -> object:
-    return await bench.store.disown(conn, await worker_of(conn), {job.claim for job in jobs})
+async def orphan(bench: Bench, conn: Conn, jobs: list[Claimed]) -> object:
+    return await bench.on(conn).orphan(await worker_of(conn), {job.claim for job in jobs})
 
 
 async def worker_of(conn: Conn) -> UUID:
@@ -51,7 +51,7 @@ async def worker_of(conn: Conn) -> UUID:
     return worker
 
 
-@pytest.mark.parametrize("change", [record, release, release_all, give_back, disown])
+@pytest.mark.parametrize("change", [record, release, release_all, give_back, orphan])
 @pytest.mark.parametrize("plan", PLANS)
 async def test_jobs_are_locked_in_the_order_of_their_ids(
     bench: Bench, conn: Conn, other: Conn, change: Change, plan: str
@@ -70,7 +70,7 @@ async def test_jobs_are_locked_in_the_order_of_their_ids(
         observer = await bench.connect()
         await until_waiting_for_a_lock(observer, other.info.backend_pid)
         assert await value(observer, FREE) == JOBS - 1
-    assert "running" not in await bench.states(conn) or change is disown
+    assert "running" not in await bench.states(conn) or change is orphan
 
 
 async def test_keys_are_locked_in_one_order(bench: Bench, conn: Conn, other: Conn) -> None:

@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 import trio
 
-from requeuest_trio._store.rows import Claimed
-from requeuest_trio._store.store import FIRST_KEY
+from requeuest_trio._store.claimed import Claimed
+from requeuest_trio._store.maintaining import FIRST_KEY
 from tests.engine.bench import Bench, delivered, gave_up, new_id, new_job, to_be_retried
 from tests.postgres.harness import Conn, until_running, value
 
@@ -52,20 +52,20 @@ async def test_an_unfinished_head_blocks(bench: Bench, conn: Conn, head: str) ->
         if head == "retried":
             await bench.record(conn, [to_be_retried(claimed, 60.0)])
         elif head == "released":
-            await bench.store.release(conn, worker)
+            await bench.on(conn).release(worker)
         elif head == "rescued":
-            await bench.store.deregister(conn, worker)
+            await bench.on(conn).deregister(worker)
             assert await bench.rescue(conn) == 1
     await bench.spawn(conn, new_job(key="k"), new_job(key="k"), new_job(key="other"))
     assert (await bench.states(conn))[1:] == ["blocked", "blocked", "available"]
-    assert await bench.store.free_stranded(conn) == ({}, FIRST_KEY)
+    assert await bench.on(conn).free_stranded() == ({}, FIRST_KEY)
 
 
 @pytest.mark.parametrize("finish", [delivered, gave_up])
 async def test_a_finished_head_frees_exactly_one(bench: Bench, conn: Conn, finish: type) -> None:
     await bench.spawn(conn, *(new_job(key="k") for _ in range(3)))
     [head] = await bench.claim(conn, await bench.worker(conn))
-    stale, unblocked, busy = await bench.store.record(conn, [finish(head)], now=0.0, excerpt=0)
+    stale, unblocked, busy = await bench.on(conn).record([finish(head)], now=0.0, excerpt=0)
     assert not stale
     assert list(unblocked) == ["c"]
     assert not busy
@@ -108,11 +108,11 @@ async def test_an_outcome_does_not_wait_for_a_transaction_that_stays_open(
         await bench.spawn(conn, new_job(key="k"))
         with trio.fail_after(5):
             assert len(await bench.record(other, [delivered(head), *map(delivered, rest)])) == 3
-            assert await bench.store.free_stranded(other) == ({}, FIRST_KEY)
+            assert await bench.on(other).free_stranded() == ({}, FIRST_KEY)
         assert await bench.states(other) == ["succeeded", "succeeded", "succeeded", "available"]
     assert await bench.states(conn) == ["succeeded", "succeeded", "succeeded", "available", "blocked"]
-    await bench.store.listen(conn, [bench.store.due_topic])
-    assert list((await bench.store.free_stranded(other))[0]) == ["c"]
+    await bench.on(conn).listen([bench.notifications.due_topic])
+    assert list((await bench.on(other).free_stranded())[0]) == ["c"]
     assert (await bench.states(conn))[-1] == "available"
     assert [n.payload async for n in conn.notifies(timeout=5, stop_after=1)] == ['{ "c" : 0 }']
 
@@ -121,8 +121,8 @@ async def test_busy_keys_are_left_to_their_callers(bench: Bench, conn: Conn, oth
     async with conn.transaction():
         await bench.spawn(conn, new_job(key="busy"))
         busy, idle, free = new_job(key="busy"), new_job(key="idle"), new_job()
-        assert (await bench.store.store(other, [busy, idle, free], wait_for_keys=False)).left == [busy]
-    assert (await bench.store.store(other, [busy], wait_for_keys=False)).left == []
+        assert (await bench.on(other).store([busy, idle, free], wait_for_keys=False)).left == [busy]
+    assert (await bench.on(other).store([busy], wait_for_keys=False)).left == []
     assert await value(conn, "SELECT count(*) FROM requeuest.job") == 4
 
 
@@ -132,14 +132,14 @@ async def test_who_comes_while_others_wait_behind_nobody_comes_after_them(bench:
     await conn.execute("DELETE FROM requeuest.job WHERE state = 'available'")
     await bench.spawn(conn, new_job(key="k"))
     assert await bench.states(conn) == ["blocked"] * 3
-    await bench.store.free_stranded(conn)
+    await bench.on(conn).free_stranded()
     assert await order(bench, conn) == [0, 1, 2]
 
 
 async def test_the_key_of_an_unfinished_head_is_left_alone(bench: Bench, conn: Conn) -> None:
     """It was found stranded, and has a head again by the time of its lock."""
     await bench.spawn(conn, new_job(key="k"), new_job(key="k"))
-    assert await bench.store.unblock_what_is_free(conn, {("c", "k")}) == ({}, set())
+    assert await bench.on(conn).unblock_what_is_free({("c", "k")}) == ({}, set())
     assert await bench.states(conn) == ["available", "blocked"]
 
 
@@ -162,9 +162,9 @@ async def test_the_same_id_again_does_not_block_the_key(bench: Bench, conn: Conn
 async def test_keys_whose_head_another_program_took_are_healed(bench: Bench, conn: Conn, damage: str) -> None:
     await bench.spawn(conn, *(new_job(f"c{n % 4}", key=f"k{n % 12}") for n in range(36)))
     await conn.execute(damage.encode())
-    assert sorted((await bench.store.free_stranded(conn))[0]) == ["c0", "c1", "c2", "c3"]
+    assert sorted((await bench.on(conn).free_stranded())[0]) == ["c0", "c1", "c2", "c3"]
     assert await value(conn, "SELECT count(*) FROM requeuest.job WHERE state = 'available'") == 12
-    assert await bench.store.free_stranded(conn) == ({}, FIRST_KEY)
+    assert await bench.on(conn).free_stranded() == ({}, FIRST_KEY)
 
 
 async def test_equal_keys_of_different_channels_are_different(bench: Bench, conn: Conn) -> None:
@@ -183,8 +183,8 @@ async def test_two_heads_of_a_key_are_refused_by_the_table(bench: Bench, conn: C
 async def test_stranded_keys_are_looked_for_piece_by_piece(bench: Bench, conn: Conn) -> None:
     await bench.spawn(conn, *(new_job(key=f"k{n:04}") for n in range(1_200) for _ in range(2)))
     await conn.execute("DELETE FROM requeuest.job WHERE ordering_key IN ('k0003', 'k1100') AND state = 'available'")
-    unblocked, after = await bench.store.free_stranded(conn)
+    unblocked, after = await bench.on(conn).free_stranded()
     assert (list(unblocked), after) == (["c"], ("c", "k0999"))
-    unblocked, after = await bench.store.free_stranded(conn, after)
+    unblocked, after = await bench.on(conn).free_stranded(after)
     assert (list(unblocked), after) == (["c"], FIRST_KEY)
     assert await value(conn, "SELECT count(*) FROM requeuest.job WHERE state = 'blocked'") == 1_198

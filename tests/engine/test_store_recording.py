@@ -12,7 +12,7 @@ import trio
 
 from requeuest_trio import JobState, Reached
 from requeuest_trio._model.outcome import Outcome
-from requeuest_trio._store.rows import Report
+from requeuest_trio._store.outcomes import Report
 from tests.engine.bench import Bench, delivered, gave_up, new_job, to_be_retried
 from tests.postgres.harness import Conn, value
 
@@ -24,18 +24,18 @@ async def test_an_outcome_is_written_whole(bench: Bench, conn: Conn) -> None:
     assert await bench.record(conn, reports) == {ok.id, dead.id, again.id}
     assert await bench.states(conn) == ["succeeded", "dead", "available"]
 
-    job = await bench.store.job(conn, ok.id)
+    job = await bench.on(conn).job(ok.id)
     assert job is not None
     assert job.response is not None
     assert (job.response.status_code, job.response.content) == (200, b"\0\xff" * 1_000)
     assert job.response.headers.raw == [(b"X-Answer", b"1")]
-    [attempt] = await bench.store.attempts(conn, ok.id)
+    [attempt] = await bench.on(conn).attempts(ok.id)
     assert (attempt.number, attempt.reached, attempt.status, attempt.error) == (1, Reached.RESPONSE, 200, None)
     assert attempt.excerpt == (b"\0\xff" * 1_000)[:1_024]
     assert attempt.retry_at is None
 
-    [attempt] = await bench.store.attempts(conn, again.id)
-    retried = await bench.store.job(conn, again.id)
+    [attempt] = await bench.on(conn).attempts(again.id)
+    retried = await bench.on(conn).job(again.id)
     assert retried is not None
     assert attempt.retry_at == retried.due_at
     assert await value(
@@ -50,7 +50,7 @@ async def test_only_what_is_not_being_sent_is_condemned(bench: Bench, conn: Conn
     [sent] = await bench.claim(conn, await bench.worker(conn), 1)
     assert sent.id == ids[0]
     for _ in range(2):
-        assert await bench.store.condemn(conn, ids, "unreadable") == {}
+        assert (await bench.on(conn).condemn(ids, "unreadable")).unblocked == {}
     assert await bench.states(conn) == ["running", "dead"]
     assert await bench.rows(conn, "SELECT job_id, number FROM requeuest.attempt") == [(ids[1], 1)]
     assert await bench.record(conn, [delivered(sent)]) == {sent.id}
@@ -60,7 +60,7 @@ async def test_a_stale_claim_records_nothing(bench: Bench, conn: Conn) -> None:
     await bench.spawn(conn, new_job())
     worker = await bench.worker(conn)
     [first] = await bench.claim(conn, worker)
-    assert await bench.store.release(conn, worker) == 1
+    assert await bench.on(conn).release(worker) == 1
     assert await bench.record(conn, [delivered(first)]) == set()
     [second] = await bench.claim(conn, worker)
     assert second.claim != first.claim
@@ -96,12 +96,12 @@ async def test_of_two_outcomes_of_a_job_in_a_batch_that_of_its_claim_counts(
     await bench.spawn(conn, new_job())
     worker = await bench.worker(conn)
     [old] = await bench.claim(conn, worker)
-    await bench.store.release(conn, worker)
+    await bench.on(conn).release(worker)
     [current] = await bench.claim(conn, worker)
     reports = [gave_up(old), delivered(current)]
     assert await bench.record(conn, reports if comes_first == "the old" else reports[::-1]) == {current.id}
     assert await bench.states(conn) == ["succeeded"]
-    assert [attempt.status for attempt in await bench.store.attempts(conn, current.id)] == [200]
+    assert [attempt.status for attempt in await bench.on(conn).attempts(current.id)] == [200]
 
 
 async def test_a_partly_stale_batch_records_the_rest(bench: Bench, conn: Conn) -> None:
@@ -120,7 +120,7 @@ async def test_an_attempt_row_that_is_there_already_stops_nobody(bench: Bench, c
     await conn.execute("UPDATE requeuest.job SET attempts = 0")  # somebody wants it to begin anew
     [again] = await bench.claim(conn, worker)
     if ending == "rescued":
-        await bench.store.deregister(conn, worker)
+        await bench.on(conn).deregister(worker)
         assert await bench.rescue(conn) == 1
     else:
         assert await bench.record(conn, [delivered(again)]) == {job.id}
@@ -132,7 +132,7 @@ async def test_an_error_with_what_postgresql_refuses_is_stored(bench: Bench, con
     [job] = await bench.claim(conn, await bench.worker(conn))
     nasty = Outcome(JobState.DEAD, Reached.SENT, error="\0 \ud800 \\ ' \x1b" + "x" * 10_000)
     assert await bench.record(conn, [Report(job, nasty, 0.0, 0.0)]) == {job.id}
-    [attempt] = await bench.store.attempts(conn, job.id)
+    [attempt] = await bench.on(conn).attempts(job.id)
     assert attempt.error is not None
     assert attempt.error.startswith("\\0 \\ud800 \\ ' ")
 
@@ -145,10 +145,10 @@ async def test_release_gives_back_uncounted_and_only_what_is_named(bench: Bench,
     worker, stranger = await bench.worker(conn), await bench.worker(conn)
     [first], [second], [third] = [await bench.claim(conn, worker, 1) for _ in range(3)]
     [foreign] = await bench.claim(conn, stranger, 1)
-    assert await bench.store.release(conn, worker, [first.claim, foreign.claim, uuid4()]) == 1
-    assert await bench.store.held_claims(conn, worker) == {second.claim, third.claim}
-    assert await bench.store.release(conn, worker) == 2
-    assert await bench.store.release(conn, worker) == 0
+    assert await bench.on(conn).release(worker, [first.claim, foreign.claim, uuid4()]) == 1
+    assert await bench.on(conn).held_claims(worker) == {second.claim, third.claim}
+    assert await bench.on(conn).release(worker) == 2
+    assert await bench.on(conn).release(worker) == 0
     rows = await bench.rows(conn, "SELECT state::text, attempts FROM requeuest.job ORDER BY id")
     assert rows == [("available", 0)] * 3 + [("running", 1)]
     assert await value(conn, "SELECT count(*) FROM requeuest.attempt") == 0
@@ -159,24 +159,24 @@ async def test_single_jobs_are_given_back_each_under_its_own_claim(bench: Bench,
     await bench.spawn(conn, *(new_job() for _ in range(3)))
     worker = await bench.worker(conn)
     old = await bench.claim(conn, worker, 2)
-    await bench.store.release(conn, worker)
+    await bench.on(conn).release(worker)
     [first], [second, third] = await bench.claim(conn, worker, 1), await bench.claim(conn, worker, 2)
     assert old == [replace(first, claim=old[0].claim), replace(second, claim=old[1].claim)]
-    assert await bench.store.give_back(conn, worker, old) == 0
-    assert await bench.store.give_back(conn, worker, [old[0], replace(second, claim=first.claim), third]) == 1
+    assert await bench.on(conn).release_jobs(worker, old) == 0
+    assert await bench.on(conn).release_jobs(worker, [old[0], replace(second, claim=first.claim), third]) == 1
     assert await bench.states(conn) == ["running", "running", "available"]
 
 
-async def test_a_process_disowns_only_its_own_jobs_of_the_claims_that_it_names(bench: Bench, conn: Conn) -> None:
+async def test_a_process_orphans_only_its_own_jobs_of_the_claims_that_it_names(bench: Bench, conn: Conn) -> None:
     await bench.spawn(conn, *(new_job() for _ in range(3)))
     worker, stranger = await bench.worker(conn), await bench.worker(conn)
     [lost], [kept] = await bench.claim(conn, worker, 1), await bench.claim(conn, worker, 1)
     [foreign] = await bench.claim(conn, stranger, 1)
-    assert await bench.store.disown(conn, worker, [lost.claim, foreign.claim]) == 1
+    assert await bench.on(conn).orphan(worker, [lost.claim, foreign.claim]) == 1
     assert await bench.rescue(conn) == 1
     rows = await bench.rows(conn, "SELECT id, state::text, attempts FROM requeuest.job ORDER BY id")
     assert rows == [(lost.id, "available", 1), (kept.id, "running", 1), (foreign.id, "running", 1)]
-    assert [attempt.number for attempt in await bench.store.attempts(conn, lost.id)] == [1]
+    assert [attempt.number for attempt in await bench.on(conn).attempts(lost.id)] == [1]
 
 
 async def test_rescue_takes_from_the_lost_only_and_counts_the_attempt(bench: Bench, conn: Conn) -> None:
@@ -189,7 +189,7 @@ async def test_rescue_takes_from_the_lost_only_and_counts_the_attempt(bench: Ben
     assert await bench.rescue(conn) == 2
     rows = await bench.rows(conn, "SELECT id, state::text, attempts, error IS NULL FROM requeuest.job ORDER BY id")
     assert sorted(rows) == sorted([(kept.id, "running", 1, True), *((j.id, "available", 1, False) for j in (one, two))])
-    [attempt] = await bench.store.attempts(conn, one.id)
+    [attempt] = await bench.on(conn).attempts(one.id)
     assert (attempt.number, attempt.reached) == (1, Reached.UNKNOWN)
     assert attempt.error is not None
     assert await bench.record(conn, [delivered(one)]) == set()
@@ -201,16 +201,16 @@ async def test_who_has_given_a_new_sign_is_neither_rescued_from_nor_forgotten(be
     await bench.spawn(conn, new_job())
     holding, idle = [await bench.worker(conn) for _ in range(2)]
     await bench.claim(conn, holding)
-    signs = await bench.store.signs_of_life(conn)
+    signs = await bench.on(conn).signs_of_life()
     for worker in (holding, idle):
-        await bench.store.heartbeat(conn, worker)
-    assert await bench.store.rescue(conn, lost=signs) == 0
-    await bench.store.forget(conn, signs)
-    now = await bench.store.signs_of_life(conn)
+        await bench.on(conn).heartbeat(worker)
+    assert await bench.on(conn).rescue(lost=signs) == 0
+    await bench.on(conn).forget(signs)
+    now = await bench.on(conn).signs_of_life()
     assert {sign.worker for sign in now} == {holding, idle}
-    assert await bench.store.rescue(conn, lost=now) == 1
-    await bench.store.forget(conn, now)
-    assert await bench.store.signs_of_life(conn) == []
+    assert await bench.on(conn).rescue(lost=now) == 1
+    await bench.on(conn).forget(now)
+    assert await bench.on(conn).signs_of_life() == []
 
 
 async def test_a_sign_with_any_time_in_it_can_be_compared(bench: Bench, conn: Conn) -> None:
@@ -219,19 +219,19 @@ async def test_a_sign_with_any_time_in_it_can_be_compared(bench: Bench, conn: Co
         worker = await bench.worker(conn)
         await bench.rows(conn, "UPDATE requeuest.worker SET seen_at = %s::timestamptz WHERE id = %s", seen_at, worker)
     await bench.rows(conn, "UPDATE requeuest.worker SET lease = '-1 year' WHERE id = %s", worker)
-    signs = await bench.store.signs_of_life(conn)
+    signs = await bench.on(conn).signs_of_life()
     assert sorted(sign.lease for sign in signs) == [0.0, 30.0, 30.0, 30.0, 30.0]
-    await bench.store.forget(conn, signs)
-    assert await bench.store.signs_of_life(conn) == []
+    await bench.on(conn).forget(signs)
+    assert await bench.on(conn).signs_of_life() == []
 
 
 async def test_nothing_is_pruned_by_a_clock_that_is_later_than_it_can_be(bench: Bench, conn: Conn) -> None:
     await bench.spawn(conn, new_job())
     [job] = await bench.claim(conn, await bench.worker(conn))
     await bench.record(conn, [delivered(job)])
-    now = (await bench.store.clock(conn)).timestamp()
-    assert await bench.store.prune(conn, JobState.SUCCEEDED, timedelta(0), now - 1) == 0
-    assert await bench.store.prune(conn, JobState.SUCCEEDED, timedelta(0), now + 60) == 1
+    now = (await bench.on(conn).clock()).timestamp()
+    assert await bench.on(conn).prune(JobState.SUCCEEDED, timedelta(0), now - 1) == 0
+    assert await bench.on(conn).prune(JobState.SUCCEEDED, timedelta(0), now + 60) == 1
 
 
 async def test_what_is_lost_for_the_third_time_goes_behind_the_others(bench: Bench, conn: Conn) -> None:
@@ -255,7 +255,7 @@ async def test_a_rescued_job_keeps_its_place(bench: Bench, conn: Conn) -> None:
     await bench.spawn(conn, lost)
     await bench.claim(conn, gone)
     await bench.spawn(conn, later)
-    await bench.store.deregister(conn, gone)
+    await bench.on(conn).deregister(gone)
     assert await bench.rescue(conn) == 1
     worker = await bench.worker(conn)
     claimed = [job.id for _ in range(2) for job in await bench.claim(conn, worker, 1)]
@@ -280,7 +280,7 @@ async def test_two_rescuers_share(bench: Bench, conn: Conn, other: Conn) -> None
     await bench.spawn(conn, *(new_job() for _ in range(4)))
     gone = await bench.worker(conn)
     await bench.claim(conn, gone)
-    await bench.store.deregister(conn, gone)
+    await bench.on(conn).deregister(gone)
     async with conn.transaction():
         assert await bench.rescue(conn) == 4
         assert await bench.rescue(other) == 0
@@ -295,8 +295,8 @@ async def test_processes_long_gone_are_forgotten_once_they_hold_nothing(bench: B
     assert await bench.rescue(conn) == 1
     assert await bench.rescue(conn) == 0
     assert await bench.rows(conn, "SELECT id FROM requeuest.worker") == [(alive,)]
-    assert not await bench.store.heartbeat(conn, gone)
-    assert await bench.store.heartbeat(conn, alive)
+    assert not await bench.on(conn).heartbeat(gone)
+    assert await bench.on(conn).heartbeat(alive)
 
 
 async def test_pruning_removes_attempts_too_and_only_what_is_old(bench: Bench, conn: Conn) -> None:
@@ -306,12 +306,12 @@ async def test_pruning_removes_attempts_too_and_only_what_is_old(bench: Bench, c
     await bench.rows(
         conn, "UPDATE requeuest.job SET finished_at = now() - interval '2 h' WHERE id IN (%s, %s)", old.id, dead.id
     )
-    assert await bench.store.prune(conn, JobState.SUCCEEDED, timedelta(hours=1)) == 1
+    assert await bench.on(conn).prune(JobState.SUCCEEDED, timedelta(hours=1)) == 1
     assert await bench.states(conn) == ["succeeded", "dead", "running"]
     assert await value(conn, "SELECT count(*) FROM requeuest.attempt WHERE job_id = %s", old.id) == 0
     assert await value(conn, "SELECT count(*) FROM requeuest.attempt") == 2
-    assert await bench.store.prune(conn, JobState.DEAD, timedelta(hours=1)) == 1
-    assert await bench.store.prune(conn, JobState.DEAD, timedelta(0)) == 0
+    assert await bench.on(conn).prune(JobState.DEAD, timedelta(hours=1)) == 1
+    assert await bench.on(conn).prune(JobState.DEAD, timedelta(0)) == 0
 
 
 async def test_pruning_passes_over_what_another_transaction_has_locked(bench: Bench, conn: Conn, other: Conn) -> None:
@@ -321,18 +321,18 @@ async def test_pruning_passes_over_what_another_transaction_has_locked(bench: Be
     async with other.transaction():
         await bench.rows(other, "SELECT FROM requeuest.job WHERE id = %s FOR UPDATE", locked.id)
         with trio.fail_after(5):
-            assert await bench.store.prune(conn, JobState.SUCCEEDED, timedelta(0)) == 1
-    assert await bench.store.prune(conn, JobState.SUCCEEDED, timedelta(0)) == 1
+            assert await bench.on(conn).prune(JobState.SUCCEEDED, timedelta(0)) == 1
+    assert await bench.on(conn).prune(JobState.SUCCEEDED, timedelta(0)) == 1
 
 
 async def test_an_answer_that_nobody_waits_for_is_kept_in_part(bench: Bench, conn: Conn) -> None:
     worker = await bench.worker(conn)
     await bench.spawn(conn, new_job(), new_job(awaited=True), new_job(), new_job())
     unawaited, awaited, short, since = await bench.claim(conn, worker)
-    await bench.store.await_job(conn, since.id)  # while it is running
+    await bench.on(conn).await_job(since.id)  # while it is running
     reports = [delivered(job, body=b"x" * 50_000) for job in (unawaited, awaited, since)]
     reports.append(delivered(short, body=b"x" * 20_000))
-    stale, *_ = await bench.store.record(conn, reports, now=0.0, excerpt=1_024, keep=20_000)
+    stale, *_ = await bench.on(conn).record(reports, now=0.0, excerpt=1_024, keep=20_000)
     assert stale == set()
     kept = await bench.rows(conn, "SELECT length(response_body), response_truncated FROM requeuest.job ORDER BY id")
     assert kept == [(20_000, True), (50_000, False), (20_000, False), (50_000, False)]
@@ -344,7 +344,7 @@ async def test_an_excerpt_may_be_longer_than_what_is_kept_of_an_answer(bench: Be
     worker = await bench.worker(conn)
     await bench.spawn(conn, new_job())
     [job] = await bench.claim(conn, worker)
-    await bench.store.record(conn, [delivered(job, body=b"x" * 50)], now=0.0, excerpt=40, keep=keep)
+    await bench.on(conn).record([delivered(job, body=b"x" * 50)], now=0.0, excerpt=40, keep=keep)
     assert await bench.rows(
         conn, "SELECT length(response_body), response_truncated, length(excerpt) FROM requeuest.job, requeuest.attempt"
     ) == [(keep, True, 40)]

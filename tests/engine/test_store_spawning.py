@@ -25,7 +25,10 @@ from requeuest_trio import (
     open_requeuest,
 )
 from requeuest_trio._observe.emitter import Emitter
-from requeuest_trio._store.rows import NewJob
+from requeuest_trio._store.new_jobs import NewJob
+from requeuest_trio._store.notifications import Notifications
+from requeuest_trio._store.statements import OneConnection
+from requeuest_trio._store.store import Store
 from tests.engine.bench import Bench, delivered, new_id, new_job
 from tests.postgres.harness import Conn, connect, until_running, value
 
@@ -81,7 +84,7 @@ async def test_what_is_stored_is_what_was_given(bench: Bench, conn: Conn) -> Non
     at = datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC)
     await bench.spawn(conn, new_job("ünïcode", request=request, retry=policy, at=at, priority=-7))
     [(job_id,)] = await bench.rows(conn, "SELECT id FROM requeuest.job")
-    job = await bench.store.job(conn, job_id)
+    job = await bench.on(conn).job(job_id)
     assert job is not None
     assert (job.channel, job.state, job.priority, job.due_at) == ("ünïcode", JobState.AVAILABLE, -7, at)
     assert job.request == request
@@ -125,7 +128,7 @@ async def test_one_by_one_and_in_a_batch_the_same_is_stored(bench: Bench, conn: 
         await conn.execute("TRUNCATE requeuest.job")
         await bench.spawn(conn, *different_jobs())
         assert await bench.rows(conn, STORED) == one_by_one
-    stored = list(await bench.store.jobs(conn, after=None, channel=None, state=None, ordering_key=None, limit=100))
+    stored = list(await bench.on(conn).jobs(after=None, channel=None, state=None, ordering_key=None, limit=100))
     assert [what_was_given(job) for job in stored] == [what_was_given(job) for job in different_jobs()]
 
 
@@ -144,7 +147,7 @@ async def test_a_long_batch_skips_what_is_known_wherever_it_is(bench: Bench, con
 
 
 async def test_a_long_batch_of_an_ordered_channel_keeps_the_order_given(bench: Bench, conn: Conn, other: Conn) -> None:
-    await bench.store.set_channel(other, Channel("ledger", ordered=True))
+    await bench.on(other).set_channel(Channel("ledger", ordered=True))
     jobs = [new_job("ledger") for _ in range(2_500)][::-1]
     await bench.spawn(conn, *jobs)
     rows = await bench.rows(conn, "SELECT id FROM requeuest.job WHERE ordering_key = '' ORDER BY position")
@@ -154,7 +157,7 @@ async def test_a_long_batch_of_an_ordered_channel_keeps_the_order_given(bench: B
 
 async def test_a_long_batch_of_all_kinds(bench: Bench, conn: Conn, other: Conn) -> None:
     """Those without a key, with one, of a channel that is ordered, and twice the same."""
-    await bench.store.set_channel(other, Channel("ledger", ordered=True))
+    await bench.on(other).set_channel(Channel("ledger", ordered=True))
     kinds: list[tuple[str, str | None]] = [("free", None), ("free", "k"), ("ledger", None)]
     jobs = [new_job(*kinds[number % 3]) for number in range(3_300)]
     await bench.spawn(conn, *jobs, *jobs)
@@ -173,7 +176,7 @@ async def test_in_a_pipeline_of_the_application(bench: Bench, conn: Conn, number
 
 
 async def test_a_channel_ordered_by_another_process_gets_its_key_late(bench: Bench, conn: Conn, other: Conn) -> None:
-    await bench.store.set_channel(other, Channel("ledger", ordered=True))
+    await bench.on(other).set_channel(Channel("ledger", ordered=True))
     jobs = [new_job("ledger"), new_job("free"), new_job("ledger"), new_job("ledger", key="own")]
     await bench.spawn(conn, *jobs)
     rows = await bench.rows(conn, "SELECT ordering_key, state::text FROM requeuest.job ORDER BY id")
@@ -181,9 +184,9 @@ async def test_a_channel_ordered_by_another_process_gets_its_key_late(bench: Ben
 
 
 async def test_order_is_turned_off_again(bench: Bench, conn: Conn) -> None:
-    await bench.store.set_channel(conn, Channel("ledger", ordered=True))
+    await bench.on(conn).set_channel(Channel("ledger", ordered=True))
     await bench.spawn(conn, new_job("ledger"), new_job("ledger"))
-    await bench.store.set_channel(conn, Channel("ledger", ordered=False))
+    await bench.on(conn).set_channel(Channel("ledger", ordered=False))
     await bench.spawn(conn, new_job("ledger"))
     assert await bench.states(conn) == ["available", "blocked", "available"]
     worker = await bench.worker(conn)
@@ -200,7 +203,7 @@ async def test_a_connection_of_the_application_may_be_set_up_otherwise(
     theirs: Any = await bench.connect(autocommit=autocommit)
     theirs.row_factory = dict_row
     # "order" is part of the name of a column that the statement returns.
-    await bench.store.spawn(theirs, [new_job("order", key=key), new_job("order", key=key)])
+    await bench.on(theirs).spawn([new_job("order", key=key), new_job("order", key=key)])
     await theirs.commit()
     keys = await bench.rows(conn, "SELECT DISTINCT ordering_key FROM requeuest.job")
     assert keys == [(key,)]
@@ -218,7 +221,7 @@ async def test_an_ordering_key_needs_a_snapshot_that_moves(bench: Bench, conn: C
 
 
 async def test_announcements_name_channels_and_when(bench: Bench, conn: Conn, other: Conn) -> None:
-    await bench.store.listen(other, [bench.store.due_topic])
+    await bench.on(other).listen([bench.notifications.due_topic])
     await bench.spawn(conn, new_job("now"), new_job("now"), new_job("later", delay=60.0), new_job("k", key="k"))
     payloads = [notification.payload async for notification in other.notifies(timeout=5, stop_after=2)]
     assert json.loads(payloads[0]) == {"now": [0], "later": [60]}
@@ -236,16 +239,14 @@ async def test_announcements_name_channels_and_when(bench: Bench, conn: Conn, ot
 async def test_who_stores_it_again_tells_of_it_too(bench: Bench, conn: Conn, key: str | None) -> None:
     """The first may not have heard that it was stored."""
     job = new_job(key=key)
-    first, again = [await bench.store.store(conn, [job]) for _ in range(2)]
+    first, again = [await bench.on(conn).store([job]) for _ in range(2)]
     assert first.waits.keys() == again.waits.keys() == {"c"}
 
 
 async def test_nothing_is_announced_without_notifications(bench: Bench, conn: Conn, other: Conn) -> None:
-    from requeuest_trio._store.store import Store
-
-    silent = Store(bench.queries, "requeuest", Emitter(), notifications=False)
-    await bench.store.listen(other, [bench.store.due_topic, bench.store.done_topic])
-    await silent.spawn(conn, [new_job(), new_job(key="k")])
+    silent = Store(OneConnection(conn), bench.queries, Notifications("requeuest", Emitter(), enabled=False))
+    await bench.on(other).listen([bench.notifications.due_topic, bench.notifications.done_topic])
+    await silent.spawn([new_job(), new_job(key="k")])
     await conn.execute("NOTIFY \"requeuest:due\", 'last'")
     assert [n.payload async for n in other.notifies(timeout=5, stop_after=1)] == ["last"]
 

@@ -14,7 +14,7 @@ import pytest
 
 from requeuest_trio import JobState
 from requeuest_trio._model.states import FINISHED, TRANSITIONS
-from requeuest_trio._store.rows import Reservation
+from requeuest_trio._store.claimed import Reservation
 from tests.engine.bench import Bench, delivered, gave_up, new_id, new_job, to_be_retried
 from tests.postgres.harness import Conn, value
 
@@ -42,12 +42,12 @@ async def test_the_database_has_the_same_states(bench: Bench, conn: Conn) -> Non
 async def test_every_transition_is_made_by_some_statement(bench: Bench, conn: Conn) -> None:
     await conn.execute(WATCH.encode())
     worker = await bench.worker(conn)
-    await bench.store.store(conn, [new_job("d")], place=Reservation("d", worker, uuid4()))
+    await bench.on(conn).store([new_job("d")], reservation=Reservation("d", worker, uuid4()))
     await bench.spawn(conn, *(new_job(key=key) for key in ("k", "k", None, None)))
     head, dead, again = await bench.claim(conn, worker)
     await bench.record(conn, [delivered(head), gave_up(dead), to_be_retried(again)])
     waiting = await bench.spawn(conn, *(new_job(key="other") for _ in range(2)))
-    await bench.store.condemn(conn, waiting, "unreadable", (JobState.AVAILABLE, JobState.BLOCKED))
+    await bench.on(conn).condemn(waiting, "unreadable", (JobState.AVAILABLE, JobState.BLOCKED))
     moves = await bench.rows(conn, "SELECT DISTINCT before, after FROM public.moves")
     assert set(moves) == ALLOWED
 
@@ -70,20 +70,20 @@ async def try_all(bench: Bench, conn: Conn, state: JobState, key: str | None) ->
         await insert(conn, id=job_id, state=state, key=key, worker=worker, claim=claim)
         await conn.execute("DELETE FROM public.moves")
 
-    store, no_wait = bench.store, timedelta(0)
+    store, no_wait = bench.on(conn), timedelta(0)
     tries: dict[str, Callable[[], Awaitable[object]]] = {
-        "spawn": lambda: store.spawn(conn, [new_job(key=key, id=job_id)]),
-        "spawn claimed": lambda: store.store(conn, [new_job(id=job_id)], place=Reservation("c", worker, uuid4())),
+        "spawn": lambda: store.spawn([new_job(key=key, id=job_id)]),
+        "spawn claimed": lambda: store.store([new_job(id=job_id)], reservation=Reservation("c", worker, uuid4())),
         "claim": lambda: bench.claim(conn, worker),
         "deliver": lambda: bench.record(conn, [delivered(report)]),
         "give up": lambda: bench.record(conn, [gave_up(report)]),
         "retry": lambda: bench.record(conn, [to_be_retried(report)]),
-        "release": lambda: store.release(conn, worker),
-        "release one": lambda: store.release(conn, worker, [claim]),
-        "heal": lambda: store.free_stranded(conn),
-        "condemn": lambda: store.condemn(conn, [job_id], "unreadable", (JobState.AVAILABLE, JobState.BLOCKED)),
-        "await": lambda: store.await_job(conn, job_id),
-        "prune": lambda: store.prune(conn, state, no_wait),
+        "release": lambda: store.release(worker),
+        "release one": lambda: store.release(worker, [claim]),
+        "heal": store.free_stranded,
+        "condemn": lambda: store.condemn([job_id], "unreadable", (JobState.AVAILABLE, JobState.BLOCKED)),
+        "await": lambda: store.await_job(job_id),
+        "prune": lambda: store.prune(state, no_wait),
         "rescue": lambda: rescue(bench, conn),
     }
     made = set[tuple[str, str]]()

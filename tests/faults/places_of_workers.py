@@ -82,7 +82,7 @@ class _SlowForOnce:
         return Reply(delay=3.0)
 
 
-@place("disown", unsent=Became(arrivals=2, attempts=2), unheard=Became(arrivals=2, attempts=2))
+@place("orphan", unsent=Became(arrivals=2, attempts=2), unheard=Became(arrivals=2, attempts=2))
 async def claims_whose_outcomes_the_database_has_forgotten(scene: Scene) -> None:
     """As after a failover: the attempt counts, and the job is sent again."""
     scene.receiver.script(Reply(delay=0.5))

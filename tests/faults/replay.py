@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from requeuest_trio._store.rows import Claimed
+from requeuest_trio._store.claimed import Claimed
 from tests.engine.bench import Bench, delivered, gave_up, new_job, to_be_retried
 from tests.faults.protocol import Identity, Label, State, Write
 from tests.postgres.harness import Conn
@@ -50,18 +50,18 @@ class Replay:
                 await self._bench.rows(self._connection, CHANGE_LEASE, 1.5, self._worker_of(identity))
             case ("forget", *identity):
                 await self._bench.rows(self._connection, CHANGE_LEASE, 3, self._worker_of(identity))
-                await self._bench.store.forget(self._connection, await self._bench.lost(self._connection, leases=2))
+                await self._bench.on(self._connection).forget(await self._bench.lost(self._connection, leases=2))
             case ("beat", int(process)):
                 was_registered = before.processes[process].identity in {identity for identity, _ in before.leases}
                 worker = self._workers[before.processes[process].identity]
-                assert (await self._bench.store.heartbeat(self._connection, worker) is not None) == was_registered
+                assert (await self._bench.on(self._connection).heartbeat(worker) is not None) == was_registered
                 if not was_registered:
                     await self._register(after.processes[process].identity)
             case ("crash" | "leave" as how, int(process)):
                 if how == "leave":
                     worker = self._workers[before.processes[process].identity]
-                    await self._bench.store.release(self._connection, worker)
-                    await self._bench.store.deregister(self._connection, worker)
+                    await self._bench.on(self._connection).release(worker)
+                    await self._bench.on(self._connection).deregister(worker)
                 await self._register(after.processes[process].identity)
 
     async def differences(self, state: State) -> list[object]:
@@ -86,7 +86,7 @@ class Replay:
     async def _write(self, write: Write) -> None:
         claimed = self._claimed[write.job, write.claim]
         if write.what == "release":
-            await self._bench.store.give_back(self._connection, self._workers[write.owner], [claimed])
+            await self._bench.on(self._connection).release_jobs(self._workers[write.owner], [claimed])
         else:
             await self._bench.record(self._connection, [OUTCOMES[write.what](claimed)])
 

@@ -25,7 +25,7 @@ import trio
 from requeuest_trio import Config, Request, migrate, open_requeuest
 from requeuest_trio._engine.clocks import DatabaseClock
 from requeuest_trio._engine.watch import Watch
-from requeuest_trio._store.store import Sign
+from requeuest_trio._store.maintaining import Sign
 from requeuest_trio.testing import open_receiver
 from tests.engine.support import eye_on, until_done
 from tests.faults.arrivals import Answer

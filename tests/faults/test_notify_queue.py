@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from requeuest_trio import Client, DatabaseUnavailable, Request, open_requeuest
-from requeuest_trio._store import statements
+from requeuest_trio._store import notifications
 from requeuest_trio.testing import Receiver, open_receiver
 from tests.engine.test_logging import check_table
 from tests.faults.outages import logged, queue_server
@@ -56,7 +56,7 @@ async def _talk(talker: Conn, query: str) -> None:
 async def test_while_it_is_full_all_is_stored_delivered_and_recorded_and_then_announced_again(
     small: Throwaway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(statements, "_SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(notifications, "_PAUSE_SECONDS", 0.5)
     with logged() as log:
         async with (
             open_receiver() as receiver,

@@ -22,10 +22,11 @@ from requeuest_trio._engine.lease import Lease
 from requeuest_trio._engine.runner import FINISH_SECONDS, Runner
 from requeuest_trio._model.outcome import Answer, Delivery
 from requeuest_trio._observe.emitter import Emitter
-from requeuest_trio._store.rows import Claimed
+from requeuest_trio._store.claimed import Claimed
+from requeuest_trio._store.store import Store
 from requeuest_trio._waiters import Waiters
 from tests.engine.bench import new_id
-from tests.faults.fake_store import FakeDatabase, FakeStore
+from tests.faults.fake_store import FakeDatabase, FakeQueue, FakeStore
 from tests.faults.scale import scaled
 from tests.faults.store_model import LEASE, Spawned
 
@@ -83,8 +84,8 @@ class Scenario:
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
         self.jobs = [Spawned(new_id(), f"c{n % 3}", None, 0, 0.0) for n in range(JOBS)]
-        self.store, self.sender = FakeStore(self.jobs, claimed), FakeSender(self.chance)
-        self.claims, self.records = [FakeDatabase(self.store, self.chance) for _ in range(2)]
+        self.queue, self.sender = FakeQueue(self.jobs, claimed), FakeSender(self.chance)
+        self.claims, self.records = [FakeDatabase(self.chance) for _ in range(2)]
         self.failing = self.chance.choice([0, 0, 0.05, 0.3])
         self.how = self.chance.choice(["cancelled", "drained", "a bug", "cancelled and the database gone"])
         self.steps = self.chance.randrange(1, 900)
@@ -92,11 +93,11 @@ class Scenario:
 
     async def run(self) -> None:
         """Start a runner, and end it at some step, as `open_requeuest` does."""
-        waiters = Waiters(cast("Any", None), Emitter(), poll_interval=5.0)
-        claims, records, store, sender = cast("Any", (self.claims, self.records, self.store, self.sender))
-        bodies = cast("Any", None)
+        waiters = Waiters(cast("Any", None), lambda _: None, Emitter(), poll_interval=5.0)
+        claims, records = [cast("Store", FakeStore(one, self.queue)) for one in (self.claims, self.records)]
+        sender, bodies = cast("Any", self.sender), cast("Any", None)
         self.runner = Runner(
-            claims, records, bodies, store, sender, waiters, frozenset({"c0", "c1", "c2"}), CONFIG, Emitter(),
+            claims, records, bodies, sender, waiters, frozenset({"c0", "c1", "c2"}), CONFIG, Emitter(),
             concurrency=3, lease=Lease(LEASE, trio.current_time), poll_interval=0.5,
         )  # fmt: skip
         now = trio.Event()
@@ -109,7 +110,7 @@ class Scenario:
                 await self._end(nursery)
         finally:
             trio.lowlevel.remove_instrument(instrument)
-            self.store.bug = None
+            self.queue.bug = None
             with trio.move_on_after(FINISH_SECONDS, shield=True) as finishing:
                 await self.runner.finish()
             assert not finishing.cancelled_caught or self.failing
@@ -126,7 +127,7 @@ class Scenario:
             case "drained":
                 await self.runner.drain(10.0)
             case "a bug":
-                self.store.bug = ZeroDivisionError("a bug")
+                self.queue.bug = ZeroDivisionError("a bug")
                 # Not before there is something to be recorded, which there need not be at all.
                 await trio.sleep(30)
             case "cancelled and the database gone":
@@ -135,14 +136,14 @@ class Scenario:
 
     def judge(self) -> None:
         """Nothing is lost, nothing is done twice, and what could not be written is told."""
-        jobs = self.store.queue.jobs
+        jobs = self.queue.queue.jobs
         unwritten = self.runner.recorder.backlog
-        assert set(self.store.recorded.values()) <= {1}, "an outcome counted twice"
+        assert set(self.queue.recorded.values()) <= {1}, "an outcome counted twice"
         if not self.failing:
             assert not [job for job in jobs.values() if job.state == "running"], "something was not handed back"
             if self.how != "a bug":
                 assert unwritten == 0, "an outcome was neither written nor told of"
-        recorded = Counter(str(job_id) for job_id, _ in self.store.recorded.elements())
+        recorded = Counter(str(job_id) for job_id, _ in self.queue.recorded.elements())
         missing = sum((self.sender.ended - recorded).values())
         assert missing <= unwritten, "an attempt has ended, and nobody knows of it"
         assert sum(recorded.values()) <= sum(job.attempts for job in jobs.values())
@@ -169,7 +170,7 @@ def play(seed: int) -> Scenario:
             await scenario.run()
         except* ZeroDivisionError:
             came_out = True
-        assert came_out == scenario.store.bug_was_met, "an exception was swallowed"
+        assert came_out == scenario.queue.bug_was_met, "an exception was swallowed"
         assert trio.lowlevel.current_statistics().tasks_living == before
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
@@ -188,8 +189,8 @@ def test_whatever_the_schedule_and_wherever_it_ends_no_outcome_is_lost(determini
             error.add_note(f"seed {seed}")
             raise
         ends[scenario.how] += bool(scenario.sender.ended)
-        ends["bug met"] += scenario.store.bug_was_met
-        ends["unfinished"] += any(job.state == "available" for job in scenario.store.queue.jobs.values())
+        ends["bug met"] += scenario.queue.bug_was_met
+        ends["unfinished"] += any(job.state == "available" for job in scenario.queue.queue.jobs.values())
     assert min(ends.values()) > 0, "too little happened to prove anything"
     assert len(ends) == 6
 

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from requeuest_trio import Channel, JobState
-from requeuest_trio._store.rows import Claimed, Report, Reservation
-from requeuest_trio._store.store import FIRST_KEY
+from requeuest_trio._store.claimed import Claimed, Reservation
+from requeuest_trio._store.maintaining import FIRST_KEY
+from requeuest_trio._store.outcomes import Report
 from tests.engine.bench import Bench, delivered, gave_up, new_id, new_job, open_bench, to_be_retried
 from tests.faults.scale import scale, scaled
 from tests.faults.store_model import LEASE, ModelQueue, Spawned
@@ -52,7 +53,7 @@ class Play:
     """The same on the model and on the store, compared after every command."""
 
     def __init__(self, bench: Bench, connection: Conn) -> None:
-        self.bench, self.connection, self.store = bench, connection, bench.store
+        self.bench, self.connection, self.store = bench, connection, bench.on(connection)
         self.model = ModelQueue({ORDERED})
         self.workers: list[UUID] = []
         self.spawned: list[Spawned] = []
@@ -62,7 +63,7 @@ class Play:
     async def prepare(self) -> None:
         for table in ("job", "attempt", "worker"):
             await self.bench.rows(self.connection, f"DELETE FROM requeuest.{table}")
-        await self.store.set_channel(self.connection, Channel(ORDERED, ordered=True))
+        await self.store.set_channel(Channel(ORDERED, ordered=True))
         await self.register(0, 0)
 
     async def check(self) -> None:
@@ -96,7 +97,7 @@ class Play:
         self.spawned.append(new)
         place = Reservation(new.channel, self.worker(one), uuid4())
         job = new_job(new.channel, id=new.id)
-        stored = await self.store.store(self.connection, [job], place=place)
+        stored = await self.store.store([job], reservation=place)
         place.settle(job if stored.is_claimed else None)
         assert (place.job is not None) == self.model.spawn_claimed(new, place.worker, place.claim)
         if place.job is not None:
@@ -110,7 +111,7 @@ class Play:
     async def claim(self, one: int, two: int) -> None:
         worker, claim = self.worker(one), uuid4()
         places = {channel: (two + n) % 4 for n, channel in enumerate(CHANNELS) if (two + n) % 4}
-        jobs, is_cut, _ = await self.store.claim(self.connection, worker, claim, places)
+        jobs, is_cut, _ = await self.store.claim(worker, claim, places)
         assert {(job.id, job.attempt) for job in jobs} == self.model.claim(worker, claim, places)
         assert not is_cut
         self.claimed += [(worker, job) for job in jobs]
@@ -128,31 +129,31 @@ class Play:
 
     async def release(self, one: int, two: int) -> None:
         worker = self.worker(one)
-        assert await self.store.release(self.connection, worker) == self.model.release(worker)
+        assert await self.store.release(worker) == self.model.release(worker)
 
     async def release_claim(self, one: int, two: int) -> None:
         """Under one claim: that of any attempt, also of another process."""
         if self.claimed:
             worker, claim = self.worker(two), self.claimed[one % len(self.claimed)][1].claim
             pairs = {(job.id, job.claim) for _, job in self.claimed if job.claim == claim}
-            assert await self.store.release(self.connection, worker, [claim]) == self.model.release(worker, pairs)
+            assert await self.store.release(worker, [claim]) == self.model.release(worker, pairs)
 
     async def give_back(self, one: int, two: int) -> None:
         """Single jobs, each under its claim."""
         if self.claimed:
             jobs = [self.claimed[(one + n) % len(self.claimed)][1] for n in range(1 + two % 2)]
             worker, pairs = self.claimed[one % len(self.claimed)][0], {(job.id, job.claim) for job in jobs}
-            assert await self.store.give_back(self.connection, worker, jobs) == self.model.release(worker, pairs)
+            assert await self.store.release_jobs(worker, jobs) == self.model.release(worker, pairs)
 
     async def beat(self, one: int, two: int) -> None:
         worker = self.worker(one)
-        assert (await self.store.heartbeat(self.connection, worker) is not None) == (worker in self.model.seen)
+        assert (await self.store.heartbeat(worker) is not None) == (worker in self.model.seen)
         if worker in self.model.seen:
             self.model.seen[worker] = self.model.clock
 
     async def deregister(self, one: int, two: int) -> None:
         self.model.seen.pop(self.worker(one), None)
-        await self.store.deregister(self.connection, self.worker(one))
+        await self.store.deregister(self.worker(one))
 
     async def rescue(self, one: int, two: int) -> None:
         rescuer = None if two % 2 else self.worker(one)
@@ -166,18 +167,18 @@ class Play:
 
     async def prune(self, one: int, two: int) -> None:
         state, keep = (JobState.SUCCEEDED, JobState.DEAD)[one % 2], (0.0, 50.0)[two % 2]
-        removed = await self.store.prune(self.connection, state, timedelta(seconds=keep))
+        removed = await self.store.prune(state, timedelta(seconds=keep))
         assert removed == self.model.prune(state, keep)
 
     async def clear(self, one: int, two: int) -> None:
-        channels, now = [CHANNELS[one % 3]], await self.store.clock(self.connection)
-        removed = await self.store.clear_free(self.connection, channels, now)
-        removed += await self.store.clear_ordered(self.connection, channels, now)
+        channels, now = [CHANNELS[one % 3]], await self.store.clock()
+        removed = await self.store.clear_free(channels, now)
+        removed += await self.store.clear_ordered(channels, now)
         assert removed == self.model.clear(channels)
 
     async def look_for_stranded(self, one: int, two: int) -> None:
         """There is never anything: each step leaves every key with a head."""
-        assert await self.store.free_stranded(self.connection) == ({}, FIRST_KEY)
+        assert await self.store.free_stranded() == ({}, FIRST_KEY)
 
     def worker(self, number: int) -> UUID:
         return self.workers[number % len(self.workers)]

@@ -18,8 +18,8 @@ import trio
 
 from requeuest_trio import ALL, Client, JobState, Request, migrate, open_requeuest
 from requeuest_trio._observe.emitter import Emitter
+from requeuest_trio._store.notifications import Notifications
 from requeuest_trio._store.queries import Queries
-from requeuest_trio._store.statements import Statements
 from requeuest_trio.testing import Receiver, Reply, open_receiver
 from tests.postgres.harness import Conn, connect, until, value
 
@@ -94,7 +94,7 @@ async def test_a_key_of_one_is_free_in_the_other(queues: str, receiver: Receiver
 
 async def test_news_of_one_is_not_heard_in_the_other(queues: str, receiver: Receiver) -> None:
     async with await connect(queues) as listener:
-        other = Statements(Queries("two"), "two", Emitter())
+        other = Notifications("two", Emitter())
         for topic in (other.due_topic, other.done_topic):
             await listener.execute(f'LISTEN "{topic}"'.encode())
         async with (

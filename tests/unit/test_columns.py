@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from requeuest_trio import Request
 from requeuest_trio._store.columns import chunks, patience
-from requeuest_trio._store.rows import NewJob
+from requeuest_trio._store.new_jobs import NewJob
 from requeuest_trio._store.waits import firsts, known_waits, merged, waits_of, without
 
 MIB = 1_048_576

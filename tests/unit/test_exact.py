@@ -24,8 +24,8 @@ from requeuest_trio._model.checks import seconds, whole_number
 from requeuest_trio._model.dsn import HiddenText
 from requeuest_trio._open import _hidden
 from requeuest_trio._spawning import Checked, Options
+from requeuest_trio._store.new_jobs import NewJob
 from requeuest_trio._store.queries import Queries, checked_schema
-from requeuest_trio._store.rows import NewJob
 from requeuest_trio.embedded import embedded_path
 from requeuest_trio.testing import Reply
 

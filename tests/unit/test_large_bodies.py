@@ -26,7 +26,7 @@ DESTROYED = unavailable(errors.DataCorrupted("invalid page in block 7"))
 GONE = unavailable(errors.AdminShutdown("terminating connection"))
 
 
-class FailingDatabase:
+class FailingStore:
     """Fails as it is told, one time after another."""
 
     statement_timeout = 10.0
@@ -34,7 +34,7 @@ class FailingDatabase:
     def __init__(self, *outcomes: Exception | bytes | None) -> None:
         self.outcomes = list(outcomes)
 
-    async def run(self, _: object) -> bytes | None:
+    async def body(self, _: object) -> bytes | None:
         await trio.lowlevel.checkpoint()
         outcome = self.outcomes.pop(0)
         if isinstance(outcome, Exception):
@@ -45,7 +45,7 @@ class FailingDatabase:
 def bodies(*outcomes: Exception | bytes | None, renewed: bool = True) -> LargeBodies:
     lease = Lease(30.0)
     lease.renewed(lease.clock() if renewed else lease.clock() - 20.0)
-    return LargeBodies(cast("Any", FailingDatabase(*outcomes)), cast("Any", Store), lease)
+    return LargeBodies(cast("Store", FailingStore(*outcomes)), lease)
 
 
 async def test_a_second_try_may_succeed() -> None:

@@ -28,8 +28,9 @@ from requeuest_trio._model.retry import RetryPolicy
 from requeuest_trio._model.states import JobState
 from requeuest_trio._observe import events
 from requeuest_trio._observe.emitter import Emitter
+from requeuest_trio._store.claimed import Claimed
 from requeuest_trio._store.database import DATABASE_ERRORS
-from requeuest_trio._store.rows import Claimed, Report
+from requeuest_trio._store.outcomes import Report
 
 __all__ = ["Deliverer"]
 

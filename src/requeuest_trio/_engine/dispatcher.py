@@ -19,7 +19,6 @@ import random
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from itertools import islice
 from uuid import UUID, uuid4
 
@@ -36,11 +35,10 @@ from requeuest_trio._model.channel import ALL, All
 from requeuest_trio._model.errors import first_line
 from requeuest_trio._observe import events
 from requeuest_trio._observe.emitter import Emitter
-from requeuest_trio._postgres import TrioConnection
-from requeuest_trio._store.database import DATABASE_ERRORS, Database, why_unreadable
+from requeuest_trio._store.claimed import TOO_LARGE, Claimed, Reservation
+from requeuest_trio._store.database import DATABASE_ERRORS, why_unreadable
 from requeuest_trio._store.failures import is_of_time, is_of_what_was_read
-from requeuest_trio._store.rows import Claimed, Reservation
-from requeuest_trio._store.store import TOO_LARGE, Store
+from requeuest_trio._store.store import Store
 from requeuest_trio._store.waits import Waits, pairs
 
 __all__ = ["Dispatcher"]
@@ -63,7 +61,6 @@ class Dispatcher:
 
     def __init__(
         self,
-        database: Database,
         store: Store,
         deliverer: Deliverer,
         lease: Lease,
@@ -76,7 +73,6 @@ class Dispatcher:
         poll_interval: float,
     ) -> None:
         """`on_condemned` is called with jobs that were given up because they can't be read."""
-        self._database = database
         self._store = store
         self._deliverer = deliverer
         self._lease = lease
@@ -287,9 +283,7 @@ class Dispatcher:
         self._look_not_before = now + max(_LOOK_SECONDS, _LOOK_SHARE * (now - began))
 
     async def _ask_when_due(self, channels: Iterable[str] | None) -> dict[str, float]:
-        return await self._database.run(
-            partial(self._store.due_channels, channels=channels, horizon=self._poll_interval)
-        )
+        return await self._store.due_channels(channels, self._poll_interval)
 
     def _places(self) -> dict[str, int]:
         """How many jobs to claim for which channels: the longest unserved first."""
@@ -321,15 +315,14 @@ class Dispatcher:
             del self._hot[channel]
         worker, term = self._lease.worker, self._lease.term
         claim = uuid4()
-        operation = partial(self._store.claim, worker=worker, claim=claim, places=places)
         try:
-            jobs, is_cut, oversized = await self._database.run(operation)
+            jobs, is_cut, oversized = await self._store.claim(worker, claim, places)
         except BaseException as error:
             # If only the answer is lost, they are claimed, and nobody knows it.
             self._claim_was_lost = True
             if isinstance(error, DATABASE_ERRORS) and is_of_what_was_read(error):
                 self._caution.failed(places, was_time=is_of_time(error))
-                self._claim_problem = why_unreadable(error, self._database.statement_timeout)
+                self._claim_problem = why_unreadable(error, self._store.statement_timeout)
             raise
         if self._caution:
             self._caution.passed(places)
@@ -361,15 +354,16 @@ class Dispatcher:
 
     async def _examine(self, channel: str) -> None:
         """Find out which job of a channel could not be claimed alone, and give it up if that is not the first time."""
-        found = await self._database.run(partial(self._store.first_due, channel=channel))
+        found = await self._store.first_due(channel)
         if found is None:
             self._caution.acquit()
         elif self._caution.is_guilty(channel, *found):
             await self._condemn([found[0]], f"it can't be read{self._claim_problem}")
 
     async def _condemn(self, job_ids: Collection[UUID], problem: str) -> None:
-        operation = partial(self._store.condemn, job_ids=job_ids, problem=problem)
-        unblocked = await self._database.run(operation)
+        dead, unblocked = await self._store.condemn(job_ids, problem)
+        for event in dead:
+            self._emitter.emit(event)
         self._on_condemned(job_ids)
         self.wake(unblocked)
 
@@ -394,7 +388,7 @@ class Dispatcher:
         if jobs := self._unwanted.copy():
             self._shortages.tell(trio.current_time())
             # Again, if this fails: a job is given back under its claim only, so it may have been done already.
-            await self._database.run(partial(self._store.give_back, worker=self._lease.worker, jobs=jobs))
+            await self._store.release_jobs(self._lease.worker, jobs)
             del self._unwanted[: len(jobs)]
             # Nobody may hear of it but those who poll.
             self._hot.update(dict.fromkeys(job.channel for job in jobs))
@@ -408,19 +402,19 @@ class Dispatcher:
         """
         self._claim_was_lost = False
         try:
-            released, disowned = await self._database.run(self._give_up_unknown)
+            released, orphaned = await self._give_up_unknown()
         except BaseException:
             self._claim_was_lost = True
             raise
-        if disowned:
-            self._emitter.emit(events.OutcomesLost(jobs=disowned))
+        if orphaned:
+            self._emitter.emit(events.OutcomesLost(jobs=orphaned))
         if released:
             self._emitter.emit(events.ClaimLost(jobs=released))
             self.wake_all()
 
-    async def _give_up_unknown(self, connection: TrioConnection) -> tuple[int, int]:
+    async def _give_up_unknown(self) -> tuple[int, int]:
         worker = self._lease.worker
-        held = await self._store.held_claims(connection, worker)
+        held = await self._store.held_claims(worker)
         # Compared only now. Claims go over the same, only connection: none of those held is on its way here; and that
         # of a job that is being stored was noted before.
         known = self._deliverer.recorder.claims.union(*(channel.claims for channel in self._workers.values()))
@@ -430,8 +424,8 @@ class Dispatcher:
         if not (unknown := held - known):
             return 0, 0
         forgotten = unknown.intersection(self._handed_over)
-        disowned = await self._store.disown(connection, worker, forgotten)
-        return await self._store.release(connection, worker, unknown - forgotten), disowned
+        orphaned = await self._store.orphan(worker, forgotten)
+        return await self._store.release(worker, unknown - forgotten), orphaned
 
     # --- jobs that are spawned here -----------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ Each beat also tells the database's clock, and so whether it was set since the o
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import trio
 
@@ -15,7 +14,7 @@ from requeuest_trio._engine.lease import Lease
 from requeuest_trio._model.errors import first_line
 from requeuest_trio._observe import events
 from requeuest_trio._observe.emitter import Emitter
-from requeuest_trio._store.database import DATABASE_ERRORS, Database
+from requeuest_trio._store.database import DATABASE_ERRORS, for_callers
 from requeuest_trio._store.store import Store
 
 __all__ = ["Heartbeat"]
@@ -30,15 +29,8 @@ class Heartbeat:
     """Renews the lease, and tells if it could not be renewed in time."""
 
     def __init__(
-        self,
-        database: Database,
-        store: Store,
-        lease: Lease,
-        clock: DatabaseClock,
-        on_lost: Callable[[], None],
-        emitter: Emitter,
+        self, store: Store, lease: Lease, clock: DatabaseClock, on_lost: Callable[[], None], emitter: Emitter
     ) -> None:
-        self._database = database
         self._store = store
         self._lease = lease
         self._clock = clock
@@ -49,8 +41,9 @@ class Heartbeat:
     async def register(self) -> None:
         """Announce this process. Raises `RequeuestError`: at the start its caller is the application."""
         asked_at = self._lease.clock()
-        operation = partial(self._store.register, worker=self._lease.worker, lease=self._lease.length)
-        self._answered(await self._database.ask(operation), asked_at)
+        with for_callers():
+            clock = await self._store.register(self._lease.worker, self._lease.length)
+        self._answered(clock, asked_at)
 
     async def run(self) -> None:
         """Beat until cancelled. `watch` has to be running too."""
@@ -69,7 +62,7 @@ class Heartbeat:
 
     async def _beat(self) -> None:
         asked_at = self._lease.clock()
-        clock = await self._database.run(partial(self._store.heartbeat, worker=self._lease.worker))
+        clock = await self._store.heartbeat(self._lease.worker)
         if clock is not None:
             self._answered(clock, asked_at)
             return

@@ -6,14 +6,12 @@ there is never more than one on its way here.
 
 from __future__ import annotations
 
-from functools import partial
-
 import trio
 
 from requeuest_trio._engine.lease import Lease
-from requeuest_trio._store.database import DATABASE_ERRORS, Database, why_unreadable
+from requeuest_trio._store.claimed import Claimed
+from requeuest_trio._store.database import DATABASE_ERRORS, why_unreadable
 from requeuest_trio._store.failures import is_of_what_was_read
-from requeuest_trio._store.rows import Claimed
 from requeuest_trio._store.store import Store
 
 __all__ = ["PATIENCE", "LargeBodies", "UnreadableError"]
@@ -30,8 +28,7 @@ class UnreadableError(Exception):
 class LargeBodies:
     """Reads them for the attempts of one process."""
 
-    def __init__(self, database: Database, store: Store, lease: Lease) -> None:
-        self._database = database
+    def __init__(self, store: Store, lease: Lease) -> None:
         self._store = store
         self._lease = lease
         self._one_at_a_time = trio.Lock()
@@ -44,17 +41,14 @@ class LargeBodies:
         """
         async with self._one_at_a_time:
             try:
-                return await self._read(job)
+                return await self._store.body(job)
             except DATABASE_ERRORS as error:
                 if not is_of_what_was_read(error):
                     raise
             try:
-                return await self._read(job)
+                return await self._store.body(job)
             except DATABASE_ERRORS as error:
                 if not is_of_what_was_read(error) or not self._lease.is_fresh:
                     raise
-                why = why_unreadable(error, self._database.statement_timeout, "a large body")
+                why = why_unreadable(error, self._store.statement_timeout, "a large body")
                 raise UnreadableError(f"its body can't be read{why}") from error
-
-    async def _read(self, job: Claimed) -> bytes | None:
-        return await self._database.run(partial(self._store.body, job=job))

@@ -21,6 +21,7 @@ from requeuest_trio._observe import events
 from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._postgres import TrioConnection, move_on_after
 from requeuest_trio._store.database import DATABASE_ERRORS, Database
+from requeuest_trio._store.notifications import Notifications
 from requeuest_trio._store.store import Store
 from requeuest_trio._store.waits import Waits
 
@@ -50,9 +51,18 @@ class Hints:
 class Listener:
     """One connection that does nothing but listen. `run` has to be running."""
 
-    def __init__(self, database: Database, store: Store, topics: Sequence[str], hints: Hints, emitter: Emitter) -> None:
+    def __init__(
+        self,
+        database: Database,
+        store: Store,
+        notifications: Notifications,
+        topics: Sequence[str],
+        hints: Hints,
+        emitter: Emitter,
+    ) -> None:
         self._database = database
         self._store = store
+        self._notifications = notifications
         self._topics = topics
         self._hints = hints
         self._emitter = emitter
@@ -74,7 +84,8 @@ class Listener:
                 await trio.sleep(pause)
 
     async def _listen(self, connection: TrioConnection) -> None:
-        await self._store.listen(connection, self._topics)
+        store = self._store.on(connection)
+        await store.listen(self._topics)
         if self._failures:
             self._emitter.emit(events.ListenerBack(failures=self._failures))
             self._failures = 0
@@ -83,21 +94,21 @@ class Listener:
             async with aclosing(connection.notifies(timeout=_CHECK_SECONDS)) as notifications:
                 async for notification in notifications:
                     self._pass_on(notification.channel, notification.payload)
-            await self._check(connection)
+            await self._check(store)
 
-    async def _check(self, connection: TrioConnection) -> None:
+    async def _check(self, store: Store) -> None:
         """A dead connection is silent: only a question shows that nobody is there."""
         with move_on_after(_ANSWER_SECONDS):
-            if await self._store.is_listening(connection, self._topics):
+            if await store.is_listening(self._topics):
                 return
         raise DatabaseUnavailable("the listening connection does not answer, or has lost its registration")
 
     def _pass_on(self, topic: str, payload: str) -> None:
         if not self._may_read(payload):
             self._hints.anything()
-        elif topic == self._store.due_topic and (waits := waits_in(payload)) is not None:
+        elif topic == self._notifications.due_topic and (waits := waits_in(payload)) is not None:
             self._hints.due(waits)
-        elif topic == self._store.done_topic and (finished := finished_in(payload)) is not None:
+        elif topic == self._notifications.done_topic and (finished := finished_in(payload)) is not None:
             self._hints.done(finished)
         else:
             # Too much for one announcement, or another program's: it means something, we do not know what.

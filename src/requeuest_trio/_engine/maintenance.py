@@ -22,10 +22,10 @@ from requeuest_trio._model.errors import first_line
 from requeuest_trio._model.states import JobState
 from requeuest_trio._observe import events
 from requeuest_trio._observe.emitter import Emitter
-from requeuest_trio._postgres import TrioConnection
-from requeuest_trio._store.database import DATABASE_ERRORS, Database
+from requeuest_trio._store.database import DATABASE_ERRORS
 from requeuest_trio._store.failures import answer_of, was_answered
-from requeuest_trio._store.store import FIRST_KEY, Store
+from requeuest_trio._store.maintaining import FIRST_KEY
+from requeuest_trio._store.store import Store
 
 __all__ = ["Maintenance"]
 
@@ -40,7 +40,6 @@ class Maintenance:
 
     def __init__(
         self,
-        database: Database,
         store: Store,
         config: Config,
         lease: Lease,
@@ -48,7 +47,6 @@ class Maintenance:
         clock: DatabaseClock,
         emitter: Emitter,
     ) -> None:
-        self._database = database
         self._store = store
         self._lease = lease
         self._dispatcher = dispatcher
@@ -90,8 +88,8 @@ class Maintenance:
                 self._answered_at = -math.inf
             self._emitter.emit(events.MaintenanceFailed(error=first_line(error)))
 
-    async def _ask(self, operation: Callable[[TrioConnection], Awaitable[T]]) -> T:
-        answer = await self._database.run(operation)
+    async def _ask(self, operation: Awaitable[T]) -> T:
+        answer = await operation
         self._note_answer()
         return answer
 
@@ -115,7 +113,7 @@ class Maintenance:
     async def _free_stranded(self) -> None:
         """Look at some of the ordering keys, the next round at those after them; go on at once if some are found."""
         while True:
-            channels, self._walked = await self._ask(partial(self._store.free_stranded, after=self._walked))
+            channels, self._walked = await self._ask(self._store.free_stranded(self._walked))
             if not channels:
                 return
             self._emitter.emit(events.Unstranded(channels=len(channels)))
@@ -125,7 +123,7 @@ class Maintenance:
         """Once after each time that the database's clock was set; and at the start: who was there to see it before?"""
         times_set = self._clock.times_set
         while self._times_set != times_set:
-            jobs, waits = await self._ask(self._store.bring_back)
+            jobs, waits = await self._ask(self._store.bring_back())
             if not jobs:
                 self._times_set = times_set
                 return
@@ -134,13 +132,13 @@ class Maintenance:
 
     async def _rescue(self) -> None:
         try:
-            signs = await self._ask(self._store.signs_of_life)
+            signs = await self._ask(self._store.signs_of_life())
             self._watch.look(signs, trio.current_time())
             while self._was_up_for_a_lease():
                 lost = self._watch.lost(trio.current_time())
-                rescued = await self._ask(partial(self._store.rescue, rescuer=self._lease.worker, lost=lost))
+                rescued = await self._ask(self._store.rescue(self._lease.worker, lost))
                 if not rescued:
-                    await self._ask(partial(self._store.forget, lost=lost))
+                    await self._ask(self._store.forget(lost))
                     return
                 self._emitter.emit(events.Rescued(jobs=rescued))
                 self._dispatcher.wake_all()
@@ -153,10 +151,8 @@ class Maintenance:
         """Not soon after the database's clock was set: if that was an error, all would be gone before it is noticed."""
         if self._lease.clock() - self._clock.set_at < _UNSURE_SECONDS:
             return
-
-        def operation(connection: TrioConnection) -> Awaitable[int]:
-            latest = self._clock.latest(self._lease.clock())
-            return self._store.prune(connection, state, timedelta(seconds=keep), latest)
-
-        while pruned := await self._ask(operation):
+        while pruned := await self._ask(self._prune_some(state, keep)):
             self._emitter.emit(events.Pruned(jobs=pruned, state=state))
+
+    def _prune_some(self, state: JobState, keep: float) -> Awaitable[int]:
+        return self._store.prune(state, timedelta(seconds=keep), self._clock.latest(self._lease.clock()))

@@ -15,7 +15,6 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from uuid import UUID
 
 import psycopg
@@ -29,10 +28,11 @@ from requeuest_trio._model.outcome import Answer, Outcome
 from requeuest_trio._model.states import JobState
 from requeuest_trio._observe import events
 from requeuest_trio._observe.emitter import Emitter
-from requeuest_trio._store.database import DATABASE_ERRORS, Database
+from requeuest_trio._store.database import DATABASE_ERRORS
 from requeuest_trio._store.failures import Meaning, complaint_of, meaning_of
-from requeuest_trio._store.rows import Report
-from requeuest_trio._store.store import Keys, Store
+from requeuest_trio._store.ordering_keys import Keys
+from requeuest_trio._store.outcomes import Report
+from requeuest_trio._store.store import Store
 
 __all__ = ["Recorder"]
 
@@ -70,10 +70,7 @@ class _Entry:
 class Recorder:
     """Outcomes on their way to the database. `run` has to be running, or `flush` to be called."""
 
-    def __init__(
-        self, database: Database, store: Store, config: Config, on_recorded: OnRecorded, emitter: Emitter
-    ) -> None:
-        self._database = database
+    def __init__(self, store: Store, config: Config, on_recorded: OnRecorded, emitter: Emitter) -> None:
         self._store = store
         self._excerpt, self._keep = config.excerpt, config.keep_response
         # Attempts go on while one batch is written and the next one gathers.
@@ -236,14 +233,8 @@ class Recorder:
             self._set_aside(entry, error)
 
     async def _write_together(self, batch: Sequence[_Entry], reports: Sequence[Report]) -> None:
-        ids, unblocked, busy = await self._database.run(
-            partial(
-                self._store.record,
-                reports=reports,
-                now=trio.current_time(),
-                excerpt=self._excerpt,
-                keep=self._keep,
-            )
+        ids, unblocked, busy = await self._store.record(
+            reports, now=trio.current_time(), excerpt=self._excerpt, keep=self._keep
         )
         # Confirmed only now, and without a checkpoint since: whatever cuts a write short leaves its batch where it was.
         for entry in batch:
@@ -268,7 +259,7 @@ class Recorder:
     async def _set_locked_aside(self, batch: Sequence[_Entry]) -> list[_Entry]:
         """Returns the others: those of jobs whose rows no other transaction has locked."""
         ids = [entry.report.job.id for entry in batch]
-        locked = await self._database.run(partial(self._store.locked_jobs, job_ids=ids))
+        locked = await self._store.locked_jobs(ids)
         for entry in batch:
             if entry.report.job.id in locked:
                 self._set_aside(entry, DatabaseUnavailable("another transaction has locked the job's row"))
@@ -283,9 +274,7 @@ class Recorder:
         """Try again to unblock the next jobs of keys that an application's transaction had."""
         self._busy_keys_at = trio.current_time() + _BUSY_KEYS_SECONDS
         try:
-            unblocked, self._busy_keys = await self._database.run(
-                partial(self._store.unblock_what_is_free, keys=self._busy_keys)
-            )
+            unblocked, self._busy_keys = await self._store.unblock_what_is_free(self._busy_keys)
         except DATABASE_ERRORS as error:
             if complaint_of(error) is None:
                 raise

@@ -22,9 +22,9 @@ from requeuest_trio._model.channel import All
 from requeuest_trio._model.errors import DatabaseUnavailable, first_line
 from requeuest_trio._observe import events
 from requeuest_trio._observe.emitter import Emitter
-from requeuest_trio._postgres import TrioConnection
-from requeuest_trio._store.database import DATABASE_ERRORS, Database
-from requeuest_trio._store.rows import Claimed, Report
+from requeuest_trio._store.claimed import Claimed
+from requeuest_trio._store.database import DATABASE_ERRORS
+from requeuest_trio._store.outcomes import Report
 from requeuest_trio._store.store import Store
 from requeuest_trio._store.waits import Waits, pairs
 from requeuest_trio._waiters import Waiters
@@ -45,10 +45,9 @@ class Runner:
 
     def __init__(
         self,
-        claims: Database,
-        records: Database,
-        bodies: Database,
-        store: Store,
+        claims: Store,
+        records: Store,
+        bodies: Store,
         sender: Sender,
         waiters: Waiters,
         channels: frozenset[str] | All,
@@ -59,17 +58,14 @@ class Runner:
         lease: Lease,
         poll_interval: float,
     ) -> None:
-        self._claims = claims
         self._records = records
-        self._store = store
         self._waiters = waiters
         self._lease = lease
         self._emitter = emitter
-        self.recorder = Recorder(records, store, config, self._on_recorded, emitter)
+        self.recorder = Recorder(records, config, self._on_recorded, emitter)
         self.dispatcher = Dispatcher(
             claims,
-            store,
-            Deliverer(sender, self.recorder, LargeBodies(bodies, store, self._lease), self._lease, config, emitter),
+            Deliverer(sender, self.recorder, LargeBodies(bodies, self._lease), self._lease, config, emitter),
             self._lease,
             channels,
             waiters.wake,
@@ -79,8 +75,8 @@ class Runner:
             poll_interval=poll_interval,
         )
         clock = DatabaseClock()
-        self._heartbeat = Heartbeat(claims, store, self._lease, clock, self.dispatcher.give_up_waiting, emitter)
-        self._maintenance = Maintenance(claims, store, config, self._lease, self.dispatcher, clock, emitter)
+        self._heartbeat = Heartbeat(claims, self._lease, clock, self.dispatcher.give_up_waiting, emitter)
+        self._maintenance = Maintenance(claims, config, self._lease, self.dispatcher, clock, emitter)
 
     async def start(self, nursery: trio.Nursery) -> None:
         """Register this process, and start its tasks. Raises `DatabaseUnavailable`."""
@@ -104,7 +100,7 @@ class Runner:
         """At once, so that others need not wait for this process's slowest attempt. `finish` gives back the rest."""
         if jobs:
             try:
-                await self._tell(partial(self._store.give_back, worker=self._lease.worker, jobs=jobs))
+                await _insistently(partial(self._records.release_jobs, self._lease.worker, jobs))
             except DATABASE_ERRORS as error:
                 self._emitter.emit(events.CloseIncomplete(error=first_line(error)))
 
@@ -132,16 +128,13 @@ class Runner:
         except DATABASE_ERRORS as error:
             problem = error
         try:
-            released = await self._tell(partial(self._store.release, worker=worker))
-            await self._tell(partial(self._store.deregister, worker=worker))
+            released = await _insistently(partial(self._records.release, worker))
+            await _insistently(partial(self._records.deregister, worker))
         except DATABASE_ERRORS as error:
             problem = problem or error
         else:
             self._emitter.emit(events.Closed(released=released))
         return problem
-
-    async def _tell(self, operation: Callable[[TrioConnection], Awaitable[T]]) -> T:
-        return await _insistently(partial(self._records.run, operation))
 
     def wake(self, waits: Waits) -> None:
         """Something can be claimed in these channels, after these times."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from requeuest_trio._store.store import Sign
+from requeuest_trio._store.maintaining import Sign
 
 __all__ = ["Watch"]
 

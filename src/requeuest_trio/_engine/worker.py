@@ -10,7 +10,7 @@ from uuid import UUID
 import trio
 
 from requeuest_trio._engine.attempt import Deliverer
-from requeuest_trio._store.rows import Claimed
+from requeuest_trio._store.claimed import Claimed
 
 __all__ = ["Worker"]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from contextlib import suppress
-from functools import partial
 
 import trio
 
@@ -18,7 +17,7 @@ from requeuest_trio._model.errors import first_line
 from requeuest_trio._observe import events
 from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._postgres import move_on_after
-from requeuest_trio._store.database import DATABASE_ERRORS, Database
+from requeuest_trio._store.database import DATABASE_ERRORS
 from requeuest_trio._store.store import Store
 from requeuest_trio._store.waits import Waits, first_two
 
@@ -37,10 +36,11 @@ class Announcer:
     the polls of other processes find it.
     """
 
-    def __init__(self, database: Database, store: Store, emitter: Emitter) -> None:
-        self._database = database
+    def __init__(self, store: Store, emitter: Emitter, *, enabled: bool = True) -> None:
+        """Without `enabled`, nothing is ever announced."""
         self._store = store
         self._emitter = emitter
+        self._enabled = enabled
         self._pending: dict[str, list[float]] = {}
         """When something is due, by Trio's clock, of the channels still to be announced."""
         self._quiet: dict[str, float] = {}
@@ -50,7 +50,7 @@ class Announcer:
 
     def note(self, waits: Waits) -> None:
         """Channels have something due in so many seconds; it is in the database by now."""
-        if not self._store.notifies:
+        if not self._enabled:
             return
         now = trio.current_time()
         for channel, of_channel in waits.items():
@@ -69,7 +69,7 @@ class Announcer:
 
         Whoever takes it either announces it, or gives it to `note`.
         """
-        if not self._store.notifies:
+        if not self._enabled:
             return {}
         now = trio.current_time()
         while self._quiet and (first := next(iter(self._quiet.items())))[1] <= now:
@@ -117,7 +117,7 @@ class Announcer:
 
     async def _announce(self, waits: Waits) -> None:
         try:
-            await self._database.run(partial(self._store.announce, waits=waits))
+            await self._store.announce(waits)
         except BaseException:
             self.note(waits)
             raise

@@ -13,12 +13,14 @@ from functools import lru_cache, partial
 from itertools import chain
 from operator import attrgetter
 from struct import Struct
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from requeuest_trio._model.headers import Headers
 from requeuest_trio._model.retry import DEFAULT_RETRY, RetryPolicy
 from requeuest_trio._model.statuses import Statuses
-from requeuest_trio._store.rows import NewJob
+
+if TYPE_CHECKING:
+    from requeuest_trio._store.new_jobs import NewJob
 
 __all__ = ["chunks", "patience", "spawn_columns", "spawn_values", "text_array"]
 

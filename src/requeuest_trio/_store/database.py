@@ -185,7 +185,7 @@ class Database:
         lock_timeout: float = math.inf,
         plans_once: bool = False,
         has_sessions: bool = True,
-        fall_silent: Callable[[], None] = lambda: None,
+        pause_notifications: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
@@ -196,12 +196,12 @@ class Database:
             plans_once: whether a prepared statement is not planned again for other parameters.
             has_sessions: whether a connection leads to the same session all the time. Behind a transaction pooler it
                 does not: then every operation is a transaction with settings of its own.
-            fall_silent: is called when a commit failed because of what it announced.
+            pause_notifications: is called when a commit failed because of what it announced.
         """
         statement = min(config.statement_timeout * patience, lease / 3)
         self.size = size
         self._has_sessions = has_sessions
-        self._fall_silent = fall_silent
+        self._pause_notifications = pause_notifications
         self._limits = _limits(statement, lock_timeout, plans_once=plans_once)
         self._queries = queries
         # Longer than the server's own limit, so that this one is met only if the server does not answer at all.
@@ -317,7 +317,7 @@ class Database:
         except psycopg.Error as error:
             refused = error
         with suppress(psycopg.Error):
-            await self._silenced_news(connection, refused)
+            await self._has_made_room(connection, refused)
         with translated():
             raise refused
 
@@ -326,11 +326,6 @@ class Database:
             await step()
             return
         raise DatabaseUnavailable(f"PostgreSQL did not answer within {self._answer_timeout:g} s{otherwise}")
-
-    async def ask(self, operation: Callable[[TrioConnection], Awaitable[T]]) -> T:
-        """`run` for callers of the library: every error of psycopg's is translated."""
-        with for_callers():
-            return await self.run(operation)
 
     async def run(self, operation: Callable[[TrioConnection], Awaitable[T]], *, pieces: int = 1) -> T:
         """Run one operation of a few statements, or of several pieces, within the time that PostgreSQL may take for it.
@@ -352,7 +347,7 @@ class Database:
                         return await self._run(connection, operation)
                     except errors.ProgramLimitExceeded as error:
                         refused = error
-                    if not await self._silenced_news(connection, refused):
+                    if not await self._has_made_room(connection, refused):
                         raise refused
                     return await self._run(connection, operation)
                 except psycopg.Error as error:
@@ -375,12 +370,12 @@ class Database:
             return await operation(connection)
         return await in_transaction(connection, self._queries, self._limits, operation)
 
-    async def _silenced_news(self, connection: TrioConnection, error: psycopg.Error) -> bool:
+    async def _has_made_room(self, connection: TrioConnection, error: psycopg.Error) -> bool:
         """Announce nothing for a while, if that is why nothing was done. Returns whether it can be done again now."""
         if not is_of_notify_queue(error):
             return False
-        self._fall_silent()
-        await connection.execute(self._queries["make_room_for_news"])
+        self._pause_notifications()
+        await connection.execute(self._queries["make_room_for_notifications"])
         return True
 
     def _close_if_over(self, connection: TrioConnection, error: psycopg.Error) -> None:

@@ -35,10 +35,12 @@ from requeuest_trio._model.states import JobState
 from requeuest_trio._observe import events
 from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._postgres import Dsn, Route, TrioConnection
+from requeuest_trio._store.claimed import TOO_LARGE, ClaimedJobs
 from requeuest_trio._store.database import NO_LIMITS, connected, for_callers, in_transaction
 from requeuest_trio._store.failures import is_lasting, is_of_code, without_contents
+from requeuest_trio._store.notifications import Notifications
 from requeuest_trio._store.queries import Queries
-from requeuest_trio._store.store import TOO_LARGE, Store
+from requeuest_trio._store.statements import OneConnection
 
 __all__ = ["Migration", "apply_migrations", "check_schema", "migrations"]
 
@@ -186,13 +188,7 @@ async def _validate(connection: TrioConnection, queries: Queries, schema: str, e
     patiently = partial(_patiently, connection, queries, emitter)
     oversized = await patiently(partial(_oversized, queries))
     for start in range(0, len(oversized), _PAGE):
-        condemn = partial(
-            Store(queries, schema, emitter).condemn,
-            job_ids=oversized[start : start + _PAGE],
-            problem=TOO_LARGE,
-            states=_SENDABLE,
-        )
-        await patiently(condemn)
+        await patiently(partial(_condemn, queries, emitter, oversized[start : start + _PAGE]))
     for constraint, statement in await patiently(partial(_validations, queries, schema)):
         validate = partial(_execute, statement=statement.encode())
         try:
@@ -208,6 +204,12 @@ async def _oversized(queries: Queries, connection: TrioConnection) -> list[UUID]
         cursor = await connection.execute(statement.encode())
         found += [job_id for (job_id,) in await cursor.fetchall()]
     return found
+
+
+async def _condemn(queries: Queries, emitter: Emitter, job_ids: list[UUID], connection: TrioConnection) -> None:
+    store = ClaimedJobs(OneConnection(connection), queries, Notifications(queries.schema, emitter))
+    for event in (await store.condemn(job_ids, TOO_LARGE, _SENDABLE)).dead:
+        emitter.emit(event)
 
 
 async def _validations(queries: Queries, schema: str, connection: TrioConnection) -> list[tuple[str, str]]:

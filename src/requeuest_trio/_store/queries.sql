@@ -393,7 +393,7 @@ WHERE NOT EXISTS (SELECT FROM {schema}.job WHERE job.id OPERATOR(pg_catalog.=) w
 SELECT {schema}.announce(%(topic)s::pg_catalog.text, %(announced)s::pg_catalog.text)::pg_catalog.text AS announced;
 
 
--- name: make_room_for_news
+-- name: make_room_for_notifications
 -- Let PostgreSQL forget the notifications that everybody has heard: once its queue is full, it does that in no other way.
 SELECT pg_catalog.pg_notification_queue_usage();
 
@@ -779,7 +779,7 @@ SELECT (SELECT count(*) FROM released) AS released,
        (SELECT {schema}.announce(%(topic)s, channels)::text FROM announced) AS announced;
 
 
--- name: disown
+-- name: orphan
 -- Hold some claims no longer, as if their process were lost: then their jobs are rescued, and their attempts count.
 WITH held AS MATERIALIZED (
     SELECT id FROM {schema}.job

@@ -9,7 +9,6 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from functools import partial
 from uuid import UUID
 
 import psycopg
@@ -20,12 +19,11 @@ from requeuest_trio._model.backoff import Backoff
 from requeuest_trio._model.errors import DatabaseUnavailable, InvalidRequest, RequeuestError, SchemaMismatch, first_line
 from requeuest_trio._postgres import PoolTimeout
 from requeuest_trio._store.announcer import Announcer
-from requeuest_trio._store.columns import patience
-from requeuest_trio._store.database import DATABASE_ERRORS, Database
+from requeuest_trio._store.claimed import Reservation
+from requeuest_trio._store.database import DATABASE_ERRORS
 from requeuest_trio._store.failures import answer_of
-from requeuest_trio._store.rows import NewJob, Reservation
+from requeuest_trio._store.new_jobs import NewJob, Stored
 from requeuest_trio._store.store import Store
-from requeuest_trio._store.storing import Stored
 from requeuest_trio._store.waits import Waits, known_waits, without
 
 __all__ = ["FLUSH_LOCK_SECONDS", "Spawner"]
@@ -61,29 +59,29 @@ class Spawner:
 
     def __init__(
         self,
-        flushes: Database,
-        calls: Database,
-        store: Store,
+        flushes: Store,
+        calls: Store,
         announcer: Announcer,
         wake: Callable[[Waits], None],
         reserve: Callable[[str], AbstractContextManager[Reservation | None]],
+        *,
+        callers: int,
     ) -> None:
         """
         Args:
-            flushes: the one connection for what callers share.
-            calls: those for callers who wait alone.
-            store: the statements.
+            flushes: on the one connection for what callers share.
+            calls: on those for callers who wait alone.
             announcer: tells other processes.
             wake: is told after each commit which channels have something due, and when; it is for this process.
-            reserve: keeps a place in this process for a job of a channel, if it could be sent at once.
+            reserve: keeps a slot of this process for a job of a channel, if it could be sent at once.
+            callers: how many may be served alone at a time.
         """
         self._announcer = announcer
         self._wake = wake
         self._reserve = reserve
         self._flushes = flushes
         self._calls = calls
-        self._calling = trio.Semaphore(calls.size - 1)
-        self._store = store
+        self._calling = trio.Semaphore(callers)
         self._waiting: deque[_Waiting] = deque()
         self._is_flushing = False
         self._wanted = trio.Event()
@@ -100,9 +98,9 @@ class Spawner:
             await self._wait_for_flush(waiting)
         else:
             # Nobody to share with: done here, without the detour over another task.
-            reservation = self._reserve(job.channel) if job.waits_for_nothing else nullcontext()
-            with self._flushing(), reservation as place:
-                await self._flush([waiting], place)
+            reserved = self._reserve(job.channel) if job.waits_for_nothing else nullcontext()
+            with self._flushing(), reserved as reservation:
+                await self._flush([waiting], reservation)
         if waiting.error is not None:
             raise waiting.error
         if waiting.is_left:
@@ -143,7 +141,7 @@ class Spawner:
         holders: list[str] = []
         with suppress(*DATABASE_ERRORS):
             async with self._calling:
-                holders = await self._calls.run(partial(self._store.key_holders, jobs=jobs))
+                holders = await self._calls.key_holders(jobs)
         who = f" by {', '.join(holders)}" if holders else ""
         return DatabaseUnavailable(
             f"the advisory lock of the ordering key was held for too long{who}; if that is a transaction of your own, "
@@ -194,12 +192,12 @@ class Spawner:
             size += len(batch[-1].job.request.body)
         return batch
 
-    async def _flush(self, batch: list[_Waiting], place: Reservation | None = None) -> None:
+    async def _flush(self, batch: list[_Waiting], reservation: Reservation | None = None) -> None:
         error: Exception | None = trio.ClosedResourceError("the client was closed while the job was being stored")
         left: set[UUID] = set()
         try:
             jobs = [waiting.job for waiting in batch]
-            left = {job.id for job in await self._store_repeatedly(self._flushes, jobs, place)}
+            left = {job.id for job in await self._store_repeatedly(self._flushes, jobs, reservation)}
             error = None
         except RequeuestError as problem:
             error = problem
@@ -221,21 +219,21 @@ class Spawner:
                     waiting.done.set()
 
     async def _store_repeatedly(
-        self, database: Database, jobs: Sequence[NewJob], place: Reservation | None = None
+        self, store: Store, jobs: Sequence[NewJob], reservation: Reservation | None = None
     ) -> list[NewJob]:
         """Store jobs, once more if the first answer is lost: ids are made before, so that nothing is stored twice.
 
         Returns those that were not stored, because another transaction is busy with their ordering keys.
         """
         # The statement for jobs with ordering keys announces nothing; and what is sent from here need not be.
-        goes_along = place is None and any(job.ordering_key is None for job in jobs)
+        goes_along = reservation is None and any(job.ordering_key is None for job in jobs)
         announced = self._announcer.take(known_waits(jobs)) if goes_along else {}
         unannounced = announced
         try:
-            stored = await self._try(database, jobs, announced, place)
+            stored = await self._try(store, jobs, announced, reservation)
             if stored is None:
                 # Without the announcement, which goes by the announcer then: what is stored is not announced again.
-                stored = await self._try_again(database, jobs)
+                stored = await self._try_again(store, jobs)
             else:
                 unannounced = {}
         finally:
@@ -246,24 +244,22 @@ class Spawner:
         return stored.left
 
     async def _try(
-        self, database: Database, jobs: Sequence[NewJob], announced: Waits, place: Reservation | None
+        self, store: Store, jobs: Sequence[NewJob], announced: Waits, reservation: Reservation | None
     ) -> Stored | None:
         """None: whether they are stored is unknown."""
-        store = partial(self._store.store, jobs=jobs, announced=announced, wait_for_keys=False, place=place)
         try:
-            stored = await database.run(store, pieces=patience(jobs))
+            stored = await store.store(jobs, announced=announced, wait_for_keys=False, reservation=reservation)
         except DatabaseUnavailable as error:
             if isinstance(error.__cause__, _NOTHING_STORED):
                 raise DatabaseUnavailable(str(error), job_ids=_ids(jobs)) from error.__cause__
             return None
-        if place is not None:
-            place.settle(jobs[0] if stored.is_claimed else None)
+        if reservation is not None:
+            reservation.settle(jobs[0] if stored.is_claimed else None)
         return stored
 
-    async def _try_again(self, database: Database, jobs: Sequence[NewJob]) -> Stored:
-        store = partial(self._store.store, jobs=jobs, wait_for_keys=False)
+    async def _try_again(self, store: Store, jobs: Sequence[NewJob]) -> Stored:
         try:
-            return await database.run(store, pieces=patience(jobs))
+            return await store.store(jobs, wait_for_keys=False)
         except DatabaseUnavailable as error:
             raise DatabaseUnavailable(
                 f"{error}; it may have been stored all the same: to be sure, repeat it with the same job_id",

@@ -1,67 +1,67 @@
-"""How the statements of one schema are run: what everything that the store does has in common."""
+"""How the statements of one queue are run: what everything that the store does has in common."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
-import trio
 from psycopg import AsyncCursor
 from psycopg.pq import TransactionStatus
 from psycopg.pq.abc import PGresult
 from psycopg.rows import TupleRow, tuple_row
 
-from requeuest_trio._model.errors import InvalidRequest
-from requeuest_trio._observe import events
-from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._postgres import TrioConnection, execute_encoded
+from requeuest_trio._store.notifications import Notifications
 from requeuest_trio._store.queries import Queries
 
-__all__ = ["Key", "Keys", "Statements", "key_columns", "transaction"]
+__all__ = ["Connections", "OneConnection", "Statements", "operation", "transaction"]
 
-_SILENCE_SECONDS = 5.0
+P = ParamSpec("P")
+T = TypeVar("T")
 
-Key = tuple[str, str]
-"""An ordering key, after its channel."""
-Keys = set[Key]
+
+class Connections(Protocol):
+    """What runs operations: a `Database`, each on a connection that is free, or `OneConnection`."""
+
+    statement_timeout: float
+
+    async def run(self, operation: Callable[[TrioConnection], Awaitable[T]], *, pieces: int = 1) -> T:
+        """Run an operation of some statements on one connection. `pieces` says how much longer than one it may take."""
+        ...
+
+
+class OneConnection:
+    """Runs operations on a connection that is in use already, within the transaction that is open there, if one is."""
+
+    statement_timeout = math.inf
+
+    def __init__(self, connection: TrioConnection) -> None:
+        self._connection = connection
+
+    async def run(self, operation: Callable[[TrioConnection], Awaitable[T]], *, pieces: int = 1) -> T:
+        """Run an operation. Its time is the connection's owner's concern."""
+        return await operation(self._connection)
 
 
 class Statements:
-    """The statements on one schema. Has no connection, and no state but whether it announces."""
+    """The statements of one queue, bound to the connections that run them."""
 
-    def __init__(self, queries: Queries, schema: str, emitter: Emitter, *, notifications: bool = True) -> None:
+    def __init__(self, connections: Connections, queries: Queries, notifications: Notifications) -> None:
+        self.connections = connections
         self._queries = queries
-        self._emitter = emitter
-        self.due_topic: str = f"{schema}:due"
-        self.done_topic: str = f"{schema}:done"
-        self.notifies = notifications
-        self._silent_until = -math.inf
+        self._notifications = notifications
 
-    def fall_silent(self) -> None:
-        """Announce nothing for a while: PostgreSQL's queue of notifications is full, and refuses whole commits then.
-
-        It is full for as long as some session, of whichever program, listens and sits in a transaction. A commit is
-        worth more than the hint that comes with it.
-        """
-        if not self._is_silent:
-            self._emitter.emit(events.NotifyQueueFull(silent_for=_SILENCE_SECONDS))
-        self._silent_until = trio.current_time() + _SILENCE_SECONDS
+    def on(self, connection: TrioConnection) -> Self:
+        """The same on one connection, such as that of an application's transaction."""
+        return type(self)(OneConnection(connection), self._queries, self._notifications)
 
     @property
-    def _is_silent(self) -> bool:
-        return not self.notifies or trio.current_time() < self._silent_until
-
-    @property
-    def _due(self) -> str | None:
-        """What to announce jobs to: nobody, if nothing is announced."""
-        return None if self._is_silent else self.due_topic
-
-    @property
-    def _done(self) -> str | None:
-        """The same for outcomes that are waited for."""
-        return None if self._is_silent else self.done_topic
+    def statement_timeout(self) -> float:
+        """For how many seconds a statement may run."""
+        return self.connections.statement_timeout
 
     async def _execute(self, connection: TrioConnection, query: str, **parameters: Any) -> AsyncCursor[TupleRow]:
         # A cursor of its own kind, because a connection of the application's may have been set to another one.
@@ -74,21 +74,25 @@ class Statements:
         statement, names = self._queries.numbered(query)
         return await execute_encoded(connection, statement, ([batch[name] for name in names] for batch in batches))
 
-    async def _lock_keys(self, connection: TrioConnection, keys: Keys) -> None:
-        cursor = await self._execute(connection, "lock_keys", **key_columns(keys))
-        [(isolation, _)] = await cursor.fetchall()
-        if isolation not in {"read committed", "read uncommitted"}:
-            # A snapshot from before the locks may show a head that has finished since: the job would wait for ever.
-            raise InvalidRequest("connection", f"an ordering key needs READ COMMITTED, not {isolation.upper()}")
 
-    async def _try_keys(self, connection: TrioConnection, keys: Keys) -> Keys:
-        cursor = await self._execute(connection, "try_keys", **key_columns(keys))
-        return set(await cursor.fetchall())
+class _Bound(Protocol):
+    @property
+    def connections(self) -> Connections: ...
 
 
-def key_columns(keys: Keys) -> dict[str, list[str]]:
-    """Ordering keys as two parameters."""
-    return {"channels": [channel for channel, _ in keys], "keys": [key for _, key in keys]}
+S = TypeVar("S", bound=_Bound)
+
+
+def operation(
+    method: Callable[Concatenate[S, TrioConnection, P], Awaitable[T]],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
+    """Make of a method that needs a connection one that has it from the connections to which its store is bound."""
+
+    @wraps(method)
+    def run(self: S, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+        return self.connections.run(lambda connection: method(self, connection, *args, **kwargs))
+
+    return run
 
 
 def transaction(connection: TrioConnection) -> AbstractAsyncContextManager[object]:

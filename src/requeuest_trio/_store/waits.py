@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
+from typing import TYPE_CHECKING
 
-from requeuest_trio._store.rows import NewJob
+if TYPE_CHECKING:
+    from requeuest_trio._store.new_jobs import NewJob
 
 __all__ = ["Waits", "first_two", "firsts", "known_waits", "merged", "pairs", "waits_of", "without"]
 

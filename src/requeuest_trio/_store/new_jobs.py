@@ -1,4 +1,4 @@
-"""Storing jobs, by the statements made for it.
+"""New jobs, and how they are stored.
 
 Most jobs have no ordering key, and are stored by one statement, or one for each piece of a long batch. Those with a key
 follow under the locks of their keys. A channel that is ordered as a whole shows only when its jobs were to be stored:
@@ -10,19 +10,54 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from operator import attrgetter
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+from uuid import UUID
 
 from requeuest_trio._model.errors import RequeuestError
+from requeuest_trio._model.request import Request
+from requeuest_trio._model.retry import DEFAULT_RETRY, RetryPolicy
 from requeuest_trio._postgres import TrioConnection
-from requeuest_trio._store.columns import chunks, spawn_columns, spawn_values, text_array
-from requeuest_trio._store.rows import WHOLE_CHANNEL, NewJob, Reservation
-from requeuest_trio._store.statements import Key, Statements, key_columns, transaction
+from requeuest_trio._store.columns import chunks, patience, spawn_columns, spawn_values, text_array
+from requeuest_trio._store.ordering_keys import WHOLE_CHANNEL, Key, OrderingKeys, key_columns
+from requeuest_trio._store.statements import operation, transaction
 from requeuest_trio._store.waits import Waits, firsts, known_waits, merged, waits_of, without
 
-__all__ = ["Stored", "Storing"]
+if TYPE_CHECKING:
+    from requeuest_trio._store.claimed import Reservation
+
+__all__ = ["NewJob", "NewJobs", "Stored"]
 
 _id = attrgetter("id.int")
+
+
+@dataclass(slots=True, kw_only=True)
+class NewJob:
+    """A job to be stored. Only `ordering_key` changes, when its channel turns out to be ordered."""
+
+    id: UUID
+    channel: str
+    request: Request
+    priority: int = 0
+    ordering_key: str | None = None
+    at: datetime | None = None
+    delay: float = 0.0
+    retry: RetryPolicy = DEFAULT_RETRY
+    timeout: float | None = None
+    awaited: bool = False
+
+    @property
+    def waits_for_nothing(self) -> bool:
+        """Whether it may be sent as soon as it is stored: no other job of its key comes first, nor a time."""
+        return self.ordering_key is None and self.at is None and not self.delay
+
+    @property
+    def attempt_timeout(self) -> float | None:
+        """Seconds for each attempt, if it is not the default."""
+        return self.request.timeout if self.timeout is None else self.timeout
 
 
 class Stored(NamedTuple):
@@ -36,36 +71,54 @@ class Stored(NamedTuple):
     """Whether it is a lone job, stored as claimed under its reservation."""
 
 
-class Storing(Statements):
-    """The half of the store that spawns."""
+class NewJobs(OrderingKeys):
+    """The part of the store that stores new jobs."""
 
+    @operation
     async def spawn(self, connection: TrioConnection, jobs: Sequence[NewJob]) -> None:
         """Store jobs, each once, and announce them: now, or with the transaction that is open on the connection."""
         known = known_waits(jobs)
-        stored = await self.store(connection, jobs, announced=known)
-        await self.announce(connection, without(stored.waits, known))
+        stored = await self._store(connection, jobs, announced=known)
+        await self._announce(connection, without(stored.waits, known))
 
+    @operation
     async def announce(self, connection: TrioConnection, waits: Waits) -> None:
         """Tell listening processes of channels with something due in so many seconds."""
+        await self._announce(connection, waits)
+
+    async def _announce(self, connection: TrioConnection, waits: Waits) -> None:
         if waits:
-            await self._execute(connection, "announce", topic=self._due, announced=json.dumps(waits))
+            await self._execute(connection, "announce", topic=self._notifications.due, announced=json.dumps(waits))
 
     async def store(
+        self,
+        jobs: Sequence[NewJob],
+        *,
+        announced: Waits | None = None,
+        wait_for_keys: bool = True,
+        reservation: Reservation | None = None,
+    ) -> Stored:
+        """Store jobs, each once: when this returns, or with the transaction that is open on the connection.
+
+        What is to be announced together with them is, unless all of them have ordering keys. Those that another
+        transaction's ordering key is in the way of are left, unless `wait_for_keys`. A lone job that waits
+        for nothing may have a `reservation` already: then it is stored as claimed, if that can be.
+        """
+        store = partial(
+            self._store, jobs=jobs, announced=announced, wait_for_keys=wait_for_keys, reservation=reservation
+        )
+        return await self.connections.run(store, pieces=patience(jobs))
+
+    async def _store(
         self,
         connection: TrioConnection,
         jobs: Sequence[NewJob],
         *,
         announced: Waits | None = None,
         wait_for_keys: bool = True,
-        place: Reservation | None = None,
+        reservation: Reservation | None = None,
     ) -> Stored:
-        """Store jobs, each once: when this returns, or with the transaction that is open on the connection.
-
-        What is to be announced together with them is, unless all of them have ordering keys. Those that another
-        transaction's ordering key is in the way of are left, unless `wait_for_keys`. A lone job that waits
-        for nothing may have a `place` already: then it is stored as claimed, if that can be.
-        """
-        if place is not None and await self._store_claimed(connection, jobs[0], place):
+        if reservation is not None and await self._store_claimed(connection, jobs[0], reservation):
             return Stored({}, [], is_claimed=True)
         if len(jobs) == 1 and await self._store_one(connection, jobs[0], announced):
             return Stored({jobs[0].channel: [jobs[0].delay]}, [])
@@ -92,9 +145,9 @@ class Storing(Statements):
         [result] = await self._run_encoded(connection, "spawn_one", [values])
         return result.command_tuples == 1
 
-    async def _store_claimed(self, connection: TrioConnection, job: NewJob, place: Reservation) -> bool:
+    async def _store_claimed(self, connection: TrioConnection, job: NewJob, reservation: Reservation) -> bool:
         """False: its id exists, its channel is ordered, or the process is not registered (any more)."""
-        claimed_by = {"worker": place.worker.bytes, "claim": place.claim.bytes}
+        claimed_by = {"worker": reservation.worker.bytes, "claim": reservation.claim.bytes}
         values = spawn_values(job, connection.info.encoding) | claimed_by
         [result] = await self._run_encoded(connection, "spawn_claimed", [values])
         return result.command_tuples == 1
@@ -164,15 +217,16 @@ class Storing(Statements):
                 await self._require_stored(connection, now)
         return Stored(waits, [job for job in jobs if _key(job) not in locked])
 
+    @operation
     async def key_holders(self, connection: TrioConnection, jobs: Sequence[NewJob]) -> list[str]:
         """Which transactions have the ordering keys of jobs, in words; only some, if they are many."""
         cursor = await self._execute(connection, "key_holders", **key_columns({_key(job) for job in jobs}))
         return [holder for (holder,) in await cursor.fetchall()]
 
     def _announcing(self, waits: Waits | None, encoding: str) -> dict[str, bytes | None]:
-        if not waits or self._due is None:
+        if not waits or (topic := self._notifications.due) is None:
             return {"topic": None, "announced": None}
-        return {"topic": self._due.encode(encoding), "announced": json.dumps(waits).encode("ascii")}
+        return {"topic": topic.encode(encoding), "announced": json.dumps(waits).encode("ascii")}
 
     async def _find_ordered(self, connection: TrioConnection, jobs: Sequence[NewJob]) -> None:
         """Give jobs of ordered channels the channel's key: who spawns need not know that it is ordered."""
