@@ -39,7 +39,10 @@ from tests.faults.mutations import mutants
 from tests.servers import temporary_home
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "tests/README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 ROLE = re.compile(r"\bqueue_(?:worker|web|reader)\b")
 FILE = re.compile(r"# (conftest|test_\w+)\.py\b")
 """The first line of a block that is a file for pytest."""
