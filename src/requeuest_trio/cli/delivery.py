@@ -7,11 +7,11 @@ from itertools import groupby
 
 import trio
 
-from requeuest_trio import Client, DatabaseUnavailable, Job, JobNotFound, RetryPolicy
+from requeuest_trio import Client, DatabaseUnavailable, Job, JobNotFound, RetryPolicy, events
 from requeuest_trio.cli.request_file import Entry
 from requeuest_trio.cli.tally import Outcome, Stored, Tally
 
-__all__ = ["channels_of", "follow", "read_outcomes", "store"]
+__all__ = ["channels_of", "follow", "read_outcomes", "store", "watch_attempts"]
 
 _BATCH = 1_000
 _FOLLOWED_AT_ONCE = 50
@@ -89,6 +89,19 @@ async def _end_of(client: Client, stored: Stored) -> Outcome:
             await trio.sleep(_PAUSE_SECONDS)
         else:
             return _outcome(stored, job)
+
+
+async def watch_attempts(client: Client, tally: Tally, *, task_status: trio.TaskStatus[None]) -> None:
+    """Count the attempts of this process as they end, which is long before the database is asked.
+
+    It ends when the client is closed, and so sees those too that end while the queue drains. Should it ever be too slow
+    to see all, some failures are not counted, and jobs later.
+    """
+    async with client.events() as stream:
+        task_status.started()
+        async for event in stream:
+            if isinstance(event, events.Attempt):
+                tally.saw_attempt(event.job, event.state, event.error)
 
 
 async def read_outcomes(client: Client, tally: Tally) -> None:

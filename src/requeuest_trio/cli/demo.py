@@ -22,7 +22,7 @@ from rich.console import Console
 
 from requeuest_trio import Request, RetryPolicy, open_requeuest
 from requeuest_trio.cli.comparison import find_mismatches, target_of
-from requeuest_trio.cli.delivery import channels_of, follow, store
+from requeuest_trio.cli.delivery import channels_of, follow, store, watch_attempts
 from requeuest_trio.cli.display import logging_to, make_console, say
 from requeuest_trio.cli.faulty_receiver import Fault, FaultyReceiver, open_faulty_receiver
 from requeuest_trio.cli.progress import showing_progress
@@ -94,9 +94,12 @@ async def _deliver(entries: Sequence[Entry], dsn: str, out: Console, err: Consol
         say(err, f"sending {len(entries)} requests to {url}, which fails half of them at first")
         local = [replace(entry, request=_moved(entry.request, url)) for entry in entries]
         tally = Tally(await store(client, local, retry=_RETRY, attempt_seconds=attempt_seconds))
-        with tally.watching_attempts(), trio.move_on_after(_LONGEST_SECONDS):
-            async with showing_progress(tally, err):
-                await follow(client, tally)
+        async with trio.open_nursery() as watching:
+            await watching.start(watch_attempts, client, tally)
+            with trio.move_on_after(_LONGEST_SECONDS):
+                async with showing_progress(tally, err):
+                    await follow(client, tally)
+            watching.cancel_scope.cancel()
     print_summary(out, tally)
     _print_faults(out, faulty)
     print_failures(err, tally)

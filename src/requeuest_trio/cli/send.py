@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, ExitStack
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from shlex import quote
 from typing import BinaryIO
@@ -17,7 +17,7 @@ from rich.console import Console
 
 from requeuest_trio import Client, Config, DatabaseUnavailable, RetryPolicy, open_requeuest
 from requeuest_trio.cli import options
-from requeuest_trio.cli.delivery import channels_of, follow, read_outcomes, store
+from requeuest_trio.cli.delivery import channels_of, follow, read_outcomes, store, watch_attempts
 from requeuest_trio.cli.display import logging_to, make_console, one_line, say
 from requeuest_trio.cli.dsn import option_of
 from requeuest_trio.cli.names import remark_on
@@ -156,11 +156,11 @@ async def _send(
         seen = 0 if tally is None else tally.overall.delivered
 
     async with stopping_on_signals(partial(say, err)) as stop:
-        # The attempts are watched until the queue is closed: some end while it drains.
-        with logging_to(err, logging.WARNING, without=["job_dead"]), ExitStack() as watching:
-            async with open_queue() as client:
+        with logging_to(err, logging.WARNING, without=["job_dead"]):
+            # The attempts are watched until the queue is closed: some end while it drains.
+            async with trio.open_nursery() as watching, open_queue() as client:
                 tally = Tally(await store(client, entries, retry=retry))
-                watching.enter_context(tally.watching_attempts())
+                await watching.start(watch_attempts, client, tally)
                 with stop.gracefully(_FAREWELL, at_signal=count):
                     async with showing_progress(tally, err):
                         await follow(client, tally)

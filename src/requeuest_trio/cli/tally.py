@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -12,8 +10,6 @@ from requeuest_trio import JobState
 from requeuest_trio.cli.request_file import Entry
 
 __all__ = ["ChannelCount", "Outcome", "Stored", "Tally"]
-
-_attempts = logging.getLogger("requeuest_trio.attempt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,18 +101,6 @@ class Tally:
         count.delivered += is_delivered - (before is True)
         count.given_up += (not is_delivered) - (before is False)
 
-    @contextmanager
-    def watching_attempts(self) -> Iterator[None]:
-        """Count the attempts of this process as they are logged, which is long before the database is asked."""
-        handler, level = _AttemptLog(self), _attempts.level
-        _attempts.addHandler(handler)
-        _attempts.setLevel(logging.DEBUG)
-        try:
-            yield
-        finally:
-            _attempts.setLevel(level)
-            _attempts.removeHandler(handler)
-
     def saw_attempt(self, job_id: UUID, state: JobState, error: str | None) -> None:
         """Take note of an attempt that has ended."""
         entry = self._lines.get(job_id)
@@ -128,14 +112,3 @@ class Tally:
             self._count(job_id, is_delivered=state is JobState.SUCCEEDED)
         if error is not None:
             self.last_failure = f"line {entry.line}: {error}"
-
-
-class _AttemptLog(logging.Handler):
-    def __init__(self, tally: Tally) -> None:
-        super().__init__(logging.DEBUG)
-        self._tally = tally
-
-    def emit(self, record: logging.LogRecord) -> None:
-        fields = getattr(record, "fields", {})
-        if getattr(record, "event", None) == "attempt":
-            self._tally.saw_attempt(UUID(fields["job"]), JobState(fields["state"]), fields["error"])
