@@ -19,7 +19,9 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 
 import requeuest_trio
+import requeuest_trio.checks
 import requeuest_trio.events
+import requeuest_trio.masking
 import requeuest_trio.testing
 from requeuest_trio._model.retry import RetryPolicy, wait_after
 from requeuest_trio._model.states import FINISHED, TRANSITIONS, JobState
@@ -65,6 +67,13 @@ _WHILES = {
     "a minute": 60, "an hour": 3_600, "a day": 86_400, "three days": 3 * 86_400, "a week": 7 * 86_400,
     "30 days": 30 * 86_400,
 }  # fmt: skip
+_MODULES = (
+    requeuest_trio,
+    requeuest_trio.events,
+    requeuest_trio.checks,
+    requeuest_trio.masking,
+    requeuest_trio.testing,
+)
 _KINDS = [kind for kind in vars(kinds).values() if inspect.isclass(kind) and issubclass(kind, Event) and kind != Event]
 """Of events, in the order in which they are defined."""
 _PIPE = "\\|"
@@ -119,7 +128,7 @@ def _span(seconds: float) -> str:
 
 def names() -> Iterator[str]:
     """Every public name with its docstring."""
-    for module in (requeuest_trio, requeuest_trio.events, requeuest_trio.testing):
+    for module in _MODULES:
         yield from ("", f"## {module.__name__}")
         if module is not requeuest_trio:
             yield from _docstring(module)

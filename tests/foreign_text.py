@@ -36,7 +36,7 @@ from requeuest_trio._model import checks
 from requeuest_trio._model.bodies import checked_body, content_body, form_encoded, json_body
 from requeuest_trio._model.channel import channels_of
 from requeuest_trio._model.charsets import encoding_of
-from requeuest_trio._model.dsn import option_for, problem_of
+from requeuest_trio._model.dsn import masked_dsn, option_for, problem_of
 from requeuest_trio._model.ecosystem import InvalidURL
 from requeuest_trio._model.errors import first_line, shown
 from requeuest_trio._model.escaping import cut, escaped
@@ -282,6 +282,7 @@ BOUNDED: Mapping[str, list[Call]] = {
     "_model.checks.priority": [checks.priority],
     "_model.checks.whole_number": [lambda text: checks.whole_number("status", text, 0, 1)],
     "_model.checks.job_id": [checks.job_id],
+    "_model.dsn.masked_dsn": [lambda text: masked_dsn("postgresql://u:p@h/?" + text), masked_dsn],
     "_model.dsn.option_for": [lambda text: option_for("postgresql://u:p@h/?" + text), option_for],
     "_model.dsn.problem_of": [
         problem_of,

@@ -1,8 +1,9 @@
 """requeuest-trio: deliver HTTP requests reliably from Trio, with PostgreSQL as the queue.
 
-A program needs the names below, `requeuest_trio.events` for what `Client.events` gives, `requeuest_trio.embedded` for a
-PostgreSQL of its own, and `requeuest_trio.testing` for tests. The command `requeuest` is `python -m requeuest_trio` as
-well.
+A program needs the names below, `requeuest_trio.events` for what `Client.events` gives, `requeuest_trio.checks` and
+`requeuest_trio.masking` for what comes from people and is shown to them, `requeuest_trio.embedded` for a PostgreSQL of
+its own, and `requeuest_trio.testing` for tests. The command `requeuest`, `python -m requeuest_trio` as well, is made of
+these too.
 
 To read the code, follow one request from the top down; each room imports only those below it:
 

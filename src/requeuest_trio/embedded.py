@@ -27,7 +27,7 @@ from requeuest_trio._embedded.server import PORT, Plan
 from requeuest_trio._embedded.trust import own_directory
 from requeuest_trio._model.errors import InvalidRequest, RequeuestError, shown
 
-__all__ = ["embedded_path", "open_embedded"]
+__all__ = ["embedded_path", "is_set_up", "open_embedded"]
 
 SCHEME = "embedded:"
 
@@ -45,6 +45,19 @@ NEW_DATA_SETTINGS = {
     "log_checkpoints": "off",
 }
 """What a new `postgresql.conf` says besides PostgreSQL's own (durable) defaults. The data's owner may change it."""
+
+
+def is_set_up(path: Path) -> bool:
+    """
+    Say whether there is a server in a directory, running or not. It is only looked at.
+
+    Args:
+        path: of the directory, as `embedded_path` gives it.
+
+    >>> is_set_up(Path("/nowhere"))
+    False
+    """
+    return Home(path).data.is_dir()
 
 
 def embedded_path(dsn: str) -> Path | None:

@@ -29,6 +29,9 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 import requeuest_trio
+import requeuest_trio.checks
+import requeuest_trio.events
+import requeuest_trio.masking
 from requeuest_trio import ALL, Channel, JobState, Request, RequeuestError, _open, open_requeuest
 from requeuest_trio._engine.runner import FINISH_SECONDS
 from requeuest_trio._observe import events
@@ -332,7 +335,13 @@ def test_generated_parts_are_up_to_date() -> None:
 
 def test_every_public_name_is_on_the_reference_page() -> None:
     headings = set(re.findall(r"^### (\w+)$", (ROOT / "docs" / "reference.md").read_text("utf-8"), re.MULTILINE))
-    assert headings == {*requeuest_trio.__all__, *requeuest_trio.testing.__all__}
+    modules = [requeuest_trio, requeuest_trio.checks, requeuest_trio.masking, requeuest_trio.testing]
+    assert headings == {name for module in modules for name in module.__all__}
+
+
+def test_every_kind_of_event_is_on_the_reference_page() -> None:
+    named = set(re.findall(r"^\| `([A-Z]\w+)` \| `", (ROOT / "docs" / "reference.md").read_text("utf-8"), re.MULTILINE))
+    assert set(requeuest_trio.events.__all__) - {"Event"} <= named
 
 
 def test_the_tests_that_pages_name_exist() -> None:

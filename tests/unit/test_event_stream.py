@@ -110,18 +110,19 @@ async def test_a_reader_is_woken_by_what_comes(autojump_clock: trio.testing.Mock
     stream, got = EventStream(anywhere), list[Event]()
 
     async def follow() -> None:
-        got.extend([event async for event in stream])
+        async for event in stream:
+            got.append(event)
 
     nursery.start_soon(follow)
     for number in range(3):
         await trio.sleep(1)
         stream.put(numbered(number))
-    await trio.testing.wait_all_tasks_blocked()
+        await trio.testing.wait_all_tasks_blocked()
+        assert got == [numbered(past) for past in range(number + 1)]
     assert nursery.child_tasks
     stream.close()
     await trio.testing.wait_all_tasks_blocked()
     assert not nursery.child_tasks
-    assert got == [numbered(number) for number in range(3)]
 
 
 async def test_reading_ends_after_what_is_unread_and_again() -> None:

@@ -5,13 +5,17 @@ import importlib
 import inspect
 import pkgutil
 import re
+import tomllib
+from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
 import pytest
 
 import requeuest_trio
+import requeuest_trio.checks
 import requeuest_trio.events
+import requeuest_trio.masking
 import requeuest_trio.testing
 
 CONTRACT = {
@@ -19,7 +23,7 @@ CONTRACT = {
     "JobCancelled", "JobDead", "JobNotFound", "JobState", "Reached", "Request", "RequeuestError", "RetryPolicy",
     "SchemaMismatch", "Stats", "StatusClass", "TrioConnection", "TrioTransport", "migrate", "open_requeuest",
 }  # fmt: skip
-FACES = [requeuest_trio, requeuest_trio.events, requeuest_trio.testing]
+FACES = [requeuest_trio, requeuest_trio.checks, requeuest_trio.events, requeuest_trio.masking, requeuest_trio.testing]
 PUBLIC = [(face, name) for face in FACES for name in face.__all__]
 MODULES = [
     importlib.import_module(found.name)
@@ -43,6 +47,18 @@ def test_all_is_sorted_and_complete(face: ModuleType) -> None:
         and (getattr(value, "__module__", "").startswith("requeuest_trio") and name != "raise_bare")
     }
     assert defined <= set(face.__all__)
+
+
+def test_all_that_is_private_is_forbidden_to_the_command() -> None:
+    """import-linter, which looks at the imports, knows no pattern for it."""
+    settings = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))
+    [forbidden] = [
+        contract["forbidden_modules"]
+        for contract in settings["tool"]["importlinter"]["contracts"]
+        if contract.get("source_modules") == ["requeuest_trio.cli"]
+    ]
+    rooms = {module.name for module in pkgutil.iter_modules(requeuest_trio.__path__) if module.name.startswith("_")}
+    assert set(forbidden) == {f"requeuest_trio.{name}" for name in rooms - {"__main__"}}
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)

@@ -11,7 +11,7 @@ from typing import Any
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Conninfo
 
-__all__ = ["HiddenText", "option_for", "problem_of"]
+__all__ = ["HiddenText", "masked_dsn", "option_for", "problem_of"]
 
 _SCHEMES = ("postgresql://", "postgres://")
 _DRIVER = re.compile(r"postgres(?:ql)?(\+[a-z0-9_]{1,40})://")
@@ -78,16 +78,21 @@ def option_for(dsn: str) -> tuple[str, str]:
     A password is left out, since others of the machine see commands, and libpq asks for it elsewhere. If there is
     another secret, or the text can't be read, so that nobody knows what in it is one, all of it is left out.
     """
-    nothing = "", "with the connection string in REQUEUEST_DSN"
+    shown = masked_dsn(dsn)
+    if shown is None:
+        return "", "with the connection string in REQUEUEST_DSN"
+    return f" --dsn {quote(shown)}", "" if shown == dsn else "with its password in PGPASSWORD or in a password file"
+
+
+def masked_dsn(dsn: str) -> str | None:
+    """The connection string without its password. None: something else in it is secret, or it can't be read."""
     if problem_of(dsn) is not None:
-        return nothing
+        return None
     parts = conninfo_to_dict(dsn)
     kept = {name: value for name, value in parts.items() if name != "password"}
     if kept.keys() & _secrets():
-        return nothing
-    if kept == parts:
-        return f" --dsn {quote(dsn)}", ""
-    return f" --dsn {quote(make_conninfo('', **kept))}", "with its password in PGPASSWORD or in a password file"
+        return None
+    return dsn if kept == parts else make_conninfo("", **kept)
 
 
 @lru_cache(maxsize=1)

@@ -9,8 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from requeuest_trio import Attempt, Job, Request
-from requeuest_trio._model.headers import Headers, masked
-from requeuest_trio._model.masking import masked_url
+from requeuest_trio.masking import masked_headers, masked_url
 
 __all__ = ["attempt_document", "job_document", "show_document"]
 
@@ -81,12 +80,12 @@ def _request(request: Request, sensitive: Collection[str]) -> dict[str, Any]:
     }
 
 
-def _text(raw: Sequence[tuple[bytes, bytes]]) -> Headers:
+def _text(raw: Sequence[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:
     return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in raw)
 
 
-def _headers(headers: Headers, sensitive: Collection[str]) -> list[list[str]]:
-    return [[name, value] for name, value in masked(headers, sensitive)]
+def _headers(headers: tuple[tuple[str, str], ...], sensitive: Collection[str]) -> list[list[str]]:
+    return [[name, value] for name, value in masked_headers(headers, sensitive)]
 
 
 def _body(body: bytes) -> dict[str, str]:

@@ -10,9 +10,8 @@ from typing import Any, cast
 import trio
 
 from requeuest_trio import Client, Job, RequeuestError, SchemaMismatch, open_requeuest
-from requeuest_trio._embedded.files import Home
-from requeuest_trio._model.dsn import option_for
-from requeuest_trio.embedded import embedded_path, open_embedded
+from requeuest_trio.embedded import embedded_path, is_set_up, open_embedded
+from requeuest_trio.masking import masked_dsn
 
 __all__ = ["every_job", "open_existing", "option_of"]
 
@@ -27,7 +26,7 @@ async def open_existing(dsn: str, schema: str) -> AsyncIterator[Client]:
     async with AsyncExitStack() as stack:
         address = dsn
         if (path := embedded_path(dsn)) is not None:
-            if not await trio.Path(Home(path).data).is_dir():
+            if not await trio.to_thread.run_sync(is_set_up, path):
                 raise RequeuestError(f"there is no queue in {path}; to make one: requeuest migrate --dsn {quote(dsn)}")
             # With the address of the server, and not the DSN, its tables are left as they are.
             address = await stack.enter_async_context(open_embedded(path))
@@ -45,5 +44,8 @@ def every_job(client: Client, **wanted: Any) -> aclosing[AsyncGenerator[Job, Non
 
 
 def option_of(dsn: str) -> tuple[str, str]:
-    """As `option_for`, also for an embedded server, which has no secrets."""
-    return option_for(dsn) if embedded_path(dsn) is None else (f" --dsn {quote(dsn)}", "")
+    """The option of a command to paste, with a space before it, and where what it must not show has to be put."""
+    shown = masked_dsn(dsn) if embedded_path(dsn) is None else dsn
+    if shown is None:
+        return "", "with the connection string in REQUEUEST_DSN"
+    return f" --dsn {quote(shown)}", "" if shown == dsn else "with its password in PGPASSWORD or in a password file"

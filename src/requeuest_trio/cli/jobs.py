@@ -12,7 +12,6 @@ from typing import Any
 import click
 
 from requeuest_trio import Job, JobState
-from requeuest_trio._model.masking import masked_url
 from requeuest_trio.cli import options
 from requeuest_trio.cli.display import make_console, moment, say
 from requeuest_trio.cli.documents import job_document
@@ -20,6 +19,7 @@ from requeuest_trio.cli.dsn import every_job, open_existing
 from requeuest_trio.cli.names import remark_on
 from requeuest_trio.cli.running import FINE, run
 from requeuest_trio.cli.table import Column, print_table
+from requeuest_trio.masking import masked_url
 
 __all__ = ["jobs"]
 

@@ -17,15 +17,16 @@ from psycopg._conninfo_utils import split_attempts
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from requeuest_trio import DatabaseUnavailable
-from requeuest_trio._postgres import is_of_server
 
-__all__ = ["is_refusal"]
+__all__ = ["has_remedy", "is_refusal"]
 
 _SECONDS = 10.0
 _LASTING = re.compile(
     r'(database|role) ".*" does not exist|password authentication failed|no password supplied|no pg_hba\.conf entry'
     r'|role ".*" is not permitted to log in'
 )
+_OF_SERVER = re.compile(r": \S+:  \S|: fe_sendauth: ")
+"""What a server has said, and not libpq or this library."""
 _LASTING_STATES = ("28", "3D000", "42501")
 """A user, password or address that is not let in; a database that is not there; a right to connect that is lacking."""
 _STATE = re.compile(rb'\tErrorResponse\t(?: [SV] "[^"]*")* C "(\w{5})"')
@@ -40,12 +41,17 @@ async def is_refusal(error: DatabaseUnavailable, dsn: str) -> bool:
     """
     await trio.lowlevel.checkpoint()
     words = str(error)
-    if _LASTING.search(words):
+    if has_remedy(error):
         return True
-    if not is_of_server(words):
+    if not _OF_SERVER.search(words):
         return False
     states = await trio.to_thread.run_sync(_states_of_refusal, dsn, words, abandon_on_cancel=True)
     return any(state.startswith(_LASTING_STATES) for state in states)
+
+
+def has_remedy(error: DatabaseUnavailable) -> bool:
+    """Whether it is a refusal in words that the library knows: then the error says what to do."""
+    return _LASTING.search(str(error)) is not None
 
 
 @lru_cache(maxsize=16)

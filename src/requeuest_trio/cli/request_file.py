@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from requeuest_trio import Config, InvalidRequest, Request
-from requeuest_trio._model import checks
+from requeuest_trio import Config, InvalidRequest, Request, checks
 
 __all__ = ["FIELDS", "BadLines", "Entry", "read_requests"]
 
@@ -117,8 +116,8 @@ def _entry(number: int, fields: dict[str, Any], default_channel: str, max_body: 
     key = fields.get("ordering_key")
     return Entry(
         line=number,
-        channel=checks.new_name("channel", fields.get("channel", default_channel), checks.MAX_CHANNEL_LENGTH),
-        ordering_key=None if key is None else checks.new_name("ordering_key", key, checks.MAX_KEY_LENGTH),
+        channel=checks.channel_name(fields.get("channel", default_channel)),
+        ordering_key=None if key is None else checks.ordering_key(key),
         request=_request(fields, max_body),
     )
 

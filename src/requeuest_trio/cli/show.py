@@ -13,8 +13,6 @@ import click
 from rich.console import Console
 
 from requeuest_trio import Attempt, Client, Job, JobNotFound, RequeuestError
-from requeuest_trio._model.headers import Headers, masked
-from requeuest_trio._model.masking import masked_url
 from requeuest_trio.cli import options
 from requeuest_trio.cli.display import (
     body_text,
@@ -29,6 +27,7 @@ from requeuest_trio.cli.documents import show_document
 from requeuest_trio.cli.dsn import every_job, open_existing
 from requeuest_trio.cli.running import FINE, run
 from requeuest_trio.cli.table import Column, print_table
+from requeuest_trio.masking import masked_headers, masked_url
 
 __all__ = ["show"]
 
@@ -184,8 +183,10 @@ def _print_heading(console: Console, text: str) -> None:
     say(console, text, style="bold")
 
 
-def _print_message(console: Console, headers: Headers, body: bytes, sensitive: Collection[str]) -> None:
-    for name, value in masked(headers, sensitive):
+def _print_message(
+    console: Console, headers: tuple[tuple[str, str], ...], body: bytes, sensitive: Collection[str]
+) -> None:
+    for name, value in masked_headers(headers, sensitive):
         _quote(console, f"{name}: {value}")
     if body:
         _quote(console, "")

@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
-from requeuest_trio._model.masking import masked_url
 from requeuest_trio.cli.display import one_line, say, seconds
 from requeuest_trio.cli.table import Column, print_table
 from requeuest_trio.cli.tally import Outcome, Tally
+from requeuest_trio.masking import masked_url
 
 __all__ = ["as_document", "percentile", "print_failures", "print_summary"]
 

@@ -15,11 +15,10 @@ import trio
 from rich.console import Console
 
 from requeuest_trio import ALL, Client, Config, DatabaseUnavailable, open_requeuest
-from requeuest_trio._store.remedies import remedy_for
 from requeuest_trio.cli import options
 from requeuest_trio.cli.display import logging_to, make_console, one_line, say
 from requeuest_trio.cli.names import remark_on
-from requeuest_trio.cli.refusals import is_refusal
+from requeuest_trio.cli.refusals import has_remedy, is_refusal
 from requeuest_trio.cli.running import FINE, run
 from requeuest_trio.cli.signals import stopping_on_signals
 
@@ -123,7 +122,7 @@ async def _wait_for_database(error: DatabaseUnavailable, dsn: str, pause: float,
         DatabaseUnavailable: waiting will not help.
     """
     if await is_refusal(error, dsn):
-        remedy = "" if remedy_for(str(error)) else _REMEDY
+        remedy = "" if has_remedy(error) else _REMEDY
         raise DatabaseUnavailable(f"{error}; waiting will not help{remedy}") from error
     pause *= random.uniform(0.75, 1.25)  # noqa: S311 - no secret
     say(err, f"{one_line(str(error))}; trying again in {pause:.1f} s")
