@@ -19,7 +19,7 @@ def masked_url(text: str, sensitive: Collection[str] = ()) -> str:
     """Hide what looks like a credential in a URL, or in a text that quotes URLs, such as `Job.error`.
 
     Args:
-        text: of any length, from anybody.
+        text: of any length and origin.
         sensitive: names of parameters, in lower case, whose values are hidden as well; see `Config.sensitive`.
 
     Returns:

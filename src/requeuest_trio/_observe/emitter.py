@@ -23,7 +23,7 @@ class Emitter:
         return bool(self._streams) or is_logged(kind)
 
     def emit(self, event: Event) -> None:
-        """Tell of an event. Waits for nobody."""
+        """Tell of an event. No taker can make this wait."""
         log(event)
         for stream in self._streams:
             stream.put(event)

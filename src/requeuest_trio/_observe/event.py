@@ -28,7 +28,7 @@ class Event:
     name: ClassVar[str]
     """What the log calls it, such as `job_dead` for a `JobDead`."""
     level: ClassVar[int]
-    """How much it matters, as `logging` has it: `logging.WARNING` says that somebody should know."""
+    """How much it matters, as `logging` has it: `logging.WARNING` and above are for an operator."""
     room: ClassVar[str]
     """The part of the library that tells of it. Its logger is `requeuest_trio.<room>`."""
 

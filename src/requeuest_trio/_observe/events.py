@@ -119,7 +119,7 @@ class Draining(Event):
 
 @kind("open", INFO)
 class Closed(Event):
-    """A runner has ended, and given back what was unfinished."""
+    """A runner has ended, and released what was unfinished."""
 
     released: int
 
@@ -174,7 +174,7 @@ class ClaimFailed(Event):
 
 @kind("dispatcher", WARNING)
 class ClaimLost(Event):
-    """The answer to a claim had been lost; its jobs were given back, their attempt not counted."""
+    """The answer to a claim had been lost; its jobs were released, their attempt not counted."""
 
     jobs: int
 
@@ -190,7 +190,7 @@ class OutcomesLost(Event):
 class Shortage(Event):
     """This machine lacks descriptors, memory, threads or ports to send with.
 
-    So many jobs were given back, their attempts not counted, and fewer are claimed. Told once a minute at most.
+    So many jobs were released, their attempts not counted, and fewer are claimed. Told once a minute at most.
     """
 
     error: str
@@ -199,7 +199,7 @@ class Shortage(Event):
 
 @kind("dispatcher", INFO)
 class ShortageOver(Event):
-    """As many jobs are claimed as before a shortage, over which so many were given back."""
+    """As many jobs are claimed as before a shortage, over which so many were released."""
 
     jobs: int
 
@@ -348,7 +348,7 @@ class Pruned(Event):
 
 @kind("maintenance", WARNING)
 class Unstranded(Event):
-    """Jobs waited behind nobody, which only another program can cause; they were made available."""
+    """Jobs were blocked behind no other job, which only another program can cause; they were made available."""
 
     channels: int
 
