@@ -20,9 +20,9 @@ from requeuest_trio._store.store import Store
 from requeuest_trio._store.waits import Waits
 from requeuest_trio.testing import Receiver
 from tests.engine.support import Eye, Log
-from tests.faults.proxy import open_proxy
-from tests.faults.wire import committing
 from tests.postgres.harness import Conn, connect
+from tests.postgres_messages import committing
+from tests.proxy import open_proxy
 
 NEVER = 600.0
 MANY = 100

@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 import pytest
 import trio
 import trio.testing
+from psycopg.conninfo import make_conninfo
 
 from requeuest_trio import Config, DatabaseUnavailable, Request, RetryPolicy, open_requeuest
 from requeuest_trio._engine.clocks import DatabaseClock
@@ -25,7 +26,7 @@ from requeuest_trio._store.store import Store
 from requeuest_trio.testing import Receiver, Reply, Stall
 from tests.engine.bench import store_on
 from tests.engine.support import Eye, Log, nothing_left
-from tests.postgres.harness import running_proxy
+from tests.proxy import open_proxy
 
 IMPATIENT = Config(connect_timeout=0.5, statement_timeout=0.3)
 
@@ -73,8 +74,8 @@ async def test_an_attempt_cut_short_is_never_the_last(eye: Eye, receiver: Receiv
 
 async def test_cut_off_it_stops_in_time_and_its_late_outcome_is_refused(eye: Eye, receiver: Receiver, log: Log) -> None:
     receiver.script(Stall(), Reply(delay=1.5))
-    async with nothing_left(eye), running_proxy(eye.dsn) as proxy:  # noqa: SIM117 - the proxy's address is needed
-        async with open_requeuest(proxy.dsn(eye.dsn, sslmode="disable"), lease=1, config=IMPATIENT) as client:
+    async with nothing_left(eye), open_proxy(eye.dsn) as proxy:  # noqa: SIM117 - the proxy's address is needed
+        async with open_requeuest(make_conninfo(proxy.dsn, sslmode="disable"), lease=1, config=IMPATIENT) as client:
             job_id = await client.spawn("a", Request.get(receiver.url))
             await receiver.wait_for(1)
             async with open_requeuest(eye.dsn, lease=1) as other:
@@ -269,8 +270,8 @@ async def test_jobs_of_a_lost_process_are_rescued_after_a_whole_lease(eye: Eye, 
 @pytest.mark.parametrize("lease", [1.5, 3.0])
 async def test_after_an_outage_nobody_rescues_before_a_whole_lease(eye: Eye, receiver: Receiver, lease: float) -> None:
     """Of the process that is lost, if that is longer than the rescuer's own."""
-    async with nothing_left(eye), running_proxy(eye.dsn) as proxy:  # noqa: SIM117 - the proxy's address is needed
-        async with open_requeuest(proxy.dsn(eye.dsn, sslmode="disable"), lease=1.5, config=IMPATIENT):
+    async with nothing_left(eye), open_proxy(eye.dsn) as proxy:  # noqa: SIM117 - the proxy's address is needed
+        async with open_requeuest(make_conninfo(proxy.dsn, sslmode="disable"), lease=1.5, config=IMPATIENT):
             await _plant_lost_process(eye, receiver.url, lease=lease)
             await trio.sleep(1.3)  # it has seen that for almost a lease
             proxy.freeze()

@@ -10,12 +10,13 @@ import json
 import logging
 
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from requeuest_trio import Config, Request, RetryPolicy, open_requeuest
 from requeuest_trio._observe import events
 from requeuest_trio.testing import Receiver, Reply, Reset
 from tests.engine.support import Eye, Log, nothing_left
-from tests.postgres.harness import running_proxy
+from tests.proxy import open_proxy
 
 KINDS = {kind.name: kind for kind in (getattr(events, name) for name in events.__all__)}
 ONCE = RetryPolicy(max_attempts=1)
@@ -90,8 +91,8 @@ async def test_no_secret_is_ever_logged(
     nowhere = Request.post("http://user:s3cret-userinfo@127.0.0.1:9/?token=s3cret-query", content=b"s3cret-body")
     answer = Reply(500, headers=(("Set-Cookie", "s3cret-cookie"),), body=b"s3cret-answer")
     receiver.script(answer, Reset(), Reply(200, body=b"s3cret-answer", body_sent=3))
-    async with nothing_left(eye), running_proxy(eye.dsn) as proxy:
-        dsn = proxy.dsn(eye.dsn, sslmode="disable", password="s3cret-password")
+    async with nothing_left(eye), open_proxy(eye.dsn) as proxy:
+        dsn = make_conninfo(proxy.dsn, sslmode="disable", password="s3cret-password")
         config = Config(connect_timeout=0.5, statement_timeout=0.3)
         async with open_requeuest(dsn, lease=1, grace=0, config=config) as client:
             for one in (request, request, request, nowhere):

@@ -14,11 +14,12 @@ import psycopg
 import pytest
 import trio
 import trio.testing
+from psycopg.conninfo import make_conninfo
 
 from requeuest_trio import Config, DatabaseUnavailable, Request, RetryPolicy, open_requeuest
 from requeuest_trio.testing import open_receiver
 from tests.engine.support import Log
-from tests.postgres.harness import running_proxy
+from tests.proxy import open_proxy
 
 CLOCKS: dict[str, Callable[[], trio.testing.MockClock]] = {
     "jumping": lambda: trio.testing.MockClock(autojump_threshold=0),
@@ -105,8 +106,8 @@ def test_a_server_that_does_not_answer_is_told_of_in_real_time(migrated_dsn: str
     config = Config(connect_timeout=0.5, statement_timeout=0.5)
 
     async def main() -> None:
-        async with running_proxy(migrated_dsn) as proxy:
-            dsn = proxy.dsn(migrated_dsn, sslmode="disable")
+        async with open_proxy(migrated_dsn) as proxy:
+            dsn = make_conninfo(proxy.dsn, sslmode="disable")
             async with open_requeuest(dsn, (), config=config) as client:
                 proxy.freeze()
                 began = time.monotonic()

@@ -20,10 +20,9 @@ from requeuest_trio import Client, Config, DatabaseUnavailable, Request, open_re
 from requeuest_trio._store import database
 from requeuest_trio.testing import Receiver, Reply
 from tests.engine.support import Eye, Log, eye_on, nothing_left, until_done
-from tests.faults.proxy import open_proxy
 from tests.machine import within
 from tests.poolers import POOLER_VARIABLE, direct
-from tests.postgres.harness import running_proxy
+from tests.proxy import open_proxy
 
 IMPATIENT = Config(connect_timeout=0.5, statement_timeout=1.0)
 
@@ -70,8 +69,8 @@ async def test_a_server_that_does_not_answer_is_given_up(eye: Eye, monkeypatch: 
     """It was there, and now the network keeps everything: no limit of the server's own is of any use."""
     monkeypatch.setattr(database, "_GRACE_SECONDS", 0.1)
     config = Config(statement_timeout=1.0, notifications=False)
-    async with nothing_left(eye), running_proxy(eye.dsn) as proxy:  # noqa: SIM117 - the proxy's address is needed
-        async with open_requeuest(proxy.dsn(eye.dsn, sslmode="disable"), (), config=config) as client:
+    async with nothing_left(eye), open_proxy(eye.dsn) as proxy:  # noqa: SIM117 - the proxy's address is needed
+        async with open_requeuest(make_conninfo(proxy.dsn, sslmode="disable"), (), config=config) as client:
             await client.stats()
             proxy.freeze()
             with trio.fail_after(10), pytest.raises(DatabaseUnavailable, match="did not answer within"):

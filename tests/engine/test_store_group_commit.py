@@ -23,10 +23,10 @@ from requeuest_trio import (
 )
 from requeuest_trio._config import Config
 from tests.engine.support import Eye
-from tests.faults.proxy import Proxy, open_proxy
-from tests.faults.wire import committing
 from tests.machine import within
-from tests.postgres.harness import running_proxy, terminate, until
+from tests.postgres.harness import terminate, until
+from tests.postgres_messages import committing
+from tests.proxy import Proxy, open_proxy
 
 REQUEST = Request.post("http://x.test/", content=b"x" * 200)
 
@@ -205,9 +205,9 @@ async def test_callers_who_come_back_at_once_share_every_commit(eye: Eye) -> Non
 
 
 async def test_an_outage_is_told_soon_and_over_with_its_end(eye: Eye) -> None:
-    async with running_proxy(eye.dsn) as proxy:
+    async with open_proxy(eye.dsn) as proxy:
         config = Config(connect_timeout=0.5, notifications=False)
-        async with open_requeuest(proxy.dsn(eye.dsn), (), config=config) as client:
+        async with open_requeuest(proxy.dsn, (), config=config) as client:
             await client.spawn("c", REQUEST)
             proxy.freeze()
             proxy.cut()

@@ -27,7 +27,7 @@ from requeuest_trio._config import Config
 from requeuest_trio.testing import Receiver, Reply
 from tests.engine.support import Eye, until_done
 from tests.http.hostile import raw_server, read_head
-from tests.postgres.harness import running_proxy
+from tests.proxy import open_proxy
 
 NEVER = 600.0
 
@@ -197,9 +197,9 @@ async def test_a_client_that_is_closed_ends_its_waits(eye: Eye) -> None:
 
 
 async def test_an_outage_during_a_wait_is_survived(eye: Eye, receiver: Receiver) -> None:
-    async with running_proxy(eye.dsn) as proxy:
+    async with open_proxy(eye.dsn) as proxy:
         config = Config(connect_timeout=0.5)
-        async with open_requeuest(proxy.dsn(eye.dsn), (), poll_interval=0.1, config=config) as client:
+        async with open_requeuest(proxy.dsn, (), poll_interval=0.1, config=config) as client:
             job_id = await client.spawn("c", Request.get(receiver.url))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(client.result, job_id)

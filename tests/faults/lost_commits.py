@@ -17,8 +17,8 @@ from uuid import UUID
 from requeuest_trio import Client, DatabaseUnavailable, Request, open_requeuest
 from requeuest_trio.testing import Receiver
 from tests.engine.support import Eye, Log, nothing_left, until_done
-from tests.faults.proxy import Proxy, open_proxy
-from tests.faults.wire import Loss, committing
+from tests.postgres_messages import Loss, committing
+from tests.proxy import Proxy, open_proxy
 
 NEVER = 600.0
 """A poll interval that shows that nobody has to wait for the poll."""

@@ -9,7 +9,7 @@ import trio
 from requeuest_trio import Client
 from requeuest_trio.testing import Action, Arrival, Reply, Stall
 from tests.faults.lost_commits import CHANNEL, Became, Scene, place
-from tests.faults.wire import committing
+from tests.postgres_messages import committing
 
 ONCE = Became()
 RESCUED = Became(attempts=2)

@@ -21,8 +21,8 @@ from requeuest_trio.testing import Receiver
 from tests.engine.conftest import log
 from tests.engine.support import Eye, Log, nothing_left, until_done
 from tests.faults.outages import spawn_surely
-from tests.faults.proxy import Link, Proxy, Toward, open_proxy
 from tests.faults.scale import scaled
+from tests.proxy import Link, Proxy, Toward, open_proxy
 
 __all__ = ["log"]
 

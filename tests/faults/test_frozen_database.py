@@ -22,9 +22,9 @@ from tests.engine.conftest import log
 from tests.engine.support import Eye, Log, nothing_left
 from tests.faults.arrivals import Answer
 from tests.faults.outages import spawn_surely
-from tests.faults.proxy import Proxy, open_proxy
 from tests.faults.rig import Rig
 from tests.faults.scale import scaled
+from tests.proxy import Proxy, open_proxy
 
 __all__ = ["log"]
 

@@ -17,9 +17,9 @@ from requeuest_trio import Client, Request, open_requeuest
 from requeuest_trio.testing import Receiver, Reply
 from tests.engine.support import Eye
 from tests.faults.outages import logged
-from tests.faults.proxy import Proxy, open_proxy
-from tests.faults.wire import Conversation, Loss, When, committing
 from tests.poolers import OWN, PGBOUNCER, direct, is_installed, running_pooler
+from tests.postgres_messages import Conversation, Loss, When, committing
+from tests.proxy import Proxy, open_proxy
 from tests.servers import TestServer
 
 NO_PGBOUNCER = pytest.mark.skipif(not is_installed(), reason="PgBouncer is not installed")

@@ -18,7 +18,7 @@ from tests.engine.conftest import log
 from tests.engine.support import Eye, Log
 from tests.faults import places_of_callers, places_of_workers
 from tests.faults.lost_commits import PATIENCE, PLACES, Lost, scene_of
-from tests.faults.wire import query_texts
+from tests.postgres_messages import query_texts
 
 __all__ = ["log", "places_of_callers", "places_of_workers"]
 

@@ -13,10 +13,10 @@ from typing import Any
 import trio
 
 from tests.faults.arrivals import Answer
-from tests.faults.proxy import Proxy, open_proxy
 from tests.faults.rig import Rig
 from tests.faults.scale import scaled
-from tests.faults.wire import committing
+from tests.postgres_messages import committing
+from tests.proxy import Proxy, open_proxy
 
 ORDERS: list[dict[str, Any]] = [{}, {"largest_batch": 5, "keys": 20}, {"largest_batch": 5}]
 OF_PRODUCERS = (["spawn_one"], ["spawn"], ["spawn_ordered"], ["announce"])

@@ -25,8 +25,8 @@ from tests.faults.checker import CLOCKS
 from tests.faults.history import Arrival, History
 from tests.faults.namespaces import open_cable
 from tests.faults.processes import Program, until
-from tests.faults.proxy import Toward, open_proxy
 from tests.faults.rig import Rig
+from tests.proxy import Toward, open_proxy
 
 LEASE = 3.0
 IMPATIENT = {"connect_timeout": 1.0, "statement_timeout": 0.5}

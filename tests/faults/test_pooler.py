@@ -32,10 +32,10 @@ from tests.engine.support import Eye
 from tests.engine.test_logging import check_table
 from tests.engine.test_store_settings import change_defaults
 from tests.faults.outages import in_thread, logged, open_replica, queue_server, spawn_surely
-from tests.faults.proxy import open_proxy
-from tests.faults.wire import committing
 from tests.poolers import OWN, PGBOUNCER, SESSIONS, Pooler, is_installed, running_pooler
 from tests.postgres.harness import connect, value
+from tests.postgres_messages import committing
+from tests.proxy import open_proxy
 from tests.servers import TestServer
 
 NO_PGBOUNCER = pytest.mark.skipif(not is_installed(), reason="PgBouncer is not installed")

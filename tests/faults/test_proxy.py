@@ -14,9 +14,9 @@ from psycopg.conninfo import make_conninfo
 from requeuest_trio import Config, Request, migrate, open_requeuest
 from requeuest_trio.testing import Receiver
 from tests.engine.support import Eye, nothing_left, until_done
-from tests.faults.proxy import Proxy, Toward, open_proxy
-from tests.faults.wire import committing, executing, query_texts
 from tests.postgres.harness import Conn, connect, value
+from tests.postgres_messages import committing, executing, query_texts
+from tests.proxy import Proxy, Toward, open_proxy
 
 NOTE = "insert into note values (%s)"
 NOTED = "insert into note values ($1)"

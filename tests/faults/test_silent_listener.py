@@ -19,7 +19,7 @@ from requeuest_trio._postgres import SETTLE_TIMEOUT
 from requeuest_trio.testing import Receiver
 from tests.engine.conftest import log
 from tests.engine.support import Eye, Log, nothing_left, until_done
-from tests.faults.proxy import Proxy, open_proxy
+from tests.proxy import Proxy, open_proxy
 
 __all__ = ["log"]
 

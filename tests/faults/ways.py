@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 import trio
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from tests.faults.proxy import Proxy, open_proxy
 from tests.faults.throwaway import Throwaway
-from tests.faults.wire import Conversation, Loss, When, committing
 from tests.poolers import OWN, PGBOUNCER, is_installed, running_pooler
+from tests.postgres_messages import Conversation, Loss, When, committing
+from tests.proxy import Proxy, open_proxy
 from tests.servers import TestServer
 
 SESSIONS = 60

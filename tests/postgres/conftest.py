@@ -6,7 +6,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.postgres.harness import Conn, Proxy, connect, running_proxy
+from tests.postgres.harness import Conn, connect
+from tests.proxy import Proxy, open_proxy
 from tests.servers import TestServer, wait_for
 
 SHARED = "test_postgres"
@@ -51,5 +52,5 @@ async def observer(dsn: str) -> AsyncIterator[Conn]:
 @pytest.fixture
 async def proxy(dsn: str) -> AsyncIterator[Proxy]:
     """A proxy in front of the server."""
-    async with running_proxy(dsn) as running:
+    async with open_proxy(dsn) as running:
         yield running

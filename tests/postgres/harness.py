@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from functools import partial
 from typing import Any, TypeAlias, cast
 
 import psycopg
 import trio
 from psycopg import pq
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from requeuest_trio._postgres import TrioConnection
 from tests.poolers import direct
@@ -119,69 +116,6 @@ class AtCheckpoint(trio.abc.Instrument):
 
     def __exit__(self, *exc: object) -> None:
         trio.lowlevel.remove_instrument(self)
-
-
-class Proxy:
-    """A TCP proxy in front of a server: it can freeze all traffic, or cut all connections."""
-
-    def __init__(self, dsn: str) -> None:
-        params = conninfo_to_dict(dsn)
-        self._host, self._port = str(params["host"]), int(params.get("port") or 5432)
-        self._flowing = trio.Event()
-        self._flowing.set()
-        self.frozen = trio.Event()
-        """Set by the first `freeze`."""
-        self._links: set[trio.CancelScope] = set()
-        self.accepted = 0
-        self.listener_port = 0
-
-    def dsn(self, dsn: str, **params: Any) -> str:
-        return make_conninfo(dsn, host="127.0.0.1", port=self.listener_port, **params)
-
-    def freeze(self) -> None:
-        """Let nothing through any more; connections stay open, and new ones are accepted."""
-        self._flowing = trio.Event()
-        self.frozen.set()
-
-    def thaw(self) -> None:
-        self._flowing.set()
-
-    def cut(self) -> None:
-        """Close all connections."""
-        for scope in self._links:
-            scope.cancel()
-
-    async def serve(self, client: trio.SocketStream) -> None:
-        self.accepted += 1
-        with trio.CancelScope() as scope:
-            self._links.add(scope)
-            try:
-                await self._flowing.wait()
-                server = await trio.open_unix_socket(f"{self._host}/.s.PGSQL.{self._port}")
-                async with server, trio.open_nursery() as nursery:
-                    nursery.start_soon(self._pump, client, server, scope)
-                    nursery.start_soon(self._pump, server, client, scope)
-            finally:
-                self._links.discard(scope)
-        await trio.aclose_forcefully(client)
-
-    async def _pump(self, source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope) -> None:
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            async for data in source:
-                await self._flowing.wait()
-                await sink.send_all(data)
-        scope.cancel()
-
-
-@asynccontextmanager
-async def running_proxy(dsn: str) -> AsyncGenerator[Proxy]:
-    """Run a proxy to the server of a DSN (which names a Unix socket)."""
-    proxy = Proxy(dsn)
-    async with trio.open_nursery() as nursery:
-        [listener] = await nursery.start(partial(trio.serve_tcp, proxy.serve, 0, host="127.0.0.1"))
-        proxy.listener_port = listener.socket.getsockname()[1]
-        yield proxy
-        nursery.cancel_scope.cancel()
 
 
 async def assert_usable(conn: Conn) -> None:

@@ -20,7 +20,6 @@ from tests.postgres.harness import (
     INTRANS,
     AtCheckpoint,
     Conn,
-    Proxy,
     assert_usable,
     connect,
     is_running,
@@ -32,6 +31,7 @@ from tests.postgres.harness import (
     until_running,
     value,
 )
+from tests.proxy import Proxy
 
 SOON = 0.3
 
@@ -252,7 +252,7 @@ async def test_cancel_safe_from_another_task(conn: Conn, observer: Conn) -> None
 
 
 async def test_cancel_safe_times_out(dsn: str, proxy: Proxy) -> None:
-    async with await connect(proxy.dsn(dsn)) as conn:
+    async with await connect(proxy.dsn) as conn:
         proxy.freeze()
         with pytest.raises(psycopg.errors.CancellationTimeout):
             await conn.cancel_safe(timeout=0.1)
@@ -268,7 +268,7 @@ class TestFrozenNetwork:
         """Cancel the operation soon after the network has frozen: before it began, or in the midst of it."""
 
         async def cancel() -> None:
-            await proxy.frozen.wait()
+            await proxy.has_frozen.wait()
             scope.deadline = trio.current_time() + 0.05
 
         with trio.CancelScope() as scope:
@@ -281,24 +281,24 @@ class TestFrozenNetwork:
         assert conn.broken
 
     async def test_query(self, dsn: str, proxy: Proxy) -> None:
-        conn = await connect(proxy.dsn(dsn))
+        conn = await connect(proxy.dsn)
         proxy.freeze()
         await self.give_up(proxy, conn, partial(conn.execute, "select 1"))
 
     async def test_commit(self, dsn: str, proxy: Proxy) -> None:
-        conn = await connect(proxy.dsn(dsn), autocommit=False)
+        conn = await connect(proxy.dsn, autocommit=False)
         await conn.execute("select 1")
         proxy.freeze()
         await self.give_up(proxy, conn, conn.commit)
 
     async def test_rollback(self, dsn: str, proxy: Proxy) -> None:
-        conn = await connect(proxy.dsn(dsn), autocommit=False)
+        conn = await connect(proxy.dsn, autocommit=False)
         await conn.execute("select 1")
         proxy.freeze()
         await self.give_up(proxy, conn, conn.rollback)
 
     async def test_transaction(self, dsn: str, proxy: Proxy) -> None:
-        conn = await connect(proxy.dsn(dsn))
+        conn = await connect(proxy.dsn)
 
         async def transact() -> None:
             async with conn.transaction():
@@ -309,7 +309,7 @@ class TestFrozenNetwork:
         await self.give_up(proxy, conn, transact)
 
     async def test_copy_in(self, dsn: str, proxy: Proxy) -> None:
-        conn = await connect(proxy.dsn(dsn))
+        conn = await connect(proxy.dsn)
         await conn.execute("create temp table t (a int)")
 
         async def copy_in() -> None:
@@ -321,18 +321,18 @@ class TestFrozenNetwork:
         await self.give_up(proxy, conn, copy_in)
 
     async def test_large_query_that_cannot_be_sent(self, dsn: str, proxy: Proxy) -> None:
-        conn = await connect(proxy.dsn(dsn))
+        conn = await connect(proxy.dsn)
         proxy.freeze()
         await self.give_up(proxy, conn, partial(conn.execute, "select length(%s)", ["x" * (32 << 20)]))
 
     async def test_executemany(self, dsn: str, proxy: Proxy) -> None:
-        conn = await connect(proxy.dsn(dsn))
+        conn = await connect(proxy.dsn)
         proxy.freeze()
         await self.give_up(proxy, conn, partial(conn.cursor().executemany, "select %s", [(n,) for n in range(10)]))
 
     async def test_stream_left_early(self, dsn: str, proxy: Proxy) -> None:
         """No scope is cancelled here: leaving a stream asks the server to stop, and that request has its own limit."""
-        conn = await connect(proxy.dsn(dsn))
+        conn = await connect(proxy.dsn)
         rows = stream(conn.cursor(), "select generate_series(1, 10000000)")
         await anext(rows)
         proxy.freeze()
@@ -341,7 +341,7 @@ class TestFrozenNetwork:
         assert conn.closed
 
     async def test_reset(self, dsn: str, proxy: Proxy) -> None:
-        conn = await connect(proxy.dsn(dsn), autocommit=False)
+        conn = await connect(proxy.dsn, autocommit=False)
         await conn.execute("select 1")
         proxy.freeze()
         with trio.fail_after(SOON + 1):
@@ -349,7 +349,7 @@ class TestFrozenNetwork:
         assert conn.closed
 
     async def test_notifications_need_no_server_to_be_cancelled(self, dsn: str, proxy: Proxy) -> None:
-        conn = await connect(proxy.dsn(dsn))
+        conn = await connect(proxy.dsn)
         await conn.execute("listen topic")
         proxy.freeze()
         notifications = conn.notifies()
@@ -362,7 +362,7 @@ class TestFrozenNetwork:
 
 
 async def test_connection_cut_during_a_query(dsn: str, proxy: Proxy, observer: Conn) -> None:
-    conn = await connect(proxy.dsn(dsn))
+    conn = await connect(proxy.dsn)
     async with trio.open_nursery() as nursery:
 
         @nursery.start_soon

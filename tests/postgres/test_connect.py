@@ -15,7 +15,8 @@ from psycopg.rows import dict_row
 from requeuest_trio import DatabaseUnavailable, migrate
 from requeuest_trio._postgres import ELSEWHERE, TrioConnection, connection
 from requeuest_trio._postgres.connecting import connection_attempts
-from tests.postgres.harness import Conn, Proxy, open_fds, running_proxy, value
+from tests.postgres.harness import Conn, open_fds, value
+from tests.proxy import Proxy, open_proxy
 
 SOON = 0.3
 
@@ -76,7 +77,7 @@ def short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def frozen(dsn: str) -> AsyncIterator[Proxy]:
     """A host that accepts connections and then says nothing."""
-    async with running_proxy(dsn) as proxy:
+    async with open_proxy(dsn) as proxy:
         proxy.freeze()
         yield proxy
 
@@ -93,15 +94,15 @@ async def test_unix_socket_and_keyword_arguments(dsn: str) -> None:
 
 async def test_address_and_name(dsn: str, proxy: Proxy, resolve_to: Callable[..., FakeResolver]) -> None:
     resolver = resolve_to(db_example=["127.0.0.1"])
-    assert await connects(proxy.dsn(dsn))
-    assert await connects(make_conninfo(proxy.dsn(dsn), host="ignored.example", hostaddr="127.0.0.1"))
+    assert await connects(proxy.dsn)
+    assert await connects(make_conninfo(proxy.dsn, host="ignored.example", hostaddr="127.0.0.1"))
     assert resolver.asked == []
-    assert await connects(make_conninfo(proxy.dsn(dsn), host="db.example"))
+    assert await connects(make_conninfo(proxy.dsn, host="db.example"))
     assert resolver.asked == ["db.example"]
 
 
 async def test_a_name_from_the_systems_resolver(dsn: str, proxy: Proxy) -> None:
-    assert await connects(make_conninfo(proxy.dsn(dsn), host="localhost"))
+    assert await connects(make_conninfo(proxy.dsn, host="localhost"))
 
 
 async def test_options_of_the_connection(dsn: str) -> None:
@@ -130,7 +131,7 @@ async def test_a_subclass_connects_as_itself(dsn: str) -> None:
 
 
 async def test_the_next_host_is_tried(dsn: str, proxy: Proxy, closed_port: int) -> None:
-    hosts = make_conninfo(dsn, host="127.0.0.1,127.0.0.1", port=f"{closed_port},{proxy.listener_port}")
+    hosts = make_conninfo(dsn, host="127.0.0.1,127.0.0.1", port=f"{closed_port},{proxy.port}")
     assert await connects(hosts)
     assert await connects(hosts, hostaddr="127.0.0.1,127.0.0.1", host="a.invalid,b.invalid")
 
@@ -139,14 +140,14 @@ async def test_the_next_address_of_a_host_is_tried(
     dsn: str, proxy: Proxy, resolve_to: Callable[..., FakeResolver]
 ) -> None:
     resolve_to(db_example=["127.255.255.254", "127.0.0.1"])
-    assert await connects(make_conninfo(proxy.dsn(dsn), host="db.example", connect_timeout=5))
+    assert await connects(make_conninfo(proxy.dsn, host="db.example", connect_timeout=5))
 
 
 async def test_a_host_without_a_name_does_not_hinder_the_others(
     dsn: str, proxy: Proxy, resolve_to: Callable[..., FakeResolver]
 ) -> None:
     resolve_to(db_example=["127.0.0.1"])
-    assert await connects(make_conninfo(proxy.dsn(dsn), host="nowhere.example,db.example"))
+    assert await connects(make_conninfo(proxy.dsn, host="nowhere.example,db.example"))
 
 
 @pytest.mark.usefixtures("short_timeout")
@@ -160,7 +161,7 @@ async def test_each_attempt_and_each_lookup_has_its_own_timeout(
             make_conninfo(
                 dsn,
                 host="slow.example,127.0.0.1,db.example",
-                port=f"1,{frozen.listener_port},{proxy.listener_port}",
+                port=f"1,{frozen.port},{proxy.port}",
             )
         )
     await trio.testing.wait_all_tasks_blocked()
@@ -173,7 +174,7 @@ async def test_each_attempt_and_each_lookup_has_its_own_timeout(
 @pytest.mark.usefixtures("short_timeout")
 async def test_a_timeout_is_named(dsn: str, frozen: Proxy) -> None:
     with pytest.raises(psycopg.errors.ConnectionTimeout, match="timeout expired"):
-        await connects(frozen.dsn(dsn))
+        await connects(frozen.dsn)
 
 
 @pytest.mark.parametrize(("given", "used"), [({}, 130), ({"connect_timeout": 0}, 130), ({"connect_timeout": 7}, 7)])
@@ -227,8 +228,8 @@ async def test_what_a_server_answers_is_told_first(
 
 @pytest.mark.usefixtures("short_timeout")
 async def test_a_host_that_says_nothing_is_named_too(dsn: str, frozen: Proxy, closed_port: int) -> None:
-    hosts = make_conninfo(dsn, host="127.0.0.1,127.0.0.1", port=f"{closed_port},{frozen.listener_port}")
-    told = rf"refused; elsewhere: host '127.*{frozen.listener_port}: .*expired"
+    hosts = make_conninfo(dsn, host="127.0.0.1,127.0.0.1", port=f"{closed_port},{frozen.port}")
+    told = rf"refused; elsewhere: host '127.*{frozen.port}: .*expired"
     with pytest.raises(psycopg.OperationalError, match=told):
         await connects(hosts)
 
@@ -304,7 +305,7 @@ async def test_cancelling_leaves_nothing_open(dsn: str, frozen: Proxy) -> None:
         trio.socket.set_custom_hostname_resolver(FakeResolver())
         fds = open_fds()
         with trio.move_on_after(0.05) as scope:
-            await connects(frozen.dsn(dsn), host=host)
+            await connects(frozen.dsn, host=host)
         assert scope.cancelled_caught
         frozen.cut()
         await trio.testing.wait_all_tasks_blocked(0.01)

@@ -20,7 +20,6 @@ from tests.postgres.harness import (
     INTRANS,
     AtCheckpoint,
     Conn,
-    Proxy,
     is_alive,
     open_fds,
     stream,
@@ -30,6 +29,7 @@ from tests.postgres.harness import (
     until_gone,
     value,
 )
+from tests.proxy import Proxy
 
 QUICK = Backoff(initial=0.01, cap=0.05)
 
@@ -276,7 +276,7 @@ async def test_a_broken_connection_is_replaced(dsn: str, observer: Conn) -> None
 
 async def test_one_long_idle_is_asked_before_it_is_lent_out(dsn: str, proxy: Proxy) -> None:
     """A connection through a dead network looks alive until somebody talks."""
-    async with make_pool(proxy.dsn(dsn), check_after=0.0, connect_timeout=0.2) as pool:
+    async with make_pool(proxy.dsn, check_after=0.0, connect_timeout=0.2) as pool:
         async with pool.connection() as first:
             pass
         async with pool.connection() as second:
@@ -428,14 +428,14 @@ class TestOutage:
 
     async def test_a_slow_connect_is_cut_off(self, dsn: str, proxy: Proxy) -> None:
         proxy.freeze()
-        async with make_pool(proxy.dsn(dsn), connect_timeout=0.1) as pool:
+        async with make_pool(proxy.dsn, connect_timeout=0.1) as pool:
             with pytest.raises(PoolTimeout) as caught:
                 async with pool.connection(timeout=0.25):
                     pass
             assert isinstance(caught.value.__cause__, psycopg.errors.ConnectionTimeout)
 
     async def test_it_survives_cut_connections(self, dsn: str, proxy: Proxy) -> None:
-        async with make_pool(proxy.dsn(dsn)) as pool:
+        async with make_pool(proxy.dsn) as pool:
             for _ in range(5):
                 async with pool.connection() as conn:
                     assert await value(conn, "select 1") == 1

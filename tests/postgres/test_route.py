@@ -15,8 +15,9 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from requeuest_trio._postgres import Dsn, Route, TrioConnection
 from requeuest_trio._postgres.connecting import Addresses
-from tests.postgres.harness import Proxy, running_proxy, value
+from tests.postgres.harness import value
 from tests.postgres.test_connect import FakeResolver, resolve_to  # noqa: F401 - a fixture
+from tests.proxy import Proxy, open_proxy
 
 WITHIN = 3.0
 AT_ONCE = 0.5
@@ -49,7 +50,7 @@ async def silent(nursery: trio.Nursery) -> Silent:
 
 @pytest.fixture
 async def proxy(dsn: str) -> AsyncIterator[Proxy]:
-    async with running_proxy(dsn) as running:
+    async with open_proxy(dsn) as running:
         yield running
 
 
@@ -73,7 +74,7 @@ MANY: list[dict[str, str]] = [
 async def test_a_silent_host_costs_its_share_once(
     dsn: str, proxy: Proxy, silent: Silent, hosts: dict[str, str]
 ) -> None:
-    route = Route(make_conninfo(dsn, port=f"{silent.port},{proxy.listener_port}", **hosts))
+    route = Route(make_conninfo(dsn, port=f"{silent.port},{proxy.port}", **hosts))
     first = await _seconds(route)
     assert silent.accepted >= 1
     assert first < WITHIN
@@ -85,7 +86,7 @@ async def test_a_silent_host_costs_its_share_once(
 
 async def test_all_hosts_have_their_share(dsn: str, proxy: Proxy, silent: Silent, nursery: trio.Nursery) -> None:
     others = [await _open_silent(nursery) for _ in range(3)]
-    ports = [silent.port, *(each.port for each in others), proxy.listener_port]
+    ports = [silent.port, *(each.port for each in others), proxy.port]
     route = Route(make_conninfo(dsn, host=",".join(["127.0.0.1"] * 5), port=",".join(map(str, ports))))
     assert await _seconds(route) < WITHIN
     assert await _seconds(route) < AT_ONCE
@@ -98,9 +99,9 @@ async def test_a_silent_address_of_a_name(
     resolve_to: Callable[..., FakeResolver],  # noqa: F811
 ) -> None:
     """As an IPv6 address is whose packets go nowhere."""
-    dead = await _open_silent(nursery, "127.0.0.2", proxy.listener_port)
+    dead = await _open_silent(nursery, "127.0.0.2", proxy.port)
     resolve_to(db_example=["127.0.0.2", "127.0.0.1"])
-    route = Route(make_conninfo(proxy.dsn(dsn), host="db.example"))
+    route = Route(make_conninfo(proxy.dsn, host="db.example"))
     assert AT_ONCE < await _seconds(route) < WITHIN
     assert await _seconds(route) < AT_ONCE
     assert dead.accepted == 1
@@ -112,19 +113,19 @@ async def test_a_name_that_is_not_found_out_costs_the_others_nothing(
     resolve_to: Callable[..., FakeResolver],  # noqa: F811
 ) -> None:
     resolve_to(db_example=["127.0.0.1"])
-    names = make_conninfo(dsn, host="slow.example,slow.example,db.example", port=str(proxy.listener_port))
+    names = make_conninfo(dsn, host="slow.example,slow.example,db.example", port=str(proxy.port))
     assert await _seconds(Route(names)) < WITHIN
 
 
 async def test_one_that_turns_out_to_be_of_no_use_is_avoided(dsn: str, proxy: Proxy, nursery: trio.Nursery) -> None:
-    async with running_proxy(dsn) as other:
-        ports = f"{proxy.listener_port},{other.listener_port}"
+    async with open_proxy(dsn) as other:
+        ports = f"{proxy.port},{other.port}"
         route = Route(make_conninfo(dsn, host="127.0.0.1,127.0.0.1", port=ports))
         async with await route.connect(WITHIN) as conn:
-            assert conn.info.port == proxy.listener_port
+            assert conn.info.port == proxy.port
             route.avoid(conn)
         async with await route.connect(WITHIN) as conn:
-            assert conn.info.port == other.listener_port
+            assert conn.info.port == other.port
 
 
 def test_a_failure_is_forgotten_after_a_while(autojump_clock: trio.testing.MockClock) -> None:
@@ -213,7 +214,7 @@ async def test_a_callable_may_be_cancelled() -> None:
 
 
 async def test_what_a_callable_returns_may_have_several_hosts(dsn: str, proxy: Proxy, silent: Silent) -> None:
-    both = make_conninfo(dsn, host="127.0.0.1,127.0.0.1", port=f"{silent.port},{proxy.listener_port}")
+    both = make_conninfo(dsn, host="127.0.0.1,127.0.0.1", port=f"{silent.port},{proxy.port}")
     route = Route(lambda: both)
     await _seconds(route)
     assert await _seconds(route) < AT_ONCE

@@ -22,7 +22,17 @@ import trio
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from requeuest_trio._model.groups import raise_bare
-from tests.faults.wire import CANCEL_REQUEST, GSS_REQUEST, READY, SSL_REQUEST, Conversation, Loss, Messages, Round, When
+from tests.postgres_messages import (
+    CANCEL_REQUEST,
+    GSS_REQUEST,
+    READY,
+    SSL_REQUEST,
+    Conversation,
+    Loss,
+    Messages,
+    Round,
+    When,
+)
 
 AT_ONCE = 65_536
 
@@ -53,11 +63,15 @@ class Lane:
     def thaw(self) -> None:
         self._flowing.set()
 
-    async def wait(self) -> None:
-        """Until what comes may go on."""
-        await trio.sleep(self.delay)
+    async def until_thawed(self) -> None:
+        """Wait while it is frozen."""
         while self.is_frozen:
             await self._flowing.wait()
+
+    async def wait(self) -> None:
+        """Wait until what comes may go on."""
+        await trio.sleep(self.delay)
+        await self.until_thawed()
 
 
 class Link:
@@ -106,6 +120,7 @@ class Proxy:
 
     def __init__(self, dsn: str, host: str, port: int) -> None:
         self._server = conninfo_to_dict(dsn)
+        self.port = port
         self.dsn = make_conninfo(dsn, host=host, port=port)
         self.links: list[Link] = []
         """The connections that are open now, the oldest first."""
@@ -114,6 +129,8 @@ class Proxy:
         """How much of the server's answers comes through, over each connection."""
         self.executed: list[str] = []
         """All statements, over all connections, those that are closed too."""
+        self.has_frozen = trio.Event()
+        """Set by the first `freeze`."""
         self._frozen: set[Toward] = set()
         self._lost_replies: list[Loss] = []
         self._lost_requests: list[Loss] = []
@@ -126,6 +143,7 @@ class Proxy:
 
     def freeze(self, *towards: Toward) -> None:
         """Let nothing more through, on connections to come too: these are accepted, and that is all."""
+        self.has_frozen.set()
         self._frozen.update(towards or Toward)
         for link in self.links:
             link.freeze(*towards)
@@ -189,6 +207,7 @@ class Proxy:
         messages, lane = Messages(have_letters=False), link.lanes[Toward.SERVER]
         with _ending(link):
             async for data in client:
+                await lane.until_thawed()  # not read on meanwhile: what has no room is not sent
                 passed = b""
                 for message in messages.feed(data):
                     if messages.have_letters:
@@ -223,6 +242,7 @@ class Proxy:
         messages, lane = Messages(have_letters=True), link.lanes[Toward.CLIENT]
         with _ending(link):
             async for data in server:
+                await lane.until_thawed()
                 passed = b""
                 for message in messages.feed(data):
                     loss = link.conversation.answered(message).loss
