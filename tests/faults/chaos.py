@@ -33,11 +33,11 @@ from tests.faults.history import History, Usage
 from tests.faults.processes import Program
 from tests.faults.rig import Rig, open_rig
 from tests.faults.summary import summary
-from tests.faults.throwaway import Throwaway, throwaway_server
 from tests.faults.wall import Wall
 from tests.faults.ways import COMMITS, LOSSES, Way, Ways, open_ways
 from tests.poolers import OWN, PGBOUNCER
 from tests.servers import BINARIES_VARIABLE
+from tests.throwaway import Throwaway, throwaway_server
 
 STEADY = 8.0
 """Seconds without faults at the beginning, to know what is usual."""

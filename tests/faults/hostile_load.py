@@ -25,7 +25,7 @@ from requeuest_trio import Config, Request, RetryPolicy, migrate, open_requeuest
 from requeuest_trio.testing import Receiver, open_receiver
 from tests.faults.processes import start_program
 from tests.faults.steady import Steady, percentile
-from tests.faults.throwaway import throwaway_server
+from tests.throwaway import throwaway_server
 
 RATE = 50.0
 TIMEOUT = 2.0

@@ -11,7 +11,7 @@ import trio
 
 from requeuest_trio import Client, Config, DatabaseUnavailable, Request, migrate
 from tests.engine.support import Eye, Log, eye_on
-from tests.faults.throwaway import Throwaway, throwaway_server
+from tests.throwaway import Throwaway, throwaway_server
 
 IMPATIENT = Config(connect_timeout=0.5, statement_timeout=1.0)
 
@@ -19,9 +19,11 @@ in_thread = trio.to_thread.run_sync
 
 
 @asynccontextmanager
-async def queue_server(settings: dict[str, str] | None = None, **rooms: int) -> AsyncIterator[Throwaway]:
+async def queue_server(
+    settings: dict[str, str] | None = None, *, wal_room: int | None = None, table_room: int | None = None
+) -> AsyncIterator[Throwaway]:
     """A server of the test's own in which the schema is up to date."""
-    manager = throwaway_server(settings, **rooms)
+    manager = throwaway_server(settings, wal_room=wal_room, table_room=table_room)
     server = await in_thread(manager.__enter__)
     try:
         await migrate(server.dsn())

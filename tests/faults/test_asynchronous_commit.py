@@ -23,7 +23,7 @@ from tests.faults.journal import read_journal
 from tests.faults.outages import in_thread, logged, looking_at, queue_server
 from tests.faults.rig import Rig
 from tests.faults.scale import scaled
-from tests.faults.throwaway import Throwaway
+from tests.throwaway import Throwaway
 
 # Nothing that is not asked for is written within this test.
 FORGETFUL = {"wal_writer_delay": "10s", "wal_writer_flush_after": "100MB", "checkpoint_timeout": "1h"}

@@ -18,7 +18,7 @@ from requeuest_trio import Client, DatabaseUnavailable, Request, open_requeuest
 from requeuest_trio.testing import Receiver, open_receiver
 from tests.engine.support import Eye, until_done
 from tests.faults.outages import IMPATIENT, in_thread, looking_at, queue_server, spawn_surely
-from tests.faults.throwaway import Throwaway
+from tests.throwaway import Throwaway
 
 
 async def test_a_spawn_whose_answer_dies_with_its_process_is_stored_once() -> None:

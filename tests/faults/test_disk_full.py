@@ -14,7 +14,7 @@ import trio
 from requeuest_trio import Client, DatabaseUnavailable, Request, migrate, open_requeuest
 from requeuest_trio.testing import Receiver, Reply, open_receiver
 from tests.faults.outages import IMPATIENT, in_thread, logged, looking_at, queue_server, spawn_surely
-from tests.faults.throwaway import CannotStartError, Throwaway
+from tests.throwaway import CannotStartError, Throwaway
 
 ROOM = 24 << 20
 

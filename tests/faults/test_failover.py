@@ -18,7 +18,7 @@ from requeuest_trio._embedded.server import PORT
 from requeuest_trio.testing import Reply, open_receiver
 from tests.engine.support import Eye
 from tests.faults.outages import IMPATIENT, in_thread, logged, looking_at, open_replica, queue_server, spawn_surely
-from tests.faults.throwaway import Throwaway
+from tests.throwaway import Throwaway
 
 BACK_WITHIN = 15.0
 SILENT_PRIMARY = 30.0

@@ -17,8 +17,8 @@ from requeuest_trio._store import notifications
 from requeuest_trio.testing import Receiver, open_receiver
 from tests.engine.test_logging import check_table
 from tests.faults.outages import logged, queue_server
-from tests.faults.throwaway import Throwaway
 from tests.postgres.harness import Conn, connect, value
+from tests.throwaway import Throwaway
 
 
 @pytest.fixture

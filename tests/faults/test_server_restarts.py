@@ -17,7 +17,7 @@ from tests.faults.outages import in_thread, queue_server
 from tests.faults.processes import Program
 from tests.faults.rig import Rig
 from tests.faults.scale import scale, scaled
-from tests.faults.throwaway import Throwaway
+from tests.throwaway import Throwaway
 
 STEADY = 2.5
 """Seconds without a restart, to know what is usual."""

@@ -19,8 +19,8 @@ from requeuest_trio._model.backoff import Backoff
 from requeuest_trio.testing import open_receiver
 from tests.engine.support import Eye, Log, until_done
 from tests.faults.outages import IMPATIENT, in_thread, logged, looking_at, queue_server
-from tests.faults.throwaway import Throwaway
 from tests.postgres.harness import until
+from tests.throwaway import Throwaway
 
 BACK_WITHIN = 5.0
 

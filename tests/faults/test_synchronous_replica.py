@@ -19,7 +19,7 @@ from requeuest_trio._postgres import TrioConnection
 from requeuest_trio.testing import Receiver
 from tests.engine.support import Eye
 from tests.faults.outages import looking_at, open_replica, queue_server
-from tests.faults.throwaway import Throwaway
+from tests.throwaway import Throwaway
 
 WAITING = "select count(*) = 1 from pg_stat_activity where wait_event = 'SyncRep'"
 WAITING_TO_STORE = (

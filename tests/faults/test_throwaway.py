@@ -10,16 +10,16 @@ import psycopg
 import pytest
 
 from requeuest_trio._embedded.files import EXCLUSIVE, Home, is_locked
-from tests.faults.throwaway import throwaway_server
-from tests.faults.warden import is_server
+from tests.server_guard import is_server
 from tests.servers import wait_for
+from tests.throwaway import throwaway_server
 
 ROOT = Path(__file__).parents[2]
 
 # Prints where the server is, and then waits to be killed.
 HOLDER = """
 import sys
-from tests.faults.throwaway import throwaway_server
+from tests.throwaway import throwaway_server
 
 with throwaway_server(wal_room=int(sys.argv[1]) or None) as server:
     print(server.data, server.pid, flush=True)

@@ -17,7 +17,7 @@ import trio
 from requeuest_trio import Config, DatabaseUnavailable, Request, open_requeuest
 from requeuest_trio.testing import open_receiver
 from tests.faults.outages import in_thread, logged, queue_server, spawn_surely
-from tests.faults.throwaway import Throwaway
+from tests.throwaway import Throwaway
 
 CONNECTIONS = 16
 REASON = "too many clients already"

@@ -27,8 +27,8 @@ from tests.engine.bench import new_id
 from tests.engine.conftest import log
 from tests.engine.support import PATIENCE, Eye, Log, eye_on, until_done
 from tests.faults.outages import in_thread, queue_server
-from tests.faults.throwaway import Throwaway
 from tests.proxy import Proxy, open_proxy
+from tests.throwaway import Throwaway
 
 __all__ = ["log"]
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 import trio
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from tests.faults.throwaway import Throwaway
 from tests.poolers import OWN, PGBOUNCER, is_installed, running_pooler
 from tests.postgres_messages import Conversation, Loss, When, committing
 from tests.proxy import Proxy, open_proxy
 from tests.servers import TestServer
+from tests.throwaway import Throwaway
 
 SESSIONS = 60
 """Of the pooler, so that none of its clients has to wait for one."""

@@ -1,5 +1,5 @@
 """
-A PostgreSQL that a test may ill-treat: with a data directory of its own, and fsync=on.
+A PostgreSQL of one test's own, which it may ill-treat: with a data directory of its own, and fsync=on.
 
 It can be stopped as by a power cut, started again on the same socket, lose one of its processes, run out of room for
 its log, and have a replica that takes over. Everything here blocks; call it from Trio in a thread::
@@ -8,7 +8,7 @@ its log, and have a replica that takes over. Everything here blocks; call it fro
         await migrate(server.dsn())
         await trio.to_thread.run_sync(server.restart)
 
-The servers end with the test, also if the test is killed: see `warden.py`.
+The servers end with the test, also if the test is killed: see `server_guard.py`.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -50,7 +50,9 @@ class CannotStartError(Exception):
 class Throwaway:
     """One server. `data`, `socket` and `log` stay where they are, however often it is started."""
 
-    def __init__(self, home: Path, account: pwd.struct_passwd | None, settings: dict[str, str]) -> None:
+    def __init__(
+        self, home: Path, account: pwd.struct_passwd | None, settings: dict[str, str], programs: Path | None = None
+    ) -> None:
         self.data = home / "data"
         self.socket = home / "socket"
         self.room = home / "room"
@@ -60,12 +62,14 @@ class Throwaway:
         self._home = home
         self._account = account
         self._settings = SETTINGS | settings
+        self._programs = binaries() if programs is None else programs
         self._process: subprocess.Popen[bytes] | None = None
         self._own_directory(home)
         self._own_directory(self.socket)
 
     def dsn(self, database: str = "postgres", **parameters: str) -> str:
-        return make_conninfo(host=str(self.socket), port=PORT, user="postgres", dbname=database, **parameters)
+        port = self._settings["port"]
+        return make_conninfo(host=str(self.socket), port=port, user="postgres", dbname=database, **parameters)
 
     # --- starting and stopping ----------------------------------------------------------------------------------------
 
@@ -170,7 +174,9 @@ class Throwaway:
     @contextlib.contextmanager
     def replica(self, settings: dict[str, str] | None = None) -> Iterator["Throwaway"]:
         """A server that follows this one, asynchronously, until it is told to take over by `promote`."""
-        standby = Throwaway(self._home.with_name("replica"), self._account, self._settings | (settings or {}))
+        standby = Throwaway(
+            self._home.with_name("replica"), self._account, self._settings | (settings or {}), self._programs
+        )
         standby.run("pg_basebackup", "-D", str(standby.data), "-R", "-c", "fast", "-d", self.dsn())
         with standby.running():
             yield standby
@@ -211,7 +217,7 @@ class Throwaway:
     def _popen(self, program: str, *arguments: str, output: int) -> subprocess.Popen[bytes]:
         passed = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
         return subprocess.Popen(
-            [str(binaries() / program), *arguments],
+            [str(self._programs / program), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -223,15 +229,30 @@ class Throwaway:
             extra_groups=None if self._account is None else [],
         )
 
+    def write(self, name: str, content: bytes) -> None:
+        """Put a file into the data directory, which the server alone may read."""
+        path = self.data / name
+        path.write_bytes(content)
+        path.chmod(0o600)
+        self._own(path)
+
     def _own_directory(self, path: Path) -> None:
         path.mkdir(mode=0o700)
+        self._own(path)
+
+    def _own(self, path: Path) -> None:
         if self._account is not None:
             os.chown(path, self._account.pw_uid, self._account.pw_gid)
 
 
 @contextlib.contextmanager
 def throwaway_server(
-    settings: dict[str, str] | None = None, *, wal_room: int | None = None, table_room: int | None = None
+    settings: dict[str, str] | None = None,
+    *,
+    wal_room: int | None = None,
+    table_room: int | None = None,
+    programs: Path | None = None,
+    prepare: Callable[[Throwaway], None] = lambda _: None,
 ) -> Iterator[Throwaway]:
     """
     A running server with an empty database `postgres`; afterwards nothing of it is left.
@@ -240,13 +261,16 @@ def throwaway_server(
         settings: PostgreSQL settings on top of `SETTINGS`.
         wal_room: bytes for the write-ahead log, on a file system of its own that can be filled. Only root can mount it.
         table_room: bytes for a tablespace at `tablespace`, likewise. One of the two.
+        programs: where `initdb` and `postgres` are; None is where the session's are.
+        prepare: called before it starts, to `write` files.
     """
     with temporary_home() as path, _watched(path), in_use(path):
         account = server_account()
         if account is not None:
             let_in(account, path)
-        server = Throwaway(path / "primary", account, settings or {})
+        server = Throwaway(path / "primary", account, settings or {}, programs)
         server.make(wal_room, table_room)
+        prepare(server)
         with server.running():
             yield server
 
@@ -254,11 +278,11 @@ def throwaway_server(
 @contextlib.contextmanager
 def _watched(path: Path) -> Iterator[None]:
     """Whatever ends this process, the servers below `path` end, and nothing stays mounted there."""
-    command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("warden.py")), str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as warden:
+    command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("server_guard.py")), str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as guard:
         try:
             yield
         finally:
-            assert warden.stdin is not None
-            warden.stdin.close()
-            assert warden.wait(30) == 0
+            assert guard.stdin is not None
+            guard.stdin.close()
+            assert guard.wait(30) == 0
