@@ -68,3 +68,23 @@ def test_free_slots_are_shared_in_equal_parts() -> None:
     assert Slots(24, None).share_out(0, wishes) == {"a": 7, "b": 7, "c": 7}
     assert Slots(24, None).share_out(20, wishes) == {"a": 1, "b": 1, "c": 1}
     assert Slots(100, None).share_out(0, wishes) == {"a": 15, "b": 15, "c": 15}
+
+
+WISH = st.builds(Wish, st.just("a"), st.integers(0, 40), st.integers(0, 40), st.integers(0, 20))
+
+
+@given(WISH, st.integers(0, 80))
+def test_a_limit_leaves_what_fits_under_it_and_nothing_ahead(wish: Wish, attempts: int) -> None:
+    limited = wish.limited(attempts)
+    assert limited.occupied == wish.occupied
+    assert limited.ahead == 0
+    assert limited.free == max(0, min(wish.free, attempts - wish.occupied))
+    # Limits of several kinds may come in any order.
+    assert limited.limited(7) == wish.limited(7).limited(attempts) == wish.limited(min(attempts, 7))
+
+
+@given(WISH.filter(lambda wish: wish.free))
+def test_a_reserved_slot_is_occupied_and_not_free(wish: Wish) -> None:
+    reserved = wish.with_one_reserved()
+    assert reserved.occupied + reserved.free == wish.occupied + wish.free
+    assert reserved.occupied == wish.occupied + 1

@@ -21,6 +21,14 @@ class Wish(NamedTuple):
     ahead: int
     """Jobs that it may hold beyond its slots, once it has all of them."""
 
+    def with_one_reserved(self) -> Wish:
+        """The same, if one of the free slots is being taken otherwise."""
+        return Wish(self.channel, self.occupied + 1, max(0, self.free - 1), self.ahead)
+
+    def limited(self, attempts: int) -> Wish:
+        """What is left of it, if the channel may make so many attempts at once: then none waits for its turn."""
+        return Wish(self.channel, self.occupied, max(0, min(self.free, attempts - self.occupied)), 0)
+
 
 class Slots:
     """The slots of a process, over all its channels.
@@ -33,7 +41,7 @@ class Slots:
         """
         Args:
             most: how many there are.
-            channels: how many channels the process delivers; None if nobody knows.
+            channels: how many channels the process delivers; None if that is not known.
         """
         self._most = most
         eighth = -(-most // _RESERVED_PART)
