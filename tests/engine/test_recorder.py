@@ -17,7 +17,7 @@ import trio.testing
 from psycopg import errors
 
 from requeuest_trio import Config, DatabaseUnavailable, JobState, Reached, Request, open_requeuest
-from requeuest_trio._engine import recorder
+from requeuest_trio._engine import outcome_backlog
 from requeuest_trio._engine.recorder import Recorder
 from requeuest_trio._engine.runner import Runner
 from requeuest_trio._model.outcome import Answer, Outcome
@@ -222,7 +222,7 @@ class Writing:
 
 
 async def test_attempts_wait_for_room(eye: Eye, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder, "_MAX_ROWS", 5)
+    monkeypatch.setattr(outcome_backlog, "MAX_BATCH_ROWS", 5)
     writing, places, room = Writing(monkeypatch), 4, 4 + 2 * 5
     config = Config(max_running=places)
     async with nothing_left(eye), open_requeuest(eye.dsn, ["a"], concurrency=places, config=config) as client:

@@ -34,11 +34,24 @@ from requeuest_trio._store.outcomes import Report
 
 __all__ = ["Deliverer"]
 
-
 _NOT_SENT = "not sent: this process had lost its lease"
 _CUT_SHORT = "cut short: this process could not renew its lease"
 _UNREAD = "not sent: its body could not be read"
 _READ_AGAIN_SECONDS = 5.0
+
+
+class _NotOpened(Exception):
+    """A job can't be sent. Its attempt has this outcome."""
+
+    def __init__(self, outcome: Outcome, logged: str | None = None) -> None:
+        super().__init__(outcome.error)
+        self.outcome = outcome
+        self.logged = logged
+        """What is wrong, in words that may be logged, if the error's may not."""
+
+
+class _Shortage(Exception):
+    """This machine lacks something without which nothing can be sent. The text says what."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,25 +78,22 @@ class Deliverer:
             What this machine lacked, if that kept it from sending anything: then nothing was handed over, and the job
             is the caller's again. Raises no `Exception`: one would end all that this process does.
 
-        Cancelled from outside: nothing is reported, and the job is given back when the runner ends.
+        Cancelled from outside: nothing is reported, and the job is released when the runner ends.
         """
         started = trio.current_time()
         try:
-            if job.body is None:
-                if not await self._read_body(job, scope, started):
-                    return None
-                started = trio.current_time()
             try:
-                request, policy = job.read()
-            except MemoryError as error:
-                return described(error)
-            except Exception as error:
-                self._report_damaged(job, error, started)
-            else:
-                if not self.lease.is_valid:
-                    self.give_up(job)
-                elif (problem := await self._deliver(job, request, policy, scope, started)) is not None:
-                    return problem
+                if job.body is None:
+                    if not await self._read_body(job, scope):
+                        return None
+                    started = trio.current_time()
+                request, policy = self._open(job)
+                delivery = await self._send(job, request, policy, scope, started)
+                self._report(job, self._judge(delivery, job, request, policy), started)
+            except _NotOpened as problem:
+                self._report(job, problem.outcome, started, logged=problem.logged)
+            except _Shortage as shortage:
+                return str(shortage)
             if not self.recorder.has_room:
                 scope.deadline = math.inf
                 await self.recorder.wait_for_room()
@@ -93,34 +103,50 @@ class Deliverer:
             self.recorder.submit(Report(job, outcome, started, trio.current_time() - started), outcome.error)
         return None
 
-    def _report_damaged(self, job: Claimed, error: Exception, started: float) -> None:
-        # What is wrong, word for word, stands in the row. The log must not quote it: a URL may have a token in it.
-        what = error.argument if isinstance(error, InvalidRequest) else type(error).__name__
-        outcome = damaged(str(error) or type(error).__name__)
-        self._report(job, outcome, started, logged=f"the stored job is damaged: {what}")
+    def give_up(self, job: Claimed) -> None:
+        """Report that a claimed job was not sent, because its lease was lost while it waited for its turn."""
+        self._report(job, _interrupted(Reached.RESOLVE, _NOT_SENT), trio.current_time())
 
-    async def _read_body(self, job: Claimed, scope: trio.CancelScope, started: float) -> bool:
-        """Read what the claim has left unread. Returns whether it is there; if not, that is reported."""
-        outcome = None
+    # --- the steps ----------------------------------------------------------------------------------------------------
+
+    async def _read_body(self, job: Claimed, scope: trio.CancelScope) -> bool:
+        """Read what the claim has left unread. Returns whether the job is still held under its claim."""
         self.lease.begin(scope, math.inf)
         try:
             job.body = await self.bodies.read(job)
         except UnreadableError as error:
-            outcome = damaged(str(error))
+            self.lease.ended(scope)
+            raise _NotOpened(damaged(str(error))) from error
         except (*DATABASE_ERRORS, MemoryError) as error:
-            outcome = _interrupted(Reached.RESOLVE, f"{_UNREAD}: {first_line(error)}", _READ_AGAIN_SECONDS)
+            self.lease.ended(scope)
+            problem = f"{_UNREAD}: {first_line(error)}"
+            raise _NotOpened(_interrupted(Reached.RESOLVE, problem, _READ_AGAIN_SECONDS)) from error
         except BaseException:
             if self.lease.ended(scope):
                 self.give_up(job)
             raise
         self.lease.ended(scope)
-        if outcome is not None:
-            self._report(job, outcome, started)
         return job.body is not None
 
-    async def _deliver(
+    def _open(self, job: Claimed) -> tuple[Request, RetryPolicy]:
+        """Read the row, which another program may have written, and see whether the job may still be sent."""
+        try:
+            opened = job.read()
+        except MemoryError as error:
+            raise _Shortage(described(error)) from error
+        except Exception as error:
+            # What is wrong, word for word, stands in the row. The log must not quote it: a URL may have a token in it.
+            what = error.argument if isinstance(error, InvalidRequest) else type(error).__name__
+            outcome = damaged(str(error) or type(error).__name__)
+            raise _NotOpened(outcome, f"the stored job is damaged: {what}") from error
+        if not self.lease.is_valid:
+            raise _NotOpened(_interrupted(Reached.RESOLVE, _NOT_SENT))
+        return opened
+
+    async def _send(
         self, job: Claimed, request: Request, policy: RetryPolicy, scope: trio.CancelScope, started: float
-    ) -> str | None:
+    ) -> Delivery:
+        """Send it. If it is cut short, by its own time or by the lease, that is reported here."""
         timeout = self.config.attempt_timeout if request.timeout is None else request.timeout
         progress = Progress(request.headers, self.lease.confirm)
         self.lease.begin(scope, started + timeout)
@@ -130,42 +156,25 @@ class Deliverer:
             if self.lease.ended(scope):
                 self._report(job, _interrupted(Reached.SENT, _CUT_SHORT), started)
             elif scope.cancel_called:
-                self._report_judged(progress.timed_out(timeout), job, request, policy, started)
+                self._report(job, self._judge(progress.timed_out(timeout), job, request, policy), started)
             raise
         self.lease.ended(scope)
         if delivery.is_shortage:
-            return delivery.error
-        self._report_judged(delivery, job, request, policy, started)
-        return None
+            raise _Shortage(delivery.error)
+        return delivery
 
-    def _report_judged(
-        self, delivery: Delivery, job: Claimed, request: Request, policy: RetryPolicy, started: float
-    ) -> None:
-        outcome = _judged(delivery, job, request, policy)
+    def _judge(self, delivery: Delivery, job: Claimed, request: Request, policy: RetryPolicy) -> Outcome:
+        """What becomes of the job, and what that says about its origin."""
+        now = datetime.now(UTC)
+        outcome = judge(delivery, request, policy, attempt=job.attempt, now=now, random=random.random)
         if outcome.state is not JobState.SUCCEEDED:
-            self._tell_of_failure(origin_of(request.url), outcome)
+            self._note_failure(origin_of(request.url), outcome)
         elif self.origins:
-            self._tell_of_success(origin_of(request.url))
-        self._report(job, outcome, started)
-
-    def _tell_of_failure(self, origin: str, outcome: Outcome) -> None:
-        gives_up = outcome.state is JobState.DEAD
-        failing = self.origins.failed(origin, now=trio.current_time(), gives_up=gives_up)
-        if failing is not None:
-            self.emitter.emit(events.OriginFailing(origin=origin, failures=failing.failures, error=outcome.error))
-
-    def _tell_of_success(self, origin: str) -> None:
-        recovered = self.origins.succeeded(origin, now=trio.current_time())
-        if recovered is not None:
-            failed_for = round(recovered.failed_for, 1)
-            self.emitter.emit(events.OriginRecovered(origin=origin, failures=recovered.failures, failed_for=failed_for))
-
-    def give_up(self, job: Claimed) -> None:
-        """Report that a claimed job was not sent, because its lease was lost while it waited for its turn."""
-        outcome = _interrupted(Reached.RESOLVE, _NOT_SENT)
-        self._report(job, outcome, trio.current_time())
+            self._note_success(origin_of(request.url))
+        return outcome
 
     def _report(self, job: Claimed, outcome: Outcome, started: float, *, logged: str | None = None) -> None:
+        """Hand the outcome to the recorder, and tell of the attempt."""
         duration = trio.current_time() - started
         error = logged or outcome.error
         self.recorder.submit(Report(job, outcome, started, duration), error)
@@ -182,10 +191,19 @@ class Deliverer:
                 )
             )
 
+    # --- the health of origins ----------------------------------------------------------------------------------------
 
-def _judged(delivery: Delivery, job: Claimed, request: Request, policy: RetryPolicy) -> Outcome:
-    now = datetime.now(UTC)
-    return judge(delivery, request, policy, attempt=job.attempt, now=now, random=random.random)
+    def _note_failure(self, origin: str, outcome: Outcome) -> None:
+        gives_up = outcome.state is JobState.DEAD
+        failing = self.origins.failed(origin, now=trio.current_time(), gives_up=gives_up)
+        if failing is not None:
+            self.emitter.emit(events.OriginFailing(origin=origin, failures=failing.failures, error=outcome.error))
+
+    def _note_success(self, origin: str) -> None:
+        recovered = self.origins.succeeded(origin, now=trio.current_time())
+        if recovered is not None:
+            failed_for = round(recovered.failed_for, 1)
+            self.emitter.emit(events.OriginRecovered(origin=origin, failures=recovered.failures, failed_for=failed_for))
 
 
 def _most_attempts(job: Claimed) -> int:

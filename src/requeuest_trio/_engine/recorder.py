@@ -1,12 +1,11 @@
 """Writes outcomes in batches: whatever has ended while one write was under way goes together into the next.
 
-An outcome is kept here until PostgreSQL has confirmed it, through outages too. Writing one twice does no harm, since a
-record counts only for the claim that is still current. Only one task at a time may write: `run`, and after its end
-whoever calls `finish`.
+An outcome is kept in the backlog until PostgreSQL has confirmed it, through outages too. Writing one twice does no
+harm, since a record counts only for the claim that is still current. Only one task at a time may write: `run`, and
+after its end whoever calls `finish`.
 
-An outcome that PostgreSQL refuses, or does not manage to write, is set aside: it is tried again by itself, after a
-pause of its own, so that it does not hold up the others. Only one whose data is refused is written without its answer;
-after any other error the answer is kept, and tried again whole.
+One whose data PostgreSQL refuses is written without its answer; after any other error the answer is kept, and the
+outcome tried again whole.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from uuid import UUID
 
 import psycopg
@@ -22,6 +20,7 @@ import trio
 from psycopg import errors
 
 from requeuest_trio._config import Config
+from requeuest_trio._engine.outcome_backlog import OutcomeBacklog, Unconfirmed
 from requeuest_trio._model.backoff import Backoff
 from requeuest_trio._model.errors import DatabaseUnavailable, first_line
 from requeuest_trio._model.outcome import Answer, Outcome
@@ -34,11 +33,8 @@ from requeuest_trio._store.ordering_keys import Keys
 from requeuest_trio._store.outcomes import Report
 from requeuest_trio._store.store import Store
 
-__all__ = ["Recorder"]
+__all__ = ["OnRecorded", "Recorder"]
 
-_MAX_ROWS = 500
-_MAX_BYTES = 8 * 1_048_576
-_MAX_BACKLOG_BYTES = 8 * _MAX_BYTES
 _REFUSED_RETRY_SECONDS = 60.0
 _BUSY_ROWS = 8
 _BUSY_PAUSE = 0.01
@@ -48,38 +44,17 @@ OnRecorded = Callable[[Sequence[Report], dict[str, float]], None]
 """Told what was recorded, and channels in which ordered jobs became available, with their waits. Both are hints."""
 
 
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """An outcome that is not yet confirmed."""
-
-    report: Report
-    logged: str | None
-    """What is wrong, in words that may be logged."""
-    failures: int = 0
-    is_slow: bool = False
-    """PostgreSQL has run out of the time for it."""
-    is_refused: bool = False
-    retry_at: float = -math.inf
-    """Later than now: it is set aside."""
-
-    @property
-    def size(self) -> int:
-        return len(self.report.outcome.answer.body) if self.report.outcome.answer else 0
-
-
 class Recorder:
     """Outcomes on their way to the database. `run` has to be running, or `flush` to be called."""
 
     def __init__(self, store: Store, config: Config, on_recorded: OnRecorded, emitter: Emitter) -> None:
         self._store = store
         self._excerpt, self._keep = config.excerpt, config.keep_response
-        # Attempts go on while one batch is written and the next one gathers.
-        self._limit = config.max_running + 2 * _MAX_ROWS
         self._on_recorded = on_recorded
         self._emitter = emitter
-        self._backlog: dict[_Entry, None] = {}
-        self._bytes = 0
+        self._backlog = OutcomeBacklog(config.max_running)
         self._busy_keys: Keys = set()
+        """Ordering keys whose next jobs are still to be made available."""
         self._busy_keys_at = math.inf
         self._problem: Exception | None = None
         self._wanted = trio.Event()
@@ -98,50 +73,49 @@ class Recorder:
     @property
     def claims(self) -> set[UUID]:
         """The claims of outcomes that are not yet confirmed."""
-        return {entry.report.job.claim for entry in self._backlog}
+        return self._backlog.claims
 
     def submit(self, report: Report, logged: str | None = None) -> None:
         """Take an outcome over. It is this recorder's from here on, whatever happens to the caller."""
-        entry = _Entry(report, logged)
-        self._backlog[entry] = None
-        self._bytes += entry.size
+        self._backlog.add(report, logged)
         self._wanted.set()
 
     @property
     def has_room(self) -> bool:
         """Whether there is not yet too much that is unconfirmed."""
-        return len(self._backlog) <= self._limit and self._bytes <= _MAX_BACKLOG_BYTES
+        return self._backlog.has_room
 
     async def wait_for_room(self) -> None:
-        """Back-pressure: hold the caller, and with it a place of its channel, while there is none."""
-        while not self.has_room:
+        """Back-pressure: hold the caller, and with it a slot of its channel, while there is none."""
+        while not self._backlog.has_room:
             await self._has_room.wait()
+
+    # --- the loop -----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Write outcomes until cancelled; what is then unconfirmed stays for `finish`."""
         failures = 0
         while True:
-            with trio.move_on_at(self._next_retry()):
+            with trio.move_on_at(self._next_retry):
                 await self._wanted.wait()
             try:
                 problem = await self.flush()
                 failures = 0
                 if problem is not None:
-                    pause = max(self._next_retry() - trio.current_time(), 0.0)
-                    self._emitter.emit(
-                        events.RecordFailed(error=first_line(problem), backlog=self.backlog, retry_in=round(pause, 2))
-                    )
+                    self._tell_of_failure(problem, max(self._next_retry - trio.current_time(), 0.0))
             except DATABASE_ERRORS as error:
                 failures += 1
                 pause = self._backoff.delay(failures, random.random)
-                self._emitter.emit(
-                    events.RecordFailed(error=first_line(error), backlog=self.backlog, retry_in=round(pause, 2))
-                )
+                self._tell_of_failure(error, pause)
                 await trio.sleep(pause)
 
+    def _tell_of_failure(self, error: Exception, pause: float) -> None:
+        self._emitter.emit(events.RecordFailed(error=first_line(error), backlog=self.backlog, retry_in=round(pause, 2)))
+
+    @property
     def _next_retry(self) -> float:
         """When, after a flush, there is something to do although nothing is submitted."""
-        return min([self._busy_keys_at, *(entry.retry_at for entry in self._backlog)])
+        return min(self._busy_keys_at, self._backlog.next_retry)
 
     async def flush(self) -> Exception | None:
         """Write what is unconfirmed. Whatever is raised, cancellation too, no outcome is lost by it.
@@ -151,9 +125,9 @@ class Recorder:
         self._problem = None
         if self._busy_keys_at <= trio.current_time():
             await self._unblock_busy_keys()
-        while batch := self._next_batch():
+        while batch := self._backlog.next_batch(trio.current_time()):
             began, is_busy = trio.current_time(), len(batch) >= _BUSY_ROWS
-            if any(entry.failures for entry in self._backlog):
+            if self._backlog.has_failures:
                 # Not to wait for every lock anew.
                 batch = await self._set_locked_aside(batch)
             if batch:
@@ -167,35 +141,14 @@ class Recorder:
     async def finish(self) -> Exception | None:
         """A last `flush`, then one of what was set aside: what still remains will be sent again."""
         problem = await self.flush()
-        for entry in self._backlog:
-            # There is no time for another try with one that took too long.
-            if not entry.is_slow:
-                entry.retry_at = -math.inf
+        self._backlog.end_pauses()
         if self._busy_keys:
             self._busy_keys_at = -math.inf
         return await self.flush() or (problem if self._backlog else None)
 
-    def _next_batch(self) -> list[_Entry]:
-        """The oldest outcomes, each of another job: after a rescue there may be two of one, under different claims.
+    # --- one batch ----------------------------------------------------------------------------------------------------
 
-        One that has failed before comes alone.
-        """
-        batch: list[_Entry] = []
-        jobs: set[UUID] = set()
-        size, now = 0, trio.current_time()
-        for entry in self._backlog:
-            if entry.retry_at > now:
-                continue
-            if entry.failures and not batch:
-                return [entry]
-            if entry.failures or len(batch) == _MAX_ROWS or size > _MAX_BYTES or entry.report.job.id in jobs:
-                break
-            batch.append(entry)
-            jobs.add(entry.report.job.id)
-            size += entry.size
-        return batch
-
-    async def _write(self, batch: Sequence[_Entry]) -> None:
+    async def _write(self, batch: Sequence[Unconfirmed]) -> None:
         """Write outcomes, and take them off the backlog, or set them aside."""
         try:
             await self._write_together(batch, [entry.report for entry in batch])
@@ -221,7 +174,7 @@ class Recorder:
             batch[0].is_slow = isinstance(complaint, errors.QueryCanceled)
             self._set_aside(batch[0], complaint)
 
-    async def _write_refused(self, entry: _Entry, refusal: psycopg.Error) -> None:
+    async def _write_refused(self, entry: Unconfirmed, refusal: psycopg.Error) -> None:
         if not entry.is_refused:
             entry.is_refused = True
             self._emitter.emit(events.OutcomeRefused(job=entry.report.job.id, error=first_line(refusal)))
@@ -232,42 +185,48 @@ class Recorder:
                 raise
             self._set_aside(entry, error)
 
-    async def _write_together(self, batch: Sequence[_Entry], reports: Sequence[Report]) -> None:
-        ids, unblocked, busy = await self._store.record(
+    async def _write_together(self, batch: Sequence[Unconfirmed], reports: Sequence[Report]) -> None:
+        stale, unblocked, busy = await self._store.record(
             reports, now=trio.current_time(), excerpt=self._excerpt, keep=self._keep
         )
         # Confirmed only now, and without a checkpoint since: whatever cuts a write short leaves its batch where it was.
-        for entry in batch:
-            del self._backlog[entry]
-            self._bytes -= entry.size
+        self._backlog.confirm(batch)
         self._has_room.set()
         self._has_room = trio.Event()
         if busy:
             self._busy_keys |= busy
             self._busy_keys_at = min(self._busy_keys_at, trio.current_time() + _BUSY_KEYS_SECONDS)
-        stale = [report for report in reports if report.job.id in ids] if ids else []
-        if stale:
-            self._emitter.emit(events.OutcomesStale(jobs=len(stale)))
-        for entry in batch:
-            if entry.report.outcome.state is JobState.DEAD and entry.report.job.id not in ids:
-                self._emitter.emit(_death(entry))
+        self._tell_of_the_dead(batch, stale)
+        again = [report for report in reports if report.job.id in stale] if stale else []
+        if again:
+            self._emitter.emit(events.OutcomesStale(jobs=len(again)))
         # It may have been recorded before, by a write whose answer was lost, and with it the names of these channels.
-        self._on_recorded(reports, unblocked | {report.job.channel: 0.0 for report in stale})
+        self._on_recorded(reports, unblocked | {report.job.channel: 0.0 for report in again})
+
+    def _tell_of_the_dead(self, batch: Sequence[Unconfirmed], stale: set[UUID]) -> None:
+        for entry in batch:
+            job, outcome = entry.report.job, entry.report.outcome
+            if outcome.state is JobState.DEAD and job.id not in stale:
+                status = outcome.answer.status if outcome.answer else None
+                self._emitter.emit(
+                    events.JobDead(
+                        job=job.id, channel=job.channel, attempts=job.attempt, status=status, error=entry.logged
+                    )
+                )
 
     # --- what is left for later ---------------------------------------------------------------------------------------
 
-    async def _set_locked_aside(self, batch: Sequence[_Entry]) -> list[_Entry]:
+    async def _set_locked_aside(self, batch: Sequence[Unconfirmed]) -> list[Unconfirmed]:
         """Returns the others: those of jobs whose rows no other transaction has locked."""
-        ids = [entry.report.job.id for entry in batch]
-        locked = await self._store.locked_jobs(ids)
+        locked = await self._store.locked_jobs([entry.report.job.id for entry in batch])
         for entry in batch:
             if entry.report.job.id in locked:
                 self._set_aside(entry, DatabaseUnavailable("another transaction has locked the job's row"))
         return [entry for entry in batch if entry.report.job.id not in locked]
 
-    def _set_aside(self, entry: _Entry, error: Exception) -> None:
-        entry.failures += 1
-        entry.retry_at = trio.current_time() + self._own_backoff.delay(entry.failures, random.random)
+    def _set_aside(self, entry: Unconfirmed, error: Exception) -> None:
+        pause = self._own_backoff.delay(entry.failures + 1, random.random)
+        self._backlog.set_aside(entry, trio.current_time() + pause)
         self._problem = error
 
     async def _unblock_busy_keys(self) -> None:
@@ -283,17 +242,6 @@ class Recorder:
         if not self._busy_keys:
             self._busy_keys_at = math.inf
         self._on_recorded((), unblocked)
-
-
-def _death(entry: _Entry) -> events.JobDead:
-    job, answer = entry.report.job, entry.report.outcome.answer
-    return events.JobDead(
-        job=job.id,
-        channel=job.channel,
-        attempts=job.attempt,
-        status=answer.status if answer else None,
-        error=entry.logged,
-    )
 
 
 def _without_answer(report: Report, error: psycopg.Error) -> Report:
