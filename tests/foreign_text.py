@@ -21,7 +21,8 @@ from rich.console import Console
 
 from requeuest_trio import Attempt, InvalidRequest, Job, JobState, Reached, Request, RetryPolicy
 from requeuest_trio._config import check_dsn
-from requeuest_trio._engine.listener import Hints, Listener
+from requeuest_trio._engine.listener import Listener, Topic
+from requeuest_trio._engine.notification import finished_in, waits_in
 from requeuest_trio._http.error_texts import causes, described
 from requeuest_trio._http.progress import Progress
 from requeuest_trio._http.redirects import Hop, goes_along, is_redirect, next_hop
@@ -168,12 +169,13 @@ def decoded(text: str) -> None:
         decoder.finish()
 
 
-def heard(topic: str) -> Call:
-    class Topics:
-        due_topic, done_topic = "due", "done"
+def ignore(_: object) -> None:
+    """Whatever was said."""
 
-    hints = Hints(due=lambda _: None, done=lambda _: None, anything=lambda: None)
-    listener = Listener(None, None, Topics(), ["due", "done"], hints, Emitter())  # type: ignore[arg-type]
+
+def heard(topic: str) -> Call:
+    topics: dict[str, Topic[Any]] = {"due": Topic(waits_in, ignore), "done": Topic(finished_in, ignore)}
+    listener = Listener(None, None, topics, [], Emitter())  # type: ignore[arg-type]
 
     def hear(text: str) -> None:
         # More does not fit into a notification.
@@ -228,6 +230,7 @@ BOUNDED: Mapping[str, list[Call]] = {
         lambda text: check_dsn("dsn", "postgresql://h/?" + text, "is none"),
     ],
     "_engine.listener.Listener": [heard("due"), heard("done"), heard("other")],
+    "_engine.listener.Topic.pass_on": [Topic(waits_in, ignore).pass_on, Topic(finished_in, ignore).pass_on],
     "_http.wire.answer.AnswerParser.feed": [
         answered(b""), answered(b"HTTP/1.1 200 "), answered(HEAD), answered(HEAD + b"X-A: "),
         answered(HEAD + b"Transfer-Encoding: "), answered(HEAD + b"Content-Length: "),
@@ -361,7 +364,7 @@ _OURS = "is given what this library or the application has made and checked"
 _SAME = "is `Request.__init__` with a method"
 _KEEPS = "only keeps what it is given"
 EXEMPT: Mapping[str, str] = {
-    "_engine.listener.Hints.__init__": _KEEPS,
+    "_engine.listener.Topic.__init__": _KEEPS,
     "_engine.listener.Listener.__init__": _KEEPS,
     "_http.wire.bodies.chunk": _OURS,
     "_http.wire.bodies.Pieces.__init__": _KEEPS,

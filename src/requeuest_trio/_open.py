@@ -1,57 +1,37 @@
-"""`open_requeuest`: the one place that wires and starts everything."""
+"""`open_requeuest`: checks what it is given, and what is open lives as long as its block."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
-from functools import partial
-from operator import attrgetter
-from typing import Any
 
 import trio
-from psycopg import errors
 
 from requeuest_trio import embedded
 from requeuest_trio._client import Client
 from requeuest_trio._config import Config, check_dsn
-from requeuest_trio._engine.large_bodies import PATIENCE
-from requeuest_trio._engine.lease import Lease
-from requeuest_trio._engine.listener import Hints, Listener
-from requeuest_trio._engine.runner import FINISH_SECONDS, Runner
+from requeuest_trio._engine.runner import FINISH_SECONDS
 from requeuest_trio._http.sender import open_sender
 from requeuest_trio._model import checks
 from requeuest_trio._model.channel import ALL, All, Channel, channels_of
 from requeuest_trio._model.dsn import HiddenText
 from requeuest_trio._model.ecosystem import AsyncBaseTransport, AsyncClient, ForeignClient
-from requeuest_trio._model.errors import InvalidRequest, RequeuestError, first_line
+from requeuest_trio._model.errors import InvalidRequest, RequeuestError
 from requeuest_trio._model.exact import exact_text
 from requeuest_trio._model.groups import Kept, raise_bare
-from requeuest_trio._observe import events
 from requeuest_trio._observe.emitter import Emitter
-from requeuest_trio._observe.loop_lag import LoopLag
-from requeuest_trio._postgres import Dsn, Route, TrioConnection, move_on_after
-from requeuest_trio._store.announcer import Announcer
-from requeuest_trio._store.database import Database, run_once
-from requeuest_trio._store.failures import without_contents
-from requeuest_trio._store.migrate import apply_migrations, check_schema
+from requeuest_trio._postgres import Dsn, Route, move_on_after
+from requeuest_trio._store.migrate import apply_migrations
 from requeuest_trio._store.notifications import Notifications
-from requeuest_trio._store.pooler import check_listen_dsn, has_sessions, is_direct
+from requeuest_trio._store.opening import Opening
 from requeuest_trio._store.queries import Queries, checked_schema
-from requeuest_trio._store.rights import check_rights, quoted
-from requeuest_trio._store.spawner import FLUSH_LOCK_SECONDS, Spawner
-from requeuest_trio._store.statements import OneConnection
-from requeuest_trio._store.store import Store
-from requeuest_trio._store.waits import Waits
-from requeuest_trio._waiters import Waiters
+from requeuest_trio._wiring import Databases, Options, Wired, wire
 
 __all__ = ["migrate", "open_requeuest"]
 
 _CLOSE_SECONDS = 5.0
 _LONGEST_SECONDS = 3_600.0
-_ALARMING_LAG = 1 / 4
-"""Of the lease."""
-_ADVICE = "a transaction pooler is in between, so only polling wakes; Config.listen_dsn can name a direct connection"
 
 
 async def migrate(dsn: Dsn, *, schema: str = "requeuest", target: int | None = None) -> list[str]:
@@ -156,6 +136,7 @@ async def open_requeuest(
     grace_seconds = checks.seconds("grace", grace, 0.0, _LONGEST_SECONDS)
     poll_seconds = checks.seconds("poll_interval", poll_interval, 0.05, _LONGEST_SECONDS)
     config = _checked_config(config, concurrency)
+    options = Options(names, settings, concurrency, lease_seconds, poll_seconds, config)
     emitter = Emitter()
 
     async with _resources() as stack:
@@ -163,69 +144,17 @@ async def open_requeuest(
         sender = await stack.enter_async_context(open_sender(http, config))
         address = await stack.enter_async_context(_server(dsn))
         route = Route(address)
-        past_pooler = None if config.listen_dsn is None else Route(config.listen_dsn)
         if migrate or address is not dsn:
             await apply_migrations(route, emitter, schema=schema)
         queries = Queries(schema)
         notifications = Notifications(schema, emitter, enabled=config.notifications)
-        prepare = partial(_prepare, address, queries, notifications, settings, config, past_pooler, names, emitter)
-        no_pooler = await run_once(route, queries, config, prepare)
-        sessions = no_pooler or await has_sessions(route, queries, config)
-        listen_at = _listen_at(route, past_pooler, config, sessions, poll_seconds, emitter)
-
-        async def connect(
-            size: int, route: Route = route, *, has_sessions: bool = sessions, **options: Any
-        ) -> Database:
-            options |= {"has_sessions": has_sessions, "pause_notifications": notifications.pause}
-            return await stack.enter_async_context(Database(route, queries, config, size=size, **options))
-
-        bound = partial(Store, queries=queries, notifications=notifications)
-        calls = await connect(config.pool_size)
-        store = bound(calls)
-        flushes = bound(await connect(1, lock_timeout=FLUSH_LOCK_SECONDS, plans_once=True))
-        runner = None
-
-        def wake(waits: Waits) -> None:
-            """What this process has stored, and delivers itself, needs no notification."""
-            if runner is not None:
-                runner.wake(waits)
-
-        waiters = Waiters(store, wake, emitter, poll_interval=poll_seconds)
-        if names:
-            runner = Runner(
-                bound(await connect(1, lease=lease_seconds, plans_once=True)),
-                bound(await connect(1, lease=lease_seconds, plans_once=True)),
-                bound(await connect(1, patience=PATIENCE)),
-                sender,
-                waiters,
-                names,
-                config,
-                emitter,
-                concurrency=concurrency,
-                lease=Lease(lease_seconds),
-                poll_interval=poll_seconds,
-            )
-        announcer = Announcer(flushes, emitter, enabled=config.notifications)
-        reserve = runner.dispatcher.reserve if runner else _no_place
-        spawner = Spawner(flushes, store, announcer, wake, reserve, callers=config.pool_size - 1)
-        loop_lag = LoopLag(lease_seconds * _ALARMING_LAG, emitter)
-        client = Client(
-            calls,
-            store,
-            spawner,
-            waiters,
-            config,
-            settings,
-            emitter,
-            runner.load if runner else None,
-            lambda: loop_lag.worst,
-        )
-        services = [spawner.run, announcer.run, waiters.run, sender.run, loop_lag.run]
-        if listen_at is not None:
-            listening = await connect(1, listen_at, has_sessions=True)
-            services.append(_listener(listening, bound(listening), notifications, waiters, runner, emitter).run)
-        async with _running(client, runner, services, grace_seconds):
-            yield client
+        opening = Opening(address, route, queries, notifications, config, emitter)
+        sessions = await opening.prepare(options.channels, options.settings)
+        listen_at = opening.listening_route(options.poll_interval, sessions=sessions)
+        databases = Databases(stack, route, queries, notifications, config, has_sessions=sessions)
+        wired = await wire(options, databases, notifications, sender, listen_at, emitter)
+        async with _running(wired, grace_seconds):
+            yield wired.client
 
 
 @asynccontextmanager
@@ -240,10 +169,9 @@ async def _resources() -> AsyncIterator[AsyncExitStack]:
 
 
 @asynccontextmanager
-async def _running(
-    client: Client, runner: Runner | None, services: Iterable[Callable[[], Awaitable[None]]], grace: float
-) -> AsyncIterator[None]:
+async def _running(wired: Wired, grace: float) -> AsyncIterator[None]:
     """Run everything for as long as the block lasts, and end it in order."""
+    client, runner, services = wired
     errors = Kept()
     try:
         async with trio.open_nursery(strict_exception_groups=True) as nursery:
@@ -268,94 +196,6 @@ async def _running(
                 await runner.finish()  # noqa: ASYNC102 - in a shield of its own
     if errors:
         raise_bare(BaseExceptionGroup("the block has ended with several errors", errors))
-
-
-def _no_place(_: str) -> AbstractContextManager[None]:
-    """This process delivers nothing."""
-    return nullcontext()
-
-
-def _listener(
-    database: Database,
-    store: Store,
-    notifications: Notifications,
-    waiters: Waiters,
-    runner: Runner | None,
-    emitter: Emitter,
-) -> Listener:
-    if runner is None:
-        hints = Hints(due=lambda _: None, done=waiters.wake, anything=waiters.wake_all)
-        return Listener(database, store, notifications, [notifications.done_topic], hints, emitter)
-
-    def anything() -> None:
-        waiters.wake_all()
-        runner.dispatcher.wake_all()
-
-    hints = Hints(due=runner.dispatcher.hear, done=waiters.wake, anything=anything)
-    topics = [notifications.due_topic, notifications.done_topic]
-    return Listener(database, store, notifications, topics, hints, emitter)
-
-
-def _listen_at(
-    route: Route, past_pooler: Route | None, config: Config, has_sessions: bool, poll_interval: float, emitter: Emitter
-) -> Route | None:
-    """Where news can be heard. None: nowhere."""
-    if not config.notifications:
-        return None
-    if past_pooler is None and not has_sessions:
-        emitter.emit(events.Pooled(poll_interval=poll_interval, advice=_ADVICE))
-        return None
-    return past_pooler or route
-
-
-async def _prepare(
-    dsn: Dsn,
-    queries: Queries,
-    notifications: Notifications,
-    settings: Collection[Channel],
-    config: Config,
-    past_pooler: Route | None,
-    names: Collection[str] | All,
-    emitter: Emitter,
-    connection: TrioConnection,
-) -> bool:
-    """Find out at once, and not by and by, whether this database will do. Returns whether no pooler is in between."""
-    await check_rights(connection, queries, delivers=bool(names), sets=bool(settings))
-    await check_schema(connection, dsn, queries.schema)
-    await check_listen_dsn(connection, queries, config, past_pooler)
-    pid, database, recorded, actual = await _what_answers(connection, queries, names)
-    _warn_of_collation(database, recorded, actual, emitter)
-    # In one order for everybody, since it is one transaction.
-    for channel in sorted(settings, key=attrgetter("name")):
-        await Store(OneConnection(connection), queries, notifications).set_channel(channel)
-    return is_direct(connection, pid)
-
-
-async def _what_answers(
-    connection: TrioConnection, queries: Queries, names: Collection[str] | All
-) -> tuple[int, str, str | None, str | None]:
-    channels = [] if isinstance(names, All) else list(names)
-    try:
-        [found] = await (await connection.execute(queries["what_answers"], {"channels": channels})).fetchall()
-    except errors.UntranslatableCharacter as error:
-        encoding = connection.info.parameter_status("server_encoding")
-        problem = f"the database, whose encoding is {encoding}, can't hold one of these names: {first_line(error)}"
-        raise InvalidRequest("channels", problem) from without_contents(error)
-    return found
-
-
-def _warn_of_collation(database: str, recorded: str | None, actual: str | None, emitter: Emitter) -> None:
-    """Tell of an update of the system under the data. What has no version now can't be given one anew."""
-    if recorded is not None and actual not in {None, recorded}:
-        name = quoted(database)
-        emitter.emit(
-            events.CollationChanged(
-                database=database,
-                recorded=recorded,
-                actual=actual,
-                advice=f"REINDEX DATABASE {name}, then ALTER DATABASE {name} REFRESH COLLATION VERSION",
-            )
-        )
 
 
 def _hidden(dsn: Dsn) -> Dsn:

@@ -11,6 +11,8 @@ from uuid import UUID
 
 import trio
 
+from requeuest_trio import Client
+from requeuest_trio._engine.runner import Runner
 from tests.poolers import direct
 from tests.postgres.harness import Conn, connect, open_fds, until
 
@@ -141,6 +143,12 @@ class Log(logging.Handler):
         except trio.TooSlowError:
             raise AssertionError(f"no {event}: {[record.getMessage() for record in self.records]}") from None
         return self.fields(event)
+
+
+def runner_of(client: Client) -> Runner:
+    """What delivers in an open queue."""
+    runner: Runner = client._load.__self__  # type: ignore[union-attr] # a bound method of it
+    return runner
 
 
 async def until_done(condition: Callable[[], object], *, patience: float = PATIENCE) -> None:

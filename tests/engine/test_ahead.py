@@ -13,7 +13,7 @@ import trio
 
 from requeuest_trio import Client, DatabaseUnavailable, Request, open_requeuest
 from requeuest_trio._engine.attempt import Deliverer
-from requeuest_trio._engine.worker import Worker
+from requeuest_trio._engine.channel_worker import ChannelWorker
 from requeuest_trio._store.claimed import Claimed
 from requeuest_trio._store.store import Store
 from requeuest_trio.testing import Action, Arrival, Receiver, Reply, Stall
@@ -45,7 +45,7 @@ async def _most_in_hand(seconds: float, jobs: int) -> int:
     """How many jobs a worker holds at the most that is handed what it asks for."""
     most = 0
 
-    def hand_over(worker: Worker) -> None:
+    def hand_over(worker: ChannelWorker) -> None:
         nonlocal jobs, most
         number = min(jobs, worker.free + worker.ahead)
         jobs -= number
@@ -53,7 +53,7 @@ async def _most_in_hand(seconds: float, jobs: int) -> int:
         most = max(most, worker.in_hand)
 
     async with trio.open_nursery() as nursery:
-        hand_over(Worker("a", PLACES, cast("Deliverer", Slow(seconds)), nursery, hand_over, _never))
+        hand_over(ChannelWorker("a", PLACES, cast("Deliverer", Slow(seconds)), nursery, hand_over, _never))
     assert not jobs
     return most
 

@@ -17,42 +17,29 @@ import pytest
 import trio
 
 from requeuest_trio import ALL, Config, DatabaseUnavailable, Request, RetryPolicy, open_requeuest
-from requeuest_trio._engine.dispatcher import Dispatcher
 from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._store.store import Store
 from requeuest_trio.testing import Arrival, Receiver, Reply, Stall
 from tests.engine.bench import store_on
-from tests.engine.support import Eye, nothing_left, until_done
+from tests.engine.support import Eye, nothing_left, runner_of, until_done
 
 NEVER = 600.0
 """A poll interval: whatever happens in these tests is not due to a poll."""
 
 
-@pytest.fixture
-def dispatchers(monkeypatch: pytest.MonkeyPatch) -> list[Dispatcher]:
-    """Those that are made during the test."""
-    made: list[Dispatcher] = []
-    start = Dispatcher.__init__
-
-    def remembered(self: Dispatcher, *args: Any, **options: Any) -> None:
-        start(self, *args, **options)
-        made.append(self)
-
-    monkeypatch.setattr(Dispatcher, "__init__", remembered)
-    return made
-
-
-async def test_the_limit_of_the_process_holds(eye: Eye, receiver: Receiver, dispatchers: list[Dispatcher]) -> None:
+async def test_the_limit_of_the_process_holds(eye: Eye, receiver: Receiver) -> None:
     """Of what is sent, and of what is claimed to be sent at once."""
     most = most_occupied = 0
-
-    def decide(arrival: Arrival) -> Reply:
-        nonlocal most, most_occupied
-        most, most_occupied = max(most, arrival.in_flight), max(most_occupied, dispatchers[0]._occupied)
-        return Reply(delay=0.02)
-
-    receiver.decide = decide
     async with nothing_left(eye), open_requeuest(eye.dsn, concurrency=3, config=Config(max_running=7)) as client:
+        dispatcher = runner_of(client).dispatcher
+
+        def decide(arrival: Arrival) -> Reply:
+            nonlocal most, most_occupied
+            most = max(most, arrival.in_flight)
+            most_occupied = max(most_occupied, dispatcher.statistics().occupied)
+            return Reply(delay=0.02)
+
+        receiver.decide = decide
         for channel in "abcd":
             await client.spawn_many(channel, [Request.get(f"{receiver.url}/{channel}")] * 20)
         await eye.until_states(succeeded=80)
@@ -160,19 +147,18 @@ async def test_a_backlog_does_not_keep_the_loop_from_what_is_due(eye: Eye, recei
         await client.clear(ALL)
 
 
-async def test_thousands_of_channels_appear_are_served_and_retire(
-    eye: Eye, receiver: Receiver, dispatchers: list[Dispatcher]
-) -> None:
+async def test_thousands_of_channels_appear_are_served_and_retire(eye: Eye, receiver: Receiver) -> None:
     await eye.connection.execute(
         "insert into requeuest.job (channel, method, url) "
         "select 'channel-' || n, 'GET', %s from generate_series(1, 2000) as n",
         [receiver.url],
     )
-    async with nothing_left(eye), open_requeuest(eye.dsn, poll_interval=NEVER, config=Config(max_running=64)):
+    config = Config(max_running=64)
+    async with nothing_left(eye), open_requeuest(eye.dsn, poll_interval=NEVER, config=config) as client:
         await eye.until_states(succeeded=2_000, patience=60)
-        [dispatcher] = dispatchers
-        await until_done(lambda: not dispatcher._workers and not dispatcher._hot)
-        assert dispatcher.running == 0
+        dispatcher = runner_of(client).dispatcher
+        await until_done(lambda: not dispatcher.statistics().workers and not dispatcher.statistics().readiness.ready)
+        assert dispatcher.statistics().running == 0
 
 
 async def test_delayed_jobs_start_when_they_are_due(eye: Eye, receiver: Receiver) -> None:

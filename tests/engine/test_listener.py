@@ -5,7 +5,6 @@ What could go wrong, and is tried here: notifications that are switched off, or 
 listening connection that dies, and jobs that come meanwhile; announcements that other programs make.
 """
 
-import gc
 from typing import Any
 
 import pytest
@@ -13,11 +12,10 @@ import trio
 
 from requeuest_trio import ALL, Config, Request, open_requeuest
 from requeuest_trio._engine import listener
-from requeuest_trio._engine.dispatcher import Dispatcher
 from requeuest_trio._store.store import Store
 from requeuest_trio.testing import Receiver
 from tests.engine.roles import another_role
-from tests.engine.support import PATIENCE, Eye, Log, nothing_left
+from tests.engine.support import PATIENCE, Eye, Log, nothing_left, runner_of
 from tests.machine import OwnTime
 from tests.postgres.harness import connect, terminate
 
@@ -164,26 +162,14 @@ async def test_invented_channels_and_jobs_keep_nothing_from_being_sent(eye: Eye,
                     while not stop.is_set():
                         await stranger.execute(FLOOD.encode())
 
-            async with open_requeuest(eye.dsn, poll_interval=600):
+            async with open_requeuest(eye.dsn, poll_interval=600) as deliverer:
                 nursery.start_soon(flood)
                 nursery.start_soon(flood)
-                [dispatcher] = [
-                    each for each in gc.get_objects() if isinstance(each, Dispatcher) and not each._is_closed
-                ]
                 for number in range(10):
                     own = OwnTime()
                     with trio.fail_after(PATIENCE):
                         await producer.spawn_returning(f"healthy {number}", Request.get(receiver.url))
                     assert own.alone < 5
-                assert all(channel.startswith("healthy") for channel in (*dispatcher._hot, *dispatcher._known))
+                kept = runner_of(deliverer).dispatcher.statistics().readiness
+                assert all(channel.startswith("healthy") for channel in (*kept.ready, *kept.scheduled, *kept.known))
                 stop.set()
-
-
-async def test_wake_ups_of_one_channel_do_not_pile_up(eye: Eye) -> None:
-    async with open_requeuest(eye.dsn, ["a"], poll_interval=600):
-        [dispatcher] = [each for each in gc.get_objects() if isinstance(each, Dispatcher) and not each._is_closed]
-        for number in range(10_000):
-            dispatcher.hear({"a": [500 - number / 100], "invented": [0.0]})
-        assert len(dispatcher._timers) < 200
-        assert dispatcher._later.keys() == {"a"}
-        assert not dispatcher._hot

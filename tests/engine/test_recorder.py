@@ -19,14 +19,13 @@ from psycopg import errors
 from requeuest_trio import Config, DatabaseUnavailable, JobState, Reached, Request, open_requeuest
 from requeuest_trio._engine import outcome_backlog
 from requeuest_trio._engine.recorder import Recorder
-from requeuest_trio._engine.runner import Runner
 from requeuest_trio._model.outcome import Answer, Outcome
 from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._store.claimed import Claimed
 from requeuest_trio._store.outcomes import Recorded, Report
 from requeuest_trio._store.store import Store
 from requeuest_trio.testing import Receiver, Reply
-from tests.engine.support import Eye, Log, nothing_left, until_done
+from tests.engine.support import Eye, Log, nothing_left, runner_of, until_done
 from tests.machine import within
 
 
@@ -239,10 +238,10 @@ async def test_an_outcome_that_is_not_yet_written_is_no_lost_claim(
 ) -> None:
     writing = Writing(monkeypatch)
     async with nothing_left(eye), open_requeuest(eye.dsn) as client:
-        runner = cast("Runner", client._load.__self__)  # type: ignore[union-attr] # a bound method of it
+        runner = runner_of(client)
         job_id = await client.spawn("a", Request.get(receiver.url))
         await until_done(lambda: runner.load() == (0, 1))
-        await runner.dispatcher.give_back_lost_claims()
+        await runner.maintenance.round()
         assert await eye.value("select worker from requeuest.job") == await eye.value("select id from requeuest.worker")
         writing.may_begin.set()
         await client.wait(job_id)

@@ -16,7 +16,7 @@ import trio
 import trio.lowlevel
 
 from requeuest_trio import Client, JobState, Reached, Request, RequeuestError, RetryPolicy, open_requeuest
-from requeuest_trio._engine import attempt, heartbeat
+from requeuest_trio._engine import attempt
 from requeuest_trio._engine.recorder import Recorder
 from requeuest_trio._store.store import Store
 from requeuest_trio.testing import Receiver, Reply, Stall
@@ -259,7 +259,6 @@ async def test_an_interrupt_in_an_attempt_ends_the_block_with_it_bare(
 
 async def test_an_error_of_ours_in_a_service_ends_the_block_too(eye: Eye, monkeypatch: pytest.MonkeyPatch) -> None:
     error = RuntimeError("a bug")
-    monkeypatch.setattr(heartbeat, "emit", _raising(error))
     monkeypatch.setattr(Store, "heartbeat", _raising(error))
     async with nothing_left(eye):
         with pytest.raises(RuntimeError) as caught:

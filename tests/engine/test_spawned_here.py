@@ -14,11 +14,10 @@ import pytest
 import trio
 
 from requeuest_trio import Channel, Client, Config, DatabaseUnavailable, InvalidRequest, Request, open_requeuest
-from requeuest_trio._engine.runner import Runner
 from requeuest_trio._store.new_jobs import NewJobs
 from requeuest_trio._store.store import Store
 from requeuest_trio.testing import Receiver, Reply
-from tests.engine.support import Eye, Log, nothing_left, until_done
+from tests.engine.support import Eye, Log, nothing_left, runner_of, until_done
 
 NEVER = 3_600.0
 # A listener that has just begun to hear makes the dispatcher look around once more, and jobs take their turn meanwhile.
@@ -30,15 +29,10 @@ def request(receiver: Receiver, path: str = "/") -> Request:
     return Request.get(receiver.url + path)
 
 
-def runner_of(client: Client) -> Runner:
-    runner: Runner = client._load.__self__  # type: ignore[union-attr] # a bound method of it
-    return runner
-
-
 async def until_idle(client: Client) -> None:
     """Wait until the dispatcher has looked at the database, and waits for something to do."""
     dispatcher = runner_of(client).dispatcher
-    await until_done(lambda: dispatcher._woken.statistics().tasks_waiting and not dispatcher._woken.is_set())
+    await until_done(lambda: dispatcher.statistics().is_idle)
 
 
 class Interfering:
@@ -144,7 +138,7 @@ async def test_a_place_is_kept_from_claims_while_the_job_is_stored(
             await eye.until_states(running=1)
             async with open_requeuest(eye.dsn, ()) as other:
                 await other.spawn("a", request(receiver, "/other"))
-            await runner_of(client).dispatcher.give_back_lost_claims()
+            await runner_of(client).maintenance.round()
             await trio.sleep(0.2)  # several polls, each of which could claim
             assert await eye.states() == {"running": 1, "available": 1}
             assert not receiver.arrivals
@@ -220,7 +214,7 @@ async def test_a_process_that_was_struck_off_stores_for_everybody(
             await other.wait(job_id)
         await eye.rows(
             "insert into requeuest.worker (id, lease, host, pid) values (%s, '30 s', 'h', 1) returning id",
-            runner_of(client)._lease.worker,
+            runner_of(client).lease.worker,
         )
     assert len(receiver.arrivals) == 1
 
@@ -293,7 +287,7 @@ async def test_a_lease_that_is_lost_meanwhile_gives_the_job_to_others(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.spawn, "a", request(receiver))
             await eye.until_states(running=1)
-            runner_of(client)._lease.lapse()
+            runner_of(client).lease.lapse()
             has_lost.set()
         await eye.until_states(succeeded=1)
     assert len(log.fields("claim_lost")) == 1
@@ -329,5 +323,5 @@ async def test_a_job_stored_while_the_block_ends_is_given_back(
 
 
 async def _after_closing(client: Client, event: trio.Event) -> None:
-    await until_done(lambda: runner_of(client).dispatcher._is_closed)
+    await until_done(lambda: repr(runner_of(client).short_cut) == "<ShortCut: closed>")
     event.set()

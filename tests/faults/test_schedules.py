@@ -19,12 +19,15 @@ from trio.testing import MockClock
 
 from requeuest_trio import Config, Reached, Request, RetryPolicy
 from requeuest_trio._engine.lease import Lease
+from requeuest_trio._engine.readiness import Readiness
 from requeuest_trio._engine.runner import FINISH_SECONDS, Runner
+from requeuest_trio._engine.wake_ups import WakeUps
 from requeuest_trio._model.outcome import Answer, Delivery
 from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._store.claimed import Claimed
 from requeuest_trio._store.store import Store
 from requeuest_trio._waiters import Waiters
+from requeuest_trio._wiring import Options, wire_runner
 from tests.engine.bench import new_id
 from tests.faults.fake_store import FakeDatabase, FakeQueue, FakeStore
 from tests.faults.scale import scaled
@@ -93,13 +96,16 @@ class Scenario:
 
     async def run(self) -> None:
         """Start a runner, and end it at some step, as `open_requeuest` does."""
-        waiters = Waiters(cast("Any", None), lambda _: None, Emitter(), poll_interval=5.0)
+        readiness = Readiness(frozenset({"c0", "c1", "c2"}), 0.5)
+        wake_ups = WakeUps(readiness)
+        waiters = Waiters(cast("Any", None), wake_ups.stored, Emitter(), poll_interval=5.0)
+        options = Options(frozenset({"c0", "c1", "c2"}), (), 3, LEASE, 0.5, CONFIG)
         claims, records = [cast("Store", FakeStore(one, self.queue)) for one in (self.claims, self.records)]
         sender, bodies = cast("Any", self.sender), cast("Any", None)
-        self.runner = Runner(
-            claims, records, bodies, sender, waiters, frozenset({"c0", "c1", "c2"}), CONFIG, Emitter(),
-            concurrency=3, lease=Lease(LEASE, trio.current_time), poll_interval=0.5,
-        )  # fmt: skip
+        lease = Lease(LEASE, trio.current_time)
+        self.runner = wire_runner(
+            claims, records, bodies, sender, waiters, readiness, wake_ups, lease, options, Emitter()
+        )
         now = trio.Event()
         instrument = AtStep(self.steps, now)
         try:

@@ -30,21 +30,21 @@ class Caution:
     def __bool__(self) -> bool:
         return self._left > 0
 
-    def limited(self, places: dict[str, int]) -> dict[str, int]:
-        """What one claim may ask for of these places."""
-        return {next(iter(places)): 1} if places and self else places
+    def limited(self, wanted: dict[str, int]) -> dict[str, int]:
+        """What one claim may ask for of so many jobs of channels."""
+        return {next(iter(wanted)): 1} if wanted and self else wanted
 
-    def failed(self, places: dict[str, int], *, was_time: bool) -> None:
+    def failed(self, wanted: dict[str, int], *, was_time: bool) -> None:
         """A claim for so many has failed of what it has read; whether that took too much time."""
-        wanted = sum(places.values())
-        self._left = max(self._left, wanted)
-        self.accused = next(iter(places)) if wanted == 1 else None
+        jobs = sum(wanted.values())
+        self._left = max(self._left, jobs)
+        self.accused = next(iter(wanted)) if jobs == 1 else None
         self._was_time = was_time
 
-    def passed(self, places: dict[str, int]) -> None:
+    def passed(self, wanted: dict[str, int]) -> None:
         """A claim has not failed."""
         self._left = max(0, self._left - 1)
-        if self._suspect is not None and self._suspect[0] in places:
+        if self._suspect is not None and self._suspect[0] in wanted:
             self._suspect = None
 
     def over(self) -> None:

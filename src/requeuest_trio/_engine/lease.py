@@ -36,7 +36,7 @@ class Lease:
         self._cut_short = 0
         self._loss_is_known = True
         self.term = 0
-        """Counts the losses: what was claimed in an earlier term may be somebody else's by now."""
+        """Counts the losses: what was claimed in an earlier term may be another process's by now."""
 
     def __repr__(self) -> str:
         return f"<Lease of {self.worker}: {self.left:.1f} s left, {len(self._attempts)} attempts>"

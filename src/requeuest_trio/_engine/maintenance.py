@@ -1,4 +1,4 @@
-"""Repairs and tidies: jobs of lost processes, jobs that wait behind nobody, lost claims, and old finished rows.
+"""Repairs and tidies: jobs of lost processes, jobs that wait behind no other, lost claims, and old finished rows.
 
 Every process that delivers does this, without a leader: the statements skip what another has locked.
 """
@@ -14,9 +14,10 @@ from typing import TypeVar
 import trio
 
 from requeuest_trio._config import Config
+from requeuest_trio._engine.claims import Claims
 from requeuest_trio._engine.clocks import DatabaseClock
-from requeuest_trio._engine.dispatcher import Dispatcher
 from requeuest_trio._engine.lease import Lease
+from requeuest_trio._engine.wake_ups import WakeUps
 from requeuest_trio._engine.watch import Watch
 from requeuest_trio._model.errors import first_line
 from requeuest_trio._model.states import JobState
@@ -43,14 +44,22 @@ class Maintenance:
         store: Store,
         config: Config,
         lease: Lease,
-        dispatcher: Dispatcher,
+        claims: Claims,
+        wake_ups: WakeUps,
         clock: DatabaseClock,
         emitter: Emitter,
     ) -> None:
         self._store = store
         self._lease = lease
-        self._dispatcher = dispatcher
-        self._keep = {JobState.SUCCEEDED: config.keep_succeeded, JobState.DEAD: config.keep_dead}
+        self._wake_ups = wake_ups
+        keep = {JobState.SUCCEEDED: config.keep_succeeded, JobState.DEAD: config.keep_dead}
+        self._steps: list[Callable[[], Awaitable[None]]] = [
+            self._bring_back,
+            self._rescue,
+            claims.release_lost,
+            self._free_stranded,
+            *(partial(self._prune, state, seconds) for state, seconds in keep.items() if seconds is not None),
+        ]
         self._clock = clock
         self._emitter = emitter
         self._watch = Watch()
@@ -61,17 +70,14 @@ class Maintenance:
 
     async def run(self) -> None:
         """A round every sixth of a lease, until cancelled."""
-        steps: list[Callable[[], Awaitable[None]]] = [
-            self._bring_back,
-            self._rescue,
-            self._dispatcher.give_back_lost_claims,
-            self._free_stranded,
-            *(partial(self._prune, state, keep) for state, keep in self._keep.items() if keep is not None),
-        ]
         while True:
-            for step in steps:
-                await self._take(step)
+            await self.round()
             await self._until_next_round()
+
+    async def round(self) -> None:
+        """Repair and tidy once."""
+        for step in self._steps:
+            await self._take(step)
 
     async def _until_next_round(self) -> None:
         now = trio.current_time()
@@ -117,7 +123,7 @@ class Maintenance:
             if not channels:
                 return
             self._emitter.emit(events.Unstranded(channels=len(channels)))
-            self._dispatcher.wake(channels)
+            self._wake_ups.due(channels)
 
     async def _bring_back(self) -> None:
         """Once after each time that the database's clock was set; and at the start: who was there to see it before?"""
@@ -128,7 +134,7 @@ class Maintenance:
                 self._times_set = times_set
                 return
             self._emitter.emit(events.BroughtBack(jobs=jobs))
-            self._dispatcher.wake(waits)
+            self._wake_ups.due(waits)
 
     async def _rescue(self) -> None:
         try:
@@ -141,7 +147,7 @@ class Maintenance:
                     await self._ask(self._store.forget(lost))
                     return
                 self._emitter.emit(events.Rescued(jobs=rescued))
-                self._dispatcher.wake_all()
+                self._wake_ups.anything()
         except DATABASE_ERRORS:
             # Perhaps the table of processes is locked: then none could renew its lease, and all look lost after it.
             self._answered_at = -math.inf

@@ -27,7 +27,7 @@ class Watch:
         self._since = {sign: self._since.get(sign, now) for sign in signs}
 
     def start_over(self) -> None:
-        """There was a time in which nobody could give a sign."""
+        """There was a time in which no process could give a sign."""
         self._since.clear()
 
     def lost(self, now: float) -> list[Sign]:
