@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, settings
 from psycopg import sql
 
 from requeuest_trio.testing import Receiver, open_receiver
-from tests.engine.support import Eye, eye_on
+from tests.engine.probe import QueueProbe, open_probe
 from tests.faults.figures import ANSWERS
 from tests.poolers import POOLER_VARIABLE, Pooler, passed_by, running_pooler
 from tests.servers import TestServer, running_server, wait_for
@@ -114,9 +114,9 @@ def migrated_dsn(way: TestServer | Pooler, admin: psycopg.Connection, migrated_t
 
 
 @pytest.fixture
-async def eye(migrated_dsn: str) -> AsyncIterator[Eye]:
+async def probe(migrated_dsn: str) -> AsyncIterator[QueueProbe]:
     """The queue as PostgreSQL sees it."""
-    async with eye_on(migrated_dsn) as opened:
+    async with open_probe(migrated_dsn) as opened:
         yield opened
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from requeuest_trio import ALL, Client, Request, RetryPolicy, open_requeuest
 from requeuest_trio.testing import Receiver, Reply
-from tests.postgres.harness import until
+from tests.waiting import until
 
 FORGED = "x\nFORGED 1\r\nFORGED 2\rFORGED 3\x1b[2JFORGED\x9b2J\x85FORGED\u2028FORGED\u202eFORGED\x07"
 STEERING = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")

@@ -28,7 +28,7 @@ from psycopg import sql
 
 from requeuest_trio import Channel, DatabaseUnavailable, JobDead, RequeuestError, migrate, open_requeuest
 from tests.acceptance.cli import COMMAND, environment, process, requeuest, running
-from tests.engine.support import Eye
+from tests.engine.probe import QueueProbe
 from tests.poolers import direct
 from tests.postgres.harness import Conn
 
@@ -123,32 +123,32 @@ async def store(conn: Conn, job_id: UUID, state: str, **columns: object) -> None
 
 
 @pytest.fixture
-async def forged(eye: Eye) -> None:
+async def forged(probe: QueueProbe) -> None:
     """Jobs, attempts, a process and a channel of others."""
     for job_id, state in ((DEAD, "dead"), (DELIVERED, "succeeded"), (WAITING, "available")):
-        await store(eye.connection, job_id, state)
-        await eye.connection.execute(
+        await store(probe.connection, job_id, state)
+        await probe.connection.execute(
             b"INSERT INTO requeuest.attempt (job_id, number, started_at, duration, reached, error, excerpt) "
             b"VALUES (%s, 1, now(), 'NaN', 'sent', %s, %s)",
             [job_id, f"e{FORGED}", LINES.encode()],
         )
-    await eye.connection.execute(
+    await probe.connection.execute(
         b"INSERT INTO requeuest.worker (id, lease, host, pid, seen_at) "
         b"VALUES (gen_random_uuid(), '1 s', %s, 1, now() - interval '1 h')",
         [f"h{FORGED}"],
     )
-    await eye.connection.execute(b"INSERT INTO requeuest.channel (name) VALUES (%s)", [f"c{FORGED}"])
+    await probe.connection.execute(b"INSERT INTO requeuest.channel (name) VALUES (%s)", [f"c{FORGED}"])
 
 
 @pytest.mark.parametrize("arguments", [["jobs"], *(["show", str(job_id)] for job_id in (DEAD, DELIVERED, WAITING))])
 async def test_what_is_stored_is_shown_in_lines_of_the_command_s_own(
-    eye: Eye, forged: None, arguments: list[str]
+    probe: QueueProbe, forged: None, arguments: list[str]
 ) -> None:
-    ended = await requeuest(*arguments, dsn=eye.dsn)
+    ended = await requeuest(*arguments, dsn=probe.dsn)
     assert (ended.status, ended.err) == (0, "")
     check(ended.out)
-    check(await on_a_terminal(eye.dsn, *arguments), styled=True)
-    ended = await requeuest(*arguments, "--json", dsn=eye.dsn)
+    check(await on_a_terminal(probe.dsn, *arguments), styled=True)
+    ended = await requeuest(*arguments, "--json", dsn=probe.dsn)
     for line in ended.out.splitlines():
         document = json.loads(line, parse_constant=pytest.fail)
         assert (document["channel"], document["error"]) == (f"c{FORGED}", f"e{FORGED}")
@@ -183,24 +183,24 @@ async def store_for_delivery(conn: Conn, url: str) -> int:
     return len(rows)
 
 
-async def test_a_worker_tells_of_them_in_lines_of_its_own(eye: Eye, url: str) -> None:
-    jobs = await store_for_delivery(eye.connection, url)
-    async with running("worker", "--all", "--verbose", dsn=eye.dsn) as worker:
-        await eye.until_true("SELECT count(*) = %s FROM requeuest.job WHERE finished_at IS NOT NULL", jobs)
+async def test_a_worker_tells_of_them_in_lines_of_its_own(probe: QueueProbe, url: str) -> None:
+    jobs = await store_for_delivery(probe.connection, url)
+    async with running("worker", "--all", "--verbose", dsn=probe.dsn) as worker:
+        await probe.until_true("SELECT count(*) = %s FROM requeuest.job WHERE finished_at IS NOT NULL", jobs)
         worker.signal(signal.SIGTERM)
         assert await worker.status() == 0
         await worker.wait_to_end()
-    assert await eye.states() == {"dead": jobs - ACCEPTED, "succeeded": ACCEPTED}
+    assert await probe.states() == {"dead": jobs - ACCEPTED, "succeeded": ACCEPTED}
     check(worker.said)
     assert worker.said.count("job_dead") == jobs - ACCEPTED
-    for (job_id,) in await eye.rows("SELECT id FROM requeuest.job"):
-        ended = await requeuest("show", str(job_id), dsn=eye.dsn)
+    for (job_id,) in await probe.rows("SELECT id FROM requeuest.job"):
+        ended = await requeuest("show", str(job_id), dsn=probe.dsn)
         check(ended.out)
 
 
-async def test_an_error_tells_of_them_in_one_line(eye: Eye) -> None:
-    await store(eye.connection, DEAD, "dead")
-    async with open_requeuest(eye.dsn, ()) as client:
+async def test_an_error_tells_of_them_in_one_line(probe: QueueProbe) -> None:
+    await store(probe.connection, DEAD, "dead")
+    async with open_requeuest(probe.dsn, ()) as client:
         with pytest.raises(JobDead) as caught:
             await client.result(DEAD)
     assert str(caught.value).isprintable()
@@ -218,36 +218,36 @@ def role_named(dsn: str, name: str) -> Iterator[sql.Identifier]:
             admin.execute(sql.SQL("DROP OWNED BY {0} CASCADE; DROP ROLE {0}").format(role))
 
 
-async def test_what_others_call_their_roles_and_triggers_begins_no_line(eye: Eye) -> None:
+async def test_what_others_call_their_roles_and_triggers_begins_no_line(probe: QueueProbe) -> None:
     """Migrations look at what others have made, and name it."""
     name = f"r{FORGED}".encode()[:60].decode("utf-8", "ignore")
-    with role_named(eye.dsn, name) as role:
-        await eye.connection.execute(sql.SQL("ALTER TABLE requeuest.attempt OWNER TO {}").format(role))
+    with role_named(probe.dsn, name) as role:
+        await probe.connection.execute(sql.SQL("ALTER TABLE requeuest.attempt OWNER TO {}").format(role))
         with pytest.raises(RequeuestError, match="not this role's alone") as caught:
-            await migrate(eye.dsn)
+            await migrate(probe.dsn)
         check("".join(traceback.format_exception(caught.value)))
-        ended = await requeuest("migrate", dsn=eye.dsn)
+        ended = await requeuest("migrate", dsn=probe.dsn)
         assert (ended.status, ended.out) == (2, "")
         check(ended.err)
 
 
-async def test_what_postgresql_says_of_them_begins_no_line(eye: Eye) -> None:
+async def test_what_postgresql_says_of_them_begins_no_line(probe: QueueProbe) -> None:
     """It quotes names: here that of a constraint, in an error and in its cause."""
     constraint = sql.Identifier(f"n\r{MARK}\x1b[2J{MARK}")
-    await eye.connection.execute(
+    await probe.connection.execute(
         sql.SQL("ALTER TABLE requeuest.worker ADD CONSTRAINT {} CHECK (pid < 0) NOT VALID").format(constraint)
     )
     with pytest.raises(RequeuestError, match="violates check constraint") as caught:
-        async with open_requeuest(eye.dsn):
+        async with open_requeuest(probe.dsn):
             pass
     assert not isinstance(caught.value, DatabaseUnavailable)
     assert str(caught.value).isprintable()
     check("".join(traceback.format_exception(caught.value)))
-    ended = await requeuest("jobs", dsn=eye.dsn)
+    ended = await requeuest("jobs", dsn=probe.dsn)
     assert ended.status == 0
 
 
-async def test_a_file_begins_no_line(eye: Eye, url: str, tmp_path: Path) -> None:
+async def test_a_file_begins_no_line(probe: QueueProbe, url: str, tmp_path: Path) -> None:
     """Its bad lines are named, and what became of its good ones."""
     bad = [
         {f"f{FORGED}": 1}, {"method": f"m{FORGED}", "url": url}, {"method": "GET", "url": f"u{FORGED}"},
@@ -256,19 +256,19 @@ async def test_a_file_begins_no_line(eye: Eye, url: str, tmp_path: Path) -> None
     ]  # fmt: skip
     file = tmp_path / f"name{FORGED.replace('/', '')}"
     file.write_text("\n".join(map(json.dumps, bad)))
-    ended = await process("send", str(file), dsn=eye.dsn)
+    ended = await process("send", str(file), dsn=probe.dsn)
     assert (ended.status, ended.out) == (2, "")
     assert len(ended.err.splitlines()) == len(bad) + 1
     check(ended.err)
     file.write_text("\n".join(json.dumps({"method": "GET", "url": url + path.decode()}) for path in ANSWERS))
     for extra in ([], ["--json"]):
-        ended = await process("send", str(file), "--max-attempts", "1", *extra, dsn=eye.dsn)
+        ended = await process("send", str(file), "--max-attempts", "1", *extra, dsn=probe.dsn)
         assert ended.status == 1
         check(ended.err, quoted=False)
         if extra:
             failed = json.loads(ended.out)["given_up_jobs"]
             assert len(failed) == len(ANSWERS) - ACCEPTED
-    assert await eye.states() == {"dead": 2 * (len(ANSWERS) - ACCEPTED), "succeeded": 2 * ACCEPTED}
+    assert await probe.states() == {"dead": 2 * (len(ANSWERS) - ACCEPTED), "succeeded": 2 * ACCEPTED}
 
 
 def test_a_channel_with_settings_has_a_name_that_steers_nothing() -> None:

@@ -1,12 +1,12 @@
-"""What most of these tests start from: a database with the schema in place, eyes on it, and a receiver."""
+"""What most of these tests start from: a database with the schema in place, probes on it, and a receiver."""
 
 import logging
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.engine.bench import Bench, open_bench
-from tests.engine.support import Log
+from tests.engine.probe import Log
+from tests.engine.store_harness import StoreHarness, open_store_harness
 from tests.postgres.harness import Conn
 
 
@@ -23,19 +23,19 @@ def log() -> Iterator[Log]:
 
 
 @pytest.fixture
-async def bench(migrated_dsn: str) -> AsyncIterator[Bench]:
+async def harness(migrated_dsn: str) -> AsyncIterator[StoreHarness]:
     """The store, on a database of the test's own."""
-    async with open_bench(migrated_dsn) as opened:
+    async with open_store_harness(migrated_dsn) as opened:
         yield opened
 
 
 @pytest.fixture
-async def conn(bench: Bench) -> Conn:
-    """A first connection of the bench."""
-    return await bench.connect()
+async def conn(harness: StoreHarness) -> Conn:
+    """A first connection of the harness."""
+    return await harness.connect()
 
 
 @pytest.fixture
-async def other(bench: Bench) -> Conn:
+async def other(harness: StoreHarness) -> Conn:
     """A second one."""
-    return await bench.connect()
+    return await harness.connect()

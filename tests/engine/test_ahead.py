@@ -17,7 +17,7 @@ from requeuest_trio._engine.channel_worker import ChannelWorker
 from requeuest_trio._store.claimed import Claimed
 from requeuest_trio._store.store import Store
 from requeuest_trio.testing import Action, Arrival, Receiver, Reply, Stall
-from tests.engine.support import Eye, Log, nothing_left
+from tests.engine.probe import Log, QueueProbe, nothing_left
 
 PLACES = 4
 JOBS = 2_000
@@ -81,18 +81,20 @@ class Slowing:
         return self._slow if self.has_slowed.is_set() else Reply()
 
 
-async def test_what_waits_behind_attempts_that_have_become_slow_goes_back(eye: Eye, receiver: Receiver) -> None:
+async def test_what_waits_behind_attempts_that_have_become_slow_goes_back(
+    probe: QueueProbe, receiver: Receiver
+) -> None:
     receiver.decide = slowing = Slowing(Stall())
-    async with nothing_left(eye), open_requeuest(eye.dsn, concurrency=PLACES, poll_interval=600, grace=0) as client:
+    async with nothing_left(probe), open_requeuest(probe.dsn, concurrency=PLACES, poll_interval=600, grace=0) as client:
         slowing.client = client
         await client.spawn_many("a", [Request.get(receiver.url)] * JOBS)
         await slowing.has_slowed.wait()
-        await eye.until_true("select count(*) = %s from requeuest.job where state = 'running'", PLACES)
-        assert await eye.value("select max(attempts) from requeuest.job where state = 'available'") == 0
+        await probe.until_true("select count(*) = %s from requeuest.job where state = 'running'", PLACES)
+        assert await probe.value("select max(attempts) from requeuest.job where state = 'available'") == 0
 
 
 async def test_what_could_not_be_given_back_is_given_back_later_uncounted(
-    eye: Eye, receiver: Receiver, log: Log, monkeypatch: pytest.MonkeyPatch
+    probe: QueueProbe, receiver: Receiver, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, tries = Store.release_jobs, 0
 
@@ -105,28 +107,28 @@ async def test_what_could_not_be_given_back_is_given_back_later_uncounted(
 
     monkeypatch.setattr(Store, "release_jobs", unlucky)
     receiver.decide = slowing = Slowing(Stall())
-    async with nothing_left(eye), open_requeuest(eye.dsn, concurrency=PLACES, poll_interval=600, grace=0) as client:
+    async with nothing_left(probe), open_requeuest(probe.dsn, concurrency=PLACES, poll_interval=600, grace=0) as client:
         slowing.client = client
         await client.spawn_many("a", [Request.get(receiver.url)] * JOBS)
         await slowing.has_slowed.wait()
         await log.wait_for("claim_failed")
-        await eye.until_true("select count(*) = %s from requeuest.job where state = 'running'", PLACES)
-        assert await eye.value("select max(attempts) from requeuest.job where state = 'available'") == 0
+        await probe.until_true("select count(*) = %s from requeuest.job where state = 'running'", PLACES)
+        assert await probe.value("select max(attempts) from requeuest.job where state = 'available'") == 0
     assert tries >= 2
     assert not log.fields("outcomes_lost")
 
 
-async def test_what_is_not_begun_goes_back_before_the_grace_is_over(eye: Eye, receiver: Receiver) -> None:
+async def test_what_is_not_begun_goes_back_before_the_grace_is_over(probe: QueueProbe, receiver: Receiver) -> None:
     receiver.decide = slowing = Slowing(Reply(delay=3))
     has_gone_back = trio.Event()
 
     async def see_it_go_back() -> None:
         with trio.fail_after(2):
-            await eye.until_true("select count(*) <= %s from requeuest.job where state = 'running'", PLACES)
+            await probe.until_true("select count(*) <= %s from requeuest.job where state = 'running'", PLACES)
         has_gone_back.set()
 
-    async with nothing_left(eye), trio.open_nursery() as nursery:
-        async with open_requeuest(eye.dsn, concurrency=PLACES, poll_interval=600) as client:
+    async with nothing_left(probe), trio.open_nursery() as nursery:
+        async with open_requeuest(probe.dsn, concurrency=PLACES, poll_interval=600) as client:
             slowing.client = client
             await client.spawn_many("a", [Request.get(receiver.url)] * JOBS)
             await slowing.has_slowed.wait()

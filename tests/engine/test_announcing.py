@@ -19,7 +19,7 @@ from requeuest_trio._store.announcer import Announcer
 from requeuest_trio._store.store import Store
 from requeuest_trio._store.waits import Waits
 from requeuest_trio.testing import Receiver
-from tests.engine.support import Eye, Log
+from tests.engine.probe import Log, QueueProbe
 from tests.postgres.harness import Conn, connect
 from tests.postgres_messages import committing
 from tests.proxy import open_proxy
@@ -29,10 +29,12 @@ MANY = 100
 REQUEST = Request.get("http://receiver.test/")
 
 
-async def test_what_is_spawned_here_is_delivered_here_without_a_notification(eye: Eye, receiver: Receiver) -> None:
+async def test_what_is_spawned_here_is_delivered_here_without_a_notification(
+    probe: QueueProbe, receiver: Receiver
+) -> None:
     request = Request.get(receiver.url)
-    async with open_requeuest(eye.dsn, poll_interval=NEVER, config=Config(notifications=False)) as client:
-        await receiver_is_idle(eye)
+    async with open_requeuest(probe.dsn, poll_interval=NEVER, config=Config(notifications=False)) as client:
+        await receiver_is_idle(probe)
         with trio.fail_after(5):
             await client.spawn("one", request)
             await receiver.wait_for(1)
@@ -43,9 +45,9 @@ async def test_what_is_spawned_here_is_delivered_here_without_a_notification(eye
             await receiver.wait_for(6)
 
 
-async def receiver_is_idle(eye: Eye) -> None:
+async def receiver_is_idle(probe: QueueProbe) -> None:
     """The first look at the queue, which finds everything, is over."""
-    await eye.until_true("select count(*) = 1 from requeuest.worker")
+    await probe.until_true("select count(*) = 1 from requeuest.worker")
     await trio.testing.wait_all_tasks_blocked(0.05)
 
 
@@ -57,11 +59,11 @@ async def heard_of(listener: Conn, channel: str) -> int:
     return heard
 
 
-async def test_many_spawns_one_after_the_other_are_announced_less_often_and_the_last_too(eye: Eye) -> None:
-    listener = await connect(eye.dsn, autocommit=True)
+async def test_many_spawns_one_after_the_other_are_announced_less_often_and_the_last_too(probe: QueueProbe) -> None:
+    listener = await connect(probe.dsn, autocommit=True)
     try:
         await listener.execute('LISTEN "requeuest:due"')
-        async with open_requeuest(eye.dsn, ()) as client:
+        async with open_requeuest(probe.dsn, ()) as client:
             began = trio.current_time()
             for _ in range(MANY):
                 await client.spawn("busy", REQUEST)
@@ -83,11 +85,11 @@ async def test_many_spawns_one_after_the_other_are_announced_less_often_and_the_
         listener.close_nowait()
 
 
-async def test_what_has_not_been_announced_when_the_block_ends_is_announced_then(eye: Eye) -> None:
-    listener = await connect(eye.dsn, autocommit=True)
+async def test_what_has_not_been_announced_when_the_block_ends_is_announced_then(probe: QueueProbe) -> None:
+    listener = await connect(probe.dsn, autocommit=True)
     try:
         await listener.execute('LISTEN "requeuest:due"')
-        async with open_requeuest(eye.dsn, ()) as client:
+        async with open_requeuest(probe.dsn, ()) as client:
             await client.spawn("a", REQUEST)
             await client.spawn("a", REQUEST)
         assert await heard_of(listener, "a") == 2
@@ -96,12 +98,12 @@ async def test_what_has_not_been_announced_when_the_block_ends_is_announced_then
 
 
 @pytest.mark.needs_sessions("what it loses is a lone statement, not a COMMIT")
-async def test_what_a_spawn_that_was_lost_would_have_announced_is_announced_after_it(eye: Eye) -> None:
+async def test_what_a_spawn_that_was_lost_would_have_announced_is_announced_after_it(probe: QueueProbe) -> None:
     """It is repeated without, and then announced by itself, though nothing comes after it."""
-    listener = await connect(eye.dsn, autocommit=True)
+    listener = await connect(probe.dsn, autocommit=True)
     try:
         await listener.execute('LISTEN "requeuest:due"')
-        async with open_proxy(eye.dsn) as proxy, open_requeuest(proxy.dsn, ()) as client:
+        async with open_proxy(probe.dsn) as proxy, open_requeuest(proxy.dsn, ()) as client:
             loss = proxy.drop_next_request(committing("spawn_one"))
             await client.spawn("a", REQUEST)
             assert loss.happened.is_set()
@@ -167,17 +169,17 @@ AS 'SELECT pg_notify(topic, payload)'
 """
 
 
-async def test_what_could_not_be_announced_after_its_commit_is_announced_later(eye: Eye, log: Log) -> None:
+async def test_what_could_not_be_announced_after_its_commit_is_announced_later(probe: QueueProbe, log: Log) -> None:
     """What is announced with a commit, and refused with it, is tried in `faults/test_notify_queue.py`."""
-    listener = await connect(eye.dsn, autocommit=True)
+    listener = await connect(probe.dsn, autocommit=True)
     try:
         await listener.execute('LISTEN "requeuest:due"')
-        async with open_requeuest(eye.dsn, ()) as client:
-            await eye.connection.execute(REFUSE.encode())
+        async with open_requeuest(probe.dsn, ()) as client:
+            await probe.connection.execute(REFUSE.encode())
             await client.spawn("full", REQUEST, ordering_key="k")
-            assert await eye.states() == {"available": 1}
+            assert await probe.states() == {"available": 1}
             await log.wait_for("announce_failed")
-            await eye.connection.execute(NOTIFY.encode())
+            await probe.connection.execute(NOTIFY.encode())
             with trio.fail_after(10):
                 heard = [n.payload async for n in listener.notifies(timeout=10, stop_after=1)]
         assert json.loads(heard[0]) == {"full": [0]}
@@ -185,13 +187,13 @@ async def test_what_could_not_be_announced_after_its_commit_is_announced_later(e
         listener.close_nowait()
 
 
-async def test_times_and_delays_are_announced_as_the_database_sees_them(eye: Eye) -> None:
-    listener = await connect(eye.dsn, autocommit=True)
-    now = await eye.value("select now()")
+async def test_times_and_delays_are_announced_as_the_database_sees_them(probe: QueueProbe) -> None:
+    listener = await connect(probe.dsn, autocommit=True)
+    now = await probe.value("select now()")
     waits: dict[str, set[int]] = {"a": set(), "b": set()}
     try:
         await listener.execute('LISTEN "requeuest:due"')
-        async with open_requeuest(eye.dsn, ()) as client:
+        async with open_requeuest(probe.dsn, ()) as client:
             await client.spawn("a", REQUEST, at=now + timedelta(seconds=100))
             await client.spawn("a", REQUEST, at=now - timedelta(seconds=100))
             await client.spawn_many("b", [REQUEST] * 3, delay=50)

@@ -22,7 +22,7 @@ from requeuest_trio import (
     migrate,
     open_requeuest,
 )
-from tests.engine.support import Eye
+from tests.engine.probe import QueueProbe
 
 URL = "http://x.test/"
 GOOD = Request.get(URL)
@@ -76,12 +76,12 @@ JOB_ID: list[tuple[tuple[Any, ...], dict[str, Any], str, str]] = [
 
 
 @pytest.fixture
-async def client(eye: Eye) -> Any:
+async def client(probe: QueueProbe) -> Any:
     async with open_requeuest(
-        eye.dsn, [Channel("ledger", ordered=True)], config=Config(max_request_body=100)
+        probe.dsn, [Channel("ledger", ordered=True)], config=Config(max_request_body=100)
     ) as opened:
         yield opened
-        assert await eye.states() == {}
+        assert await probe.states() == {}
 
 
 def refused(argument: str, text: str) -> Any:
@@ -228,10 +228,10 @@ OPENINGS: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-async def test_open_requeuest_and_migrate(eye: Eye) -> None:
+async def test_open_requeuest_and_migrate(probe: QueueProbe) -> None:
     for options, argument, text in OPENINGS:
         with refused(argument, text):
-            async with open_requeuest(**({"dsn": eye.dsn} | options)):
+            async with open_requeuest(**({"dsn": probe.dsn} | options)):
                 pass
     migrations: list[tuple[dict[str, Any], str, str]] = [
         ({"schema": "Schema"}, "schema", "a-z"),
@@ -243,7 +243,7 @@ async def test_open_requeuest_and_migrate(eye: Eye) -> None:
     ]
     for options, argument, text in migrations:
         with refused(argument, text):
-            await migrate(**({"dsn": eye.dsn} | options))
+            await migrate(**({"dsn": probe.dsn} | options))
 
 
 async def test_arguments_are_checked_before_the_database_is_asked() -> None:
@@ -266,14 +266,14 @@ def test_under_asyncio() -> None:
 
 
 @pytest.mark.parametrize("time", ["infinity", "-infinity", "4000-01-01 BC", "20000-01-01"])
-async def test_times_that_no_program_can_read_are_shown_as_near_as_can_be(eye: Eye, time: str) -> None:
+async def test_times_that_no_program_can_read_are_shown_as_near_as_can_be(probe: QueueProbe, time: str) -> None:
     columns = "(channel, method, url, state, due_at, created_at, finished_at)"
     for state, finished in (("available", None), ("dead", time)):
-        await eye.connection.execute(
+        await probe.connection.execute(
             f"INSERT INTO requeuest.job {columns} VALUES ('c', 'GET', %s, %s, %s, %s, %s)".encode(),
             [URL, state, time, time, finished],
         )
-    async with open_requeuest(eye.dsn, ()) as client:
+    async with open_requeuest(probe.dsn, ()) as client:
         jobs = [job async for job in client.jobs()]
         assert {job.due_at.year for job in jobs} < {1, 9999}
         assert {job.finished_at and job.finished_at.year for job in jobs} < {None, 1, 9999}

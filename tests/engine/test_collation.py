@@ -9,7 +9,7 @@ import trio
 
 from requeuest_trio import Request, migrate, open_requeuest
 from requeuest_trio.testing import Receiver
-from tests.engine.support import Log
+from tests.engine.probe import Log
 from tests.postgres.harness import connect
 from tests.servers import TestServer
 

@@ -30,12 +30,12 @@ from requeuest_trio import (
 )
 from requeuest_trio._store.reading import job_from_row
 from requeuest_trio.testing import Receiver, Reply, Reset, Stall
-from tests.engine.support import Eye
+from tests.engine.probe import QueueProbe
 
 QUICK = RetryPolicy(initial=0.01, jitter=0.0, max_attempts=5)
 
 
-async def test_every_option_in_all_three_ways_to_spawn(eye: Eye, receiver: Receiver) -> None:
+async def test_every_option_in_all_three_ways_to_spawn(probe: QueueProbe, receiver: Receiver) -> None:
     options: dict[str, Any] = {
         "delay": timedelta(milliseconds=50),
         "priority": 3,
@@ -45,7 +45,7 @@ async def test_every_option_in_all_three_ways_to_spawn(eye: Eye, receiver: Recei
     }
     ids = [uuid4() for _ in range(4)]
     at = datetime.now(UTC) - timedelta(days=1)
-    async with open_requeuest(eye.dsn) as client:
+    async with open_requeuest(probe.dsn) as client:
         assert await client.spawn("c", Request.get(receiver.url + "/0"), job_id=ids[0], **options) == ids[0]
         many = [Request.get(f"{receiver.url}/{n}") for n in (1, 2)]
         assert await client.spawn_many("c", many, job_id=ids[1:3], **options) == ids[1:3]
@@ -63,12 +63,12 @@ async def test_every_option_in_all_three_ways_to_spawn(eye: Eye, receiver: Recei
             assert (job.priority, job.ordering_key, job.attempts, job.request.timeout) == (3, "k", 1, 9.0)
             assert timedelta(milliseconds=40) < job.due_at - job.created_at < timedelta(milliseconds=60)
         assert await client.spawn_many("c", []) == []
-    retries = await eye.rows("SELECT DISTINCT retry ->> 'max_attempts' FROM requeuest.job WHERE priority = 3")
+    retries = await probe.rows("SELECT DISTINCT retry ->> 'max_attempts' FROM requeuest.job WHERE priority = 3")
     assert retries == [("5",)]
 
 
-async def test_a_delay_is_kept(eye: Eye, receiver: Receiver) -> None:
-    async with open_requeuest(eye.dsn, poll_interval=600) as client:
+async def test_a_delay_is_kept(probe: QueueProbe, receiver: Receiver) -> None:
+    async with open_requeuest(probe.dsn, poll_interval=600) as client:
         began = trio.current_time()
         await client.spawn_returning("c", Request.get(receiver.url), delay=0.3)
         soon = datetime.now(UTC) + timedelta(seconds=0.2)
@@ -88,8 +88,8 @@ ACCEPTED: list[tuple[Any, int]] = [
 ]
 
 
-async def test_accepted_statuses(eye: Eye, receiver: Receiver) -> None:
-    async with open_requeuest(eye.dsn) as client:
+async def test_accepted_statuses(probe: QueueProbe, receiver: Receiver) -> None:
+    async with open_requeuest(probe.dsn) as client:
         for accept, status in ACCEPTED:
             receiver.script(Reply(599 if status != 599 else 200), Reply(status))
             response = await client.spawn_returning("c", Request.post(receiver.url, accept=accept), retry=QUICK)
@@ -97,11 +97,11 @@ async def test_accepted_statuses(eye: Eye, receiver: Receiver) -> None:
     assert len(receiver.arrivals) == 2 * len(ACCEPTED)
 
 
-async def test_attempts_tell_everything(eye: Eye, receiver: Receiver) -> None:
+async def test_attempts_tell_everything(probe: QueueProbe, receiver: Receiver) -> None:
     # A used connection that is reset would be taken for one that was closed for being idle, and the request sent anew.
     busy = Reply(503, (("Connection", "close"),), body=b"no " * 1_000)
     receiver.script(busy, Reset(), Stall(), Reply(200, body=b"yes", delay=0.05))
-    async with open_requeuest(eye.dsn) as client:
+    async with open_requeuest(probe.dsn) as client:
         job_id = await client.spawn("c", Request.post(receiver.url, json={"a": 1}), retry=QUICK, timeout=0.2)
         await client.result(job_id)
         attempts = await client.attempts(job_id)
@@ -121,10 +121,10 @@ async def test_attempts_tell_everything(eye: Eye, receiver: Receiver) -> None:
     assert attempts[3].retry_at is None
 
 
-async def test_an_idempotency_key_is_the_same_in_all_attempts(eye: Eye, receiver: Receiver) -> None:
+async def test_an_idempotency_key_is_the_same_in_all_attempts(probe: QueueProbe, receiver: Receiver) -> None:
     receiver.script(Reply(500), Reply(500), target="/own")
     receiver.script(Reply(500), Reply(500), target="/ours")
-    async with open_requeuest(eye.dsn) as client:
+    async with open_requeuest(probe.dsn) as client:
         own = Request.post(receiver.url + "/own", headers={"idempotency-key": "mine"})
         ours = await client.spawn("c", Request.post(receiver.url + "/ours"), retry=QUICK)
         await client.spawn_returning("c", own, retry=QUICK)
@@ -160,14 +160,14 @@ DUE: list[tuple[str | None, RetryPolicy, float, float]] = [
 ]
 
 
-async def test_when_the_next_attempt_is_due(eye: Eye, receiver: Receiver) -> None:
-    async with open_requeuest(eye.dsn) as client:
+async def test_when_the_next_attempt_is_due(probe: QueueProbe, receiver: Receiver) -> None:
+    async with open_requeuest(probe.dsn) as client:
         for number, (retry_after, policy, least, most) in enumerate(DUE):
             date = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
             value = date if retry_after == "date" else retry_after
             receiver.script(Reply(429, headers=() if value is None else (("Retry-After", value),)))
             job_id = await client.spawn("c", Request.get(receiver.url), retry=policy)
-            await eye.until_true("SELECT count(*) > %s FROM requeuest.attempt", number)
+            await probe.until_true("SELECT count(*) > %s FROM requeuest.attempt", number)
             job = await client.job(job_id)
             [attempt] = await client.attempts(job_id)
             assert job is not None
@@ -175,9 +175,9 @@ async def test_when_the_next_attempt_is_due(eye: Eye, receiver: Receiver) -> Non
             assert least <= due_in(attempt) <= most, (retry_after, policy)
 
 
-async def test_waits_double(eye: Eye, receiver: Receiver) -> None:
+async def test_waits_double(probe: QueueProbe, receiver: Receiver) -> None:
     receiver.script(*[Reply(500)] * 4)
-    async with open_requeuest(eye.dsn) as client:
+    async with open_requeuest(probe.dsn) as client:
         policy = RetryPolicy(initial=0.05, jitter=0, max_backoff=0.2)
         job_id = await client.spawn("c", Request.get(receiver.url), retry=policy)
         await client.result(job_id)
@@ -194,9 +194,9 @@ async def test_waits_double(eye: Eye, receiver: Receiver) -> None:
         (RetryPolicy(max_attempts=3, initial=0.01), 3, "status 404 is not accepted; no attempts are left"),
     ],
 )
-async def test_giving_up(eye: Eye, receiver: Receiver, policy: RetryPolicy, attempts: int, error: str) -> None:
+async def test_giving_up(probe: QueueProbe, receiver: Receiver, policy: RetryPolicy, attempts: int, error: str) -> None:
     receiver.decide = lambda _: Reply(404, body=b"gone")
-    async with open_requeuest(eye.dsn) as client:
+    async with open_requeuest(probe.dsn) as client:
         job_id = await client.spawn("c", Request.get(receiver.url), retry=policy)
         with pytest.raises(JobDead):
             await client.result(job_id)
@@ -211,7 +211,7 @@ async def test_the_default_policy_keeps_trying_for_years() -> None:
     assert RetryPolicy().max_attempts == 100_001
 
 
-async def test_a_damaged_row_is_dead_and_stops_nobody(eye: Eye, receiver: Receiver) -> None:
+async def test_a_damaged_row_is_dead_and_stops_nobody(probe: QueueProbe, receiver: Receiver) -> None:
     nested = (
         "[" * 4_000 + "]" * 4_000
     )  # PostgreSQL takes no more; Python's parser gives up at 1,000, from 3.13 at 10,000
@@ -233,12 +233,12 @@ async def test_a_damaged_row_is_dead_and_stops_nobody(eye: Eye, receiver: Receiv
         "retry = '[1]'": "",
         'retry = \'{"initial": "x"}\'': "initial",
     }
-    async with open_requeuest(eye.dsn, (), poll_interval=0.1) as client:
+    async with open_requeuest(probe.dsn, (), poll_interval=0.1) as client:
         for damage in damages:
             job_id = await client.spawn("c", Request.get(receiver.url), ordering_key="k")
-            await eye.connection.execute(f"UPDATE requeuest.job SET {damage} WHERE id = %s".encode(), [job_id])
+            await probe.connection.execute(f"UPDATE requeuest.job SET {damage} WHERE id = %s".encode(), [job_id])
         last = await client.spawn("c", Request.get(receiver.url), ordering_key="k")
-        async with open_requeuest(eye.dsn):
+        async with open_requeuest(probe.dsn):
             with trio.fail_after(10):
                 await client.result(last)
         jobs = [job async for job in client.jobs(state=JobState.DEAD)]
@@ -253,17 +253,17 @@ async def test_a_damaged_row_is_dead_and_stops_nobody(eye: Eye, receiver: Receiv
 # --- reading the queue ------------------------------------------------------------------------------------------------
 
 
-async def test_jobs_of_an_empty_queue(eye: Eye) -> None:
-    async with open_requeuest(eye.dsn, ()) as client:
+async def test_jobs_of_an_empty_queue(probe: QueueProbe) -> None:
+    async with open_requeuest(probe.dsn, ()) as client:
         assert [job async for job in client.jobs()] == []
         assert (await client.stats()).channels == {}
         assert await client.job(uuid4()) is None
 
 
-async def test_jobs_are_filtered_and_come_in_pages(eye: Eye, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_jobs_are_filtered_and_come_in_pages(probe: QueueProbe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("requeuest_trio._client._PAGE", 7)
     request = Request.get("http://x.test/")
-    async with open_requeuest(eye.dsn, ()) as client:
+    async with open_requeuest(probe.dsn, ()) as client:
         ids = await client.spawn_many("a", [request] * 21)
         keyed = await client.spawn_many("b", [request] * 3, ordering_key="k")
         late = await client.spawn("b", request, delay=60)
@@ -281,7 +281,7 @@ async def test_jobs_are_filtered_and_come_in_pages(eye: Eye, monkeypatch: pytest
         assert (stats.count(JobState.AVAILABLE), stats.count(JobState.DEAD), stats.running) == (23, 0, 0)
 
 
-async def test_a_job_is_made_of_its_row_when_its_turn_comes(eye: Eye, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_job_is_made_of_its_row_when_its_turn_comes(probe: QueueProbe, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page of large ones, made in one step, would hold up whatever else runs here."""
     made = 0
 
@@ -291,41 +291,43 @@ async def test_a_job_is_made_of_its_row_when_its_turn_comes(eye: Eye, monkeypatc
         return job_from_row(row)
 
     monkeypatch.setattr("requeuest_trio._store.reading.job_from_row", counted)
-    async with open_requeuest(eye.dsn, ()) as client:
+    async with open_requeuest(probe.dsn, ()) as client:
         await client.spawn_many("a", [Request.get("http://x.test/")] * 9)
         turns = [made async for _ in client.jobs()]
     assert turns == list(range(1, 10))
 
 
-async def test_a_key_on_an_ordered_channel_is_refused_where_that_is_known(eye: Eye, receiver: Receiver) -> None:
+async def test_a_key_on_an_ordered_channel_is_refused_where_that_is_known(
+    probe: QueueProbe, receiver: Receiver
+) -> None:
     request = Request.get(receiver.url)
-    async with open_requeuest(eye.dsn, (), poll_interval=0.1) as stranger:
-        async with open_requeuest(eye.dsn, [Channel("ledger", ordered=True)]) as client:
+    async with open_requeuest(probe.dsn, (), poll_interval=0.1) as stranger:
+        async with open_requeuest(probe.dsn, [Channel("ledger", ordered=True)]) as client:
             with pytest.raises(InvalidRequest, match="ordering_key: channel 'ledger' is ordered as a whole"):
                 await client.spawn("ledger", request, ordering_key="k")
             await client.spawn("another", request, ordering_key="k")
         ids = [await stranger.spawn("ledger", request) for _ in range(3)]
         ids += await stranger.spawn_many("ledger", [request] * 2)
-        assert await eye.states() == {"available": 2, "blocked": 4}
-        async with open_requeuest(eye.dsn, ["ledger"]):
+        assert await probe.states() == {"available": 2, "blocked": 4}
+        async with open_requeuest(probe.dsn, ["ledger"]):
             await stranger.result(ids[-1])
     assert max(arrival.in_flight for arrival in receiver.arrivals) == 1
 
 
-async def test_the_response_has_the_last_url(eye: Eye, receiver: Receiver) -> None:
+async def test_the_response_has_the_last_url(probe: QueueProbe, receiver: Receiver) -> None:
     receiver.script(Reply(302, headers=(("Location", "/there?x=1"),)), Reply(200))
-    async with open_requeuest(eye.dsn) as client:
+    async with open_requeuest(probe.dsn) as client:
         response = await client.spawn_returning("c", Request.get(receiver.url + "/here", follow_redirects=True))
     assert str(response.url) == receiver.url + "/there?x=1"
     assert ":url" not in response.headers
 
 
 @pytest.mark.parametrize("field", [(b"a\0b", b"x"), (b"a", b"x\0y"), (b"a\r\nb", b"\xff"), (b"", b"")])
-async def test_fields_that_no_answer_can_have_lose_nothing(eye: Eye, field: tuple[bytes, bytes]) -> None:
+async def test_fields_that_no_answer_can_have_lose_nothing(probe: QueueProbe, field: tuple[bytes, bytes]) -> None:
     """A transport of the caller's may give them: they are kept as they are, and the answer with them."""
     transport = httpx2.MockTransport(lambda _: httpx2.Response(200, headers=[field], content=b"kept"))
-    async with open_requeuest(eye.dsn, http=transport) as client:
+    async with open_requeuest(probe.dsn, http=transport) as client:
         response = await client.spawn_returning("c", Request.post("http://h/"), retry=QUICK)
     assert (response.status_code, response.content) == (200, b"kept")
     assert field in response.headers.raw
-    assert await eye.value("select count(*) from requeuest.attempt") == 1
+    assert await probe.value("select count(*) from requeuest.attempt") == 1

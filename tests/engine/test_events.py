@@ -24,7 +24,8 @@ from requeuest_trio import (
 )
 from requeuest_trio._observe.stream import MOST_UNREAD
 from requeuest_trio.testing import Receiver, Reply
-from tests.engine.support import PATIENCE, Eye, Log, nothing_left
+from tests.engine.probe import Log, QueueProbe, nothing_left
+from tests.waiting import PATIENCE
 
 ONCE = RetryPolicy(max_attempts=1)
 
@@ -36,10 +37,10 @@ async def read_all(client: Client, into: list[Event], *, task_status: trio.TaskS
         into.extend([event async for event in stream])
 
 
-async def test_what_happens_to_a_job_is_seen_by_its_kind_and_fields(eye: Eye, receiver: Receiver) -> None:
+async def test_what_happens_to_a_job_is_seen_by_its_kind_and_fields(probe: QueueProbe, receiver: Receiver) -> None:
     receiver.script(Reply(404))
     seen = set[str]()
-    async with open_requeuest(eye.dsn) as client, client.events() as stream:
+    async with open_requeuest(probe.dsn) as client, client.events() as stream:
         job_id = await client.spawn("mail", Request.get(receiver.url), retry=ONCE)
         with trio.fail_after(PATIENCE):
             async for event in stream:
@@ -55,30 +56,30 @@ async def test_what_happens_to_a_job_is_seen_by_its_kind_and_fields(eye: Eye, re
     assert {"claimed", "attempt", "job_dead"} <= seen
 
 
-async def test_a_subscriber_sees_what_the_log_has_in_its_order(eye: Eye, receiver: Receiver, log: Log) -> None:
+async def test_a_subscriber_sees_what_the_log_has_in_its_order(probe: QueueProbe, receiver: Receiver, log: Log) -> None:
     receiver.script(*[Reply(503)] * 5)
     got = list[Event]()
-    async with nothing_left(eye), trio.open_nursery() as nursery, open_requeuest(eye.dsn) as client:
+    async with nothing_left(probe), trio.open_nursery() as nursery, open_requeuest(probe.dsn) as client:
         await nursery.start(read_all, client, got)
         before = len(log.records)
         await client.spawn_many("a", [Request.get(receiver.url)] * 20, retry=RetryPolicy(initial=0.05))
-        await eye.until_states(succeeded=20)
+        await probe.until_states(succeeded=20)
     assert [str(event) for event in got] == [record.getMessage() for record in log.records[before:]]
     assert [event.level for event in got] == [record.levelno for record in log.records[before:]]
     assert [f"requeuest_trio.{event.room}" for event in got] == [record.name for record in log.records[before:]]
     assert sum(isinstance(event, events.Attempt) for event in got) == 25
 
 
-async def test_the_stream_ends_with_the_client_after_its_last_event(eye: Eye) -> None:
+async def test_the_stream_ends_with_the_client_after_its_last_event(probe: QueueProbe) -> None:
     got = list[Event]()
     with trio.fail_after(PATIENCE):
-        async with trio.open_nursery() as nursery, open_requeuest(eye.dsn) as client:
+        async with trio.open_nursery() as nursery, open_requeuest(probe.dsn) as client:
             await nursery.start(read_all, client, got)
     assert [event.name for event in got] == ["draining", "closed"]
 
 
-async def test_what_was_not_entered_before_the_end_is_closed(eye: Eye) -> None:
-    async with open_requeuest(eye.dsn, ()) as client:
+async def test_what_was_not_entered_before_the_end_is_closed(probe: QueueProbe) -> None:
+    async with open_requeuest(probe.dsn, ()) as client:
         late = client.events()
     with pytest.raises(trio.ClosedResourceError):
         async with late:
@@ -86,11 +87,11 @@ async def test_what_was_not_entered_before_the_end_is_closed(eye: Eye) -> None:
 
 
 @pytest.mark.parametrize("how", ["cancelled", "failed"])
-async def test_it_ends_however_the_client_ends(eye: Eye, how: str) -> None:
+async def test_it_ends_however_the_client_ends(probe: QueueProbe, how: str) -> None:
     got = list[Event]()
-    async with nothing_left(eye), trio.open_nursery() as nursery:
+    async with nothing_left(probe), trio.open_nursery() as nursery:
         with pytest.raises(KeyError) if how == "failed" else trio.CancelScope() as scope:
-            async with open_requeuest(eye.dsn) as client:
+            async with open_requeuest(probe.dsn) as client:
                 await nursery.start(read_all, client, got)
                 if isinstance(scope, trio.CancelScope):
                     scope.cancel()
@@ -99,18 +100,18 @@ async def test_it_ends_however_the_client_ends(eye: Eye, how: str) -> None:
     assert [event.name for event in got] == ["closed"]
 
 
-async def test_two_clients_in_one_process_tell_each_of_its_own(eye: Eye, receiver: Receiver) -> None:
+async def test_two_clients_in_one_process_tell_each_of_its_own(probe: QueueProbe, receiver: Receiver) -> None:
     of_a, of_b = list[Event](), list[Event]()
     async with (
         trio.open_nursery() as nursery,
-        open_requeuest(eye.dsn, ["a"]) as a,
-        open_requeuest(eye.dsn, ["b"]) as b,
+        open_requeuest(probe.dsn, ["a"]) as a,
+        open_requeuest(probe.dsn, ["b"]) as b,
     ):
         await nursery.start(read_all, a, of_a)
         await nursery.start(read_all, b, of_b)
         in_a = set(await b.spawn_many("a", [Request.get(receiver.url)] * 5))
         in_b = set(await a.spawn_many("b", [Request.get(receiver.url)] * 3))
-        await eye.until_states(succeeded=8)
+        await probe.until_states(succeeded=8)
     for got, jobs in ((of_a, in_a), (of_b, in_b)):
         assert {event.job for event in got if isinstance(event, events.Attempt)} == jobs
         assert [event.name for event in got if not isinstance(event, events.Attempt | events.Claimed)] == [
@@ -119,13 +120,15 @@ async def test_two_clients_in_one_process_tell_each_of_its_own(eye: Eye, receive
         ]
 
 
-async def test_one_that_is_never_read_delays_nothing_and_is_told_what_it_missed(eye: Eye, receiver: Receiver) -> None:
+async def test_one_that_is_never_read_delays_nothing_and_is_told_what_it_missed(
+    probe: QueueProbe, receiver: Receiver
+) -> None:
     jobs = MOST_UNREAD + 200
     got = list[Event]()
-    async with trio.open_nursery() as nursery, open_requeuest(eye.dsn) as client, client.events() as never_read:
+    async with trio.open_nursery() as nursery, open_requeuest(probe.dsn) as client, client.events() as never_read:
         await nursery.start(read_all, client, got)
         await client.spawn_many("a", [Request.get(receiver.url)] * jobs)
-        await eye.until_states(succeeded=jobs, patience=2 * PATIENCE)
+        await probe.until_states(succeeded=jobs, patience=2 * PATIENCE)
         missed = await anext(never_read)
         rest = [await anext(never_read) for _ in range(MOST_UNREAD)]
         assert f"{never_read!r}" == "<EventStream open: 0 unread, 0 dropped before them>"
@@ -138,25 +141,25 @@ async def test_one_that_is_never_read_delays_nothing_and_is_told_what_it_missed(
 
 
 async def test_what_happens_for_each_job_is_made_an_event_only_if_it_is_taken(
-    eye: Eye, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    probe: QueueProbe, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = list[type[Event]]()
     for kind in (events.Attempt, events.Claimed):
         monkeypatch.setattr(kind, "__post_init__", lambda event: made.append(type(event)))
     logging.getLogger("requeuest_trio").setLevel(logging.INFO)
-    async with open_requeuest(eye.dsn) as client:
+    async with open_requeuest(probe.dsn) as client:
         for number in range(1, 4):
             await client.spawn_returning("a", Request.get(receiver.url))
             await client.spawn_many("a", [Request.get(receiver.url)] * 2)
-            await eye.until_states(succeeded=3 * number)
+            await probe.until_states(succeeded=3 * number)
         assert made == []
         async with client.events():
             await client.spawn_returning("a", Request.get(receiver.url))
         assert set(made) == {events.Attempt, events.Claimed}
 
 
-async def test_waiting_can_be_cancelled_and_taken_up_again(eye: Eye, receiver: Receiver) -> None:
-    async with open_requeuest(eye.dsn, ["a"]) as client, client.events() as stream:
+async def test_waiting_can_be_cancelled_and_taken_up_again(probe: QueueProbe, receiver: Receiver) -> None:
+    async with open_requeuest(probe.dsn, ["a"]) as client, client.events() as stream:
         with trio.move_on_after(0.1) as waiting:
             await anext(stream)
         assert waiting.cancelled_caught

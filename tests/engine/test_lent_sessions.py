@@ -23,9 +23,10 @@ from psycopg.types.string import TextLoader
 from requeuest_trio import Client, Config, Request, open_requeuest
 from requeuest_trio._postgres import pool, prepared_names
 from requeuest_trio._postgres.transaction import TrioServerCursor
+from tests.engine.probe import QueueProbe
 from tests.engine.roles import another_role
-from tests.engine.support import Eye
-from tests.postgres.harness import AtCheckpoint, Conn, until, value
+from tests.postgres.harness import AtCheckpoint, Conn, value
+from tests.waiting import until
 
 pytestmark = pytest.mark.needs_sessions("there is none to be cleaned; see faults/test_pooler.py")
 
@@ -92,9 +93,9 @@ async def lent(client: Client, left: str, *, fails: bool = False) -> None:
 
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("left", LEFT.values(), ids=LEFT)
-async def test_whatever_is_left_is_gone_and_the_session_goes_on(eye: Eye, left: str, fails: bool) -> None:
-    with another_role(eye.dsn) as theirs:
-        async with open_requeuest(eye.dsn, (), config=ONE_SESSION) as client:
+async def test_whatever_is_left_is_gone_and_the_session_goes_on(probe: QueueProbe, left: str, fails: bool) -> None:
+    with another_role(probe.dsn) as theirs:
+        async with open_requeuest(probe.dsn, (), config=ONE_SESSION) as client:
             await work(client)
             before = await state(client)
             await lent(client, left.replace("{role}", str(conninfo_to_dict(theirs)["user"])), fails=fails)
@@ -105,8 +106,8 @@ async def test_whatever_is_left_is_gone_and_the_session_goes_on(eye: Eye, left: 
 @pytest.mark.parametrize(
     "left", ["DEALLOCATE ALL", "DEALLOCATE {0}", "DEALLOCATE {0}; PREPARE {0} AS SELECT 'not yours'"]
 )
-async def test_no_statement_is_taken_for_prepared_that_is_not(eye: Eye, left: str) -> None:
-    async with open_requeuest(eye.dsn, (), config=ONE_SESSION) as client:
+async def test_no_statement_is_taken_for_prepared_that_is_not(probe: QueueProbe, left: str) -> None:
+    async with open_requeuest(probe.dsn, (), config=ONE_SESSION) as client:
         await work(client)
         before = await state(client)
         async with client.transaction() as connection:
@@ -116,9 +117,9 @@ async def test_no_statement_is_taken_for_prepared_that_is_not(eye: Eye, left: st
         assert await state(client) == before
 
 
-async def test_the_statements_of_the_library_stay_prepared(eye: Eye) -> None:
+async def test_the_statements_of_the_library_stay_prepared(probe: QueueProbe) -> None:
     """What makes spawning in a transaction cost what it does."""
-    async with open_requeuest(eye.dsn, (), config=ONE_SESSION) as client:
+    async with open_requeuest(probe.dsn, (), config=ONE_SESSION) as client:
         await work(client)
         async with client._database.connection() as connection:
             before = prepared_names(connection)
@@ -132,9 +133,9 @@ class Upper(TextLoader):
         return str(super().load(data)).upper()
 
 
-async def test_what_psycopg_was_told_is_forgotten_too(eye: Eye) -> None:
+async def test_what_psycopg_was_told_is_forgotten_too(probe: QueueProbe) -> None:
     heard: list[str] = []
-    async with open_requeuest(eye.dsn, (), config=ONE_SESSION) as client:
+    async with open_requeuest(probe.dsn, (), config=ONE_SESSION) as client:
         async with client.transaction() as connection:
             connection.adapters.register_loader("text", Upper)
             connection.adapters.register_loader("uuid", Upper)
@@ -154,19 +155,19 @@ async def test_what_psycopg_was_told_is_forgotten_too(eye: Eye) -> None:
     assert heard == []
 
 
-async def test_what_a_caller_listened_for_is_not_heard_by_the_next(eye: Eye) -> None:
-    async with open_requeuest(eye.dsn, (), config=ONE_SESSION) as client:
+async def test_what_a_caller_listened_for_is_not_heard_by_the_next(probe: QueueProbe) -> None:
+    async with open_requeuest(probe.dsn, (), config=ONE_SESSION) as client:
         async with client.transaction() as connection:
             await connection.execute(b"LISTEN mine; COMMIT; BEGIN")
             # It comes with the answer to the last COMMIT.
-            await eye.connection.execute(b"NOTIFY mine, 'not yours'")
+            await probe.connection.execute(b"NOTIFY mine, 'not yours'")
         async with client._database.connection() as again:
             assert again is connection
             assert [notification async for notification in again.notifies(timeout=0)] == []
 
 
-async def test_who_only_uses_the_client_pays_nothing(eye: Eye, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with open_requeuest(eye.dsn, (), config=ONE_SESSION) as client:
+async def test_who_only_uses_the_client_pays_nothing(probe: QueueProbe, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_requeuest(probe.dsn, (), config=ONE_SESSION) as client:
         await work(client)
         monkeypatch.setitem(client._database._queries._statements, "clean_session", b"SELECT 1 / 0;")
         pid, *_ = await state(client)
@@ -178,10 +179,10 @@ async def test_who_only_uses_the_client_pays_nothing(eye: Eye, monkeypatch: pyte
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("cleaning", ["SELECT 1 / 0;", "SET statement_timeout = 0; SELECT pg_sleep(30);"])
 async def test_a_session_that_cannot_be_cleaned_is_closed_within_a_time(
-    eye: Eye, monkeypatch: pytest.MonkeyPatch, cleaning: str, fails: bool
+    probe: QueueProbe, monkeypatch: pytest.MonkeyPatch, cleaning: str, fails: bool
 ) -> None:
     monkeypatch.setattr(pool, "SETTLE_TIMEOUT", 0.2)
-    async with open_requeuest(eye.dsn, (), config=ONE_SESSION) as client:
+    async with open_requeuest(probe.dsn, (), config=ONE_SESSION) as client:
         statements = client._database._queries._statements
         before, began = await state(client), trio.current_time()
         with monkeypatch.context() as changed:
@@ -201,11 +202,11 @@ async def test_a_session_that_cannot_be_cleaned_is_closed_within_a_time(
         after = await state(client)
         assert after[0] != before[0]
         assert after[1:] == before[1:]
-    assert await eye.states() == ({} if fails else {"available": 1})
+    assert await probe.states() == ({} if fails else {"available": 1})
 
 
-async def test_cancelled_at_any_point_it_is_clean_or_closed(eye: Eye) -> None:
-    async with open_requeuest(eye.dsn, (), config=ONE_SESSION) as client:
+async def test_cancelled_at_any_point_it_is_clean_or_closed(probe: QueueProbe) -> None:
+    async with open_requeuest(probe.dsn, (), config=ONE_SESSION) as client:
         _, *before = await state(client)
         for k in count(1):
             with trio.CancelScope() as scope, AtCheckpoint(k, scope.cancel) as checkpoint:
@@ -214,7 +215,7 @@ async def test_cancelled_at_any_point_it_is_clean_or_closed(eye: Eye) -> None:
                     await connection.execute(b"SELECT pg_catalog.pg_advisory_lock(7237)")
             _, *after = await state(client)
             assert after == before, k
-            await until_unlocked(eye.connection)
+            await until_unlocked(probe.connection)
             if checkpoint.reached < k:
                 break
         assert k > 5

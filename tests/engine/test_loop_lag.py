@@ -13,7 +13,8 @@ from requeuest_trio._engine.lease import Lease
 from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._observe.loop_lag import LoopLag
 from requeuest_trio.testing import Receiver
-from tests.engine.support import Eye, Log, nothing_left, until_done
+from tests.engine.probe import Log, QueueProbe, nothing_left
+from tests.waiting import until
 
 
 async def test_a_stall_is_seen_at_once_and_told(nursery: trio.Nursery, log: Log) -> None:
@@ -52,7 +53,7 @@ async def test_the_worst_of_the_last_minute_counts(mock_clock: trio.testing.Mock
 
 
 async def test_nothing_is_claimed_while_the_renewal_is_overdue(
-    eye: Eye, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    probe: QueueProbe, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though the lease still holds for what is under way."""
     may_beat, leases = trio.Event(), list[Lease]()
@@ -68,14 +69,14 @@ async def test_nothing_is_claimed_while_the_renewal_is_overdue(
 
     monkeypatch.setattr(Heartbeat, "_beat", late)
     monkeypatch.setattr(Lease, "__init__", remembered)
-    async with nothing_left(eye), open_requeuest(eye.dsn, lease=3) as client:
+    async with nothing_left(probe), open_requeuest(probe.dsn, lease=3) as client:
         [lease] = leases
         await client.wait(await client.spawn("a", Request.get(receiver.url)))
-        await until_done(lambda: not lease.is_fresh)
+        await until(lambda: not lease.is_fresh)
         job_id = await client.spawn("a", Request.get(receiver.url))
-        await until_done(lambda: lease.left < 0.5)
+        await until(lambda: lease.left < 0.5)
         assert lease.is_valid
-        assert await eye.job(job_id) == ("available", 0, None)
+        assert await probe.job(job_id) == ("available", 0, None)
         may_beat.set()
         await client.wait(job_id)
-        assert await eye.job(job_id) == ("succeeded", 1, None)
+        assert await probe.job(job_id) == ("succeeded", 1, None)

@@ -7,7 +7,7 @@ import sys
 import trio
 
 from requeuest_trio.testing import Receiver
-from tests.engine.support import Eye
+from tests.engine.probe import QueueProbe
 
 QUEUED, DRAINED, BODY = 100_000, 1_000, 10_000
 MIB = 1_048_576
@@ -31,14 +31,14 @@ trio.run(main, sys.argv[1])
 """
 
 
-async def test_a_hundred_thousand_jobs_of_ten_kilobytes(eye: Eye, receiver: Receiver) -> None:
-    await eye.connection.execute(
+async def test_a_hundred_thousand_jobs_of_ten_kilobytes(probe: QueueProbe, receiver: Receiver) -> None:
+    await probe.connection.execute(
         """INSERT INTO requeuest.job (channel, method, url, body)
            SELECT 'c', 'POST', %s, convert_to(repeat('0123456789', %s), 'UTF8') FROM generate_series(1, %s)""",
         [receiver.url, BODY // 10, QUEUED],
     )
     with trio.fail_after(60):
-        process = await trio.lowlevel.open_process([sys.executable, "-c", WORKER, eye.dsn], stdin=-1, stdout=-1)
+        process = await trio.lowlevel.open_process([sys.executable, "-c", WORKER, probe.dsn], stdin=-1, stdout=-1)
         assert process.stdin is not None
         assert process.stdout is not None
         await receiver.wait_for(DRAINED)
@@ -50,4 +50,4 @@ async def test_a_hundred_thousand_jobs_of_ten_kilobytes(eye: Eye, receiver: Rece
     peak = int(output.splitlines()[-1])
     assert all(len(arrival.body) == BODY for arrival in receiver.arrivals)
     assert peak < 150 * MIB, f"{peak / MIB:.0f} MiB"
-    assert (await eye.states())["available"] > QUEUED // 2
+    assert (await probe.states())["available"] > QUEUED // 2

@@ -23,9 +23,10 @@ from requeuest_trio._store import migrate as module
 from requeuest_trio._store.migrate import Migration, migrations
 from requeuest_trio._store.queries import Queries
 from requeuest_trio.testing import Receiver
+from tests.engine.probe import Log
 from tests.engine.roles import another_role
-from tests.engine.support import Log
-from tests.postgres.harness import connect, until, value
+from tests.postgres.harness import connect, value
+from tests.waiting import until
 
 UP = [f"{step.name}.up" for step in migrations()]
 DOWN = [f"{step.name}.down" for step in reversed(migrations())]

@@ -18,7 +18,7 @@ from psycopg.conninfo import make_conninfo
 
 from requeuest_trio import Config, DatabaseUnavailable, Request, RetryPolicy, open_requeuest
 from requeuest_trio.testing import open_receiver
-from tests.engine.support import Log
+from tests.engine.probe import Log
 from tests.proxy import open_proxy
 
 CLOCKS: dict[str, Callable[[], trio.testing.MockClock]] = {

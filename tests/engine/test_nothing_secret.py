@@ -18,7 +18,7 @@ from requeuest_trio._store.claimed import Claimed
 from requeuest_trio._store.database import for_callers
 from requeuest_trio._store.new_jobs import NewJob
 from requeuest_trio._store.outcomes import Report
-from tests.engine.support import Eye
+from tests.engine.probe import QueueProbe
 from tests.unit.test_dsn import everything
 
 HEADERS = (("Authorization", "Bearer s3cret"), ("X-Own", "s3cret"))
@@ -47,10 +47,10 @@ def test_what_holds_a_request_hides_it(holder: object) -> None:
     assert "s3cret" not in pretty_repr(holder)
 
 
-async def test_a_refused_row_is_in_no_error(eye: Eye) -> None:
+async def test_a_refused_row_is_in_no_error(probe: QueueProbe) -> None:
     """PostgreSQL shows it whole in the details of the error."""
     insert = "INSERT INTO requeuest.job (channel, method, url, attempts) VALUES ('c', 'GET', %(url)s, -1)"
-    async with await TrioConnection.connect(eye.dsn) as connection:
+    async with await TrioConnection.connect(probe.dsn) as connection:
         with pytest.raises(RequeuestError, match=r"PostgreSQL refuses: .*check constraint") as caught, for_callers():
             await connection.execute(insert, {"url": "https://h/?token=s3cret"})
     assert isinstance(caught.value.__cause__, errors.CheckViolation)

@@ -9,12 +9,12 @@ import trio
 
 from requeuest_trio import Channel, Client, Request, RetryPolicy, open_requeuest
 from requeuest_trio.testing import Arrival, Receiver, Reply
-from tests.engine.support import Eye
+from tests.engine.probe import QueueProbe
 
 PRODUCERS, KEYS, EACH = 8, 50, 3
 
 
-async def test_eight_producers_and_fifty_keys(eye: Eye, receiver: Receiver) -> None:
+async def test_eight_producers_and_fifty_keys(probe: QueueProbe, receiver: Receiver) -> None:
     most = defaultdict[str, int](int)
 
     def decide(arrival: Arrival) -> Reply:
@@ -35,14 +35,14 @@ async def test_eight_producers_and_fifty_keys(eye: Eye, receiver: Receiver) -> N
                 request = Request.post(f"{receiver.url}/k{name}/{producer}/{number}")
                 await client.spawn("c", request, ordering_key=f"k{name}", retry=policy)
 
-    async with open_requeuest(eye.dsn, ["c"], concurrency=64) as client:
+    async with open_requeuest(probe.dsn, ["c"], concurrency=64) as client:
         async with trio.open_nursery() as nursery:
             for producer in range(PRODUCERS):
                 nursery.start_soon(produce, client, producer)
-        await eye.until_states(succeeded=PRODUCERS * KEYS * EACH, patience=60)
+        await probe.until_states(succeeded=PRODUCERS * KEYS * EACH, patience=60)
 
     committed = defaultdict[str, list[str]](list)
-    for key, url in await eye.rows("SELECT ordering_key, url FROM requeuest.job ORDER BY position"):
+    for key, url in await probe.rows("SELECT ordering_key, url FROM requeuest.job ORDER BY position"):
         committed[key].append(url.removeprefix(receiver.url))
     arrived = defaultdict[str, list[str]](list)
     for arrival in receiver.arrivals:
@@ -53,10 +53,10 @@ async def test_eight_producers_and_fifty_keys(eye: Eye, receiver: Receiver) -> N
     assert set(most.values()) == {1}
 
 
-async def test_a_failing_head_blocks_its_key_and_nobody_else(eye: Eye, receiver: Receiver) -> None:
+async def test_a_failing_head_blocks_its_key_and_nobody_else(probe: QueueProbe, receiver: Receiver) -> None:
     receiver.script(*[Reply(500)] * 3, target="/head")
     policy = RetryPolicy(initial=0.05, jitter=0)
-    async with open_requeuest(eye.dsn, ["c"], concurrency=4) as client:
+    async with open_requeuest(probe.dsn, ["c"], concurrency=4) as client:
         head = await client.spawn("c", Request.get(receiver.url + "/head"), ordering_key="k", retry=policy)
         behind = await client.spawn("c", Request.get(receiver.url + "/behind"), ordering_key="k")
         for _ in range(5):
@@ -68,9 +68,9 @@ async def test_a_failing_head_blocks_its_key_and_nobody_else(eye: Eye, receiver:
     assert targets.index("/free") < targets.index("/behind")
 
 
-async def test_a_dead_head_frees_the_next(eye: Eye, receiver: Receiver) -> None:
+async def test_a_dead_head_frees_the_next(probe: QueueProbe, receiver: Receiver) -> None:
     receiver.script(Reply(404, delay=0.3), target="/head")
-    async with open_requeuest(eye.dsn, ["c"], poll_interval=600) as client:
+    async with open_requeuest(probe.dsn, ["c"], poll_interval=600) as client:
         give_up = RetryPolicy(give_up_on=404)
         await client.spawn("c", Request.get(receiver.url + "/head"), ordering_key="k", retry=give_up)
         await receiver.wait_for(1)
@@ -80,16 +80,16 @@ async def test_a_dead_head_frees_the_next(eye: Eye, receiver: Receiver) -> None:
     assert [(arrival.target, arrival.in_flight) for arrival in receiver.arrivals] == [("/head", 1), ("/next", 1)]
 
 
-async def test_a_delayed_head_keeps_the_others_back(eye: Eye, receiver: Receiver) -> None:
-    async with open_requeuest(eye.dsn, ["c"], poll_interval=600) as client:
+async def test_a_delayed_head_keeps_the_others_back(probe: QueueProbe, receiver: Receiver) -> None:
+    async with open_requeuest(probe.dsn, ["c"], poll_interval=600) as client:
         await client.spawn("c", Request.get(receiver.url + "/head"), ordering_key="k", delay=0.3)
         await client.spawn_returning("c", Request.get(receiver.url + "/next"), ordering_key="k", priority=100)
     assert [arrival.target for arrival in receiver.arrivals] == ["/head", "/next"]
 
 
-async def test_an_ordered_channel_is_one_sequence_and_others_are_free(eye: Eye, receiver: Receiver) -> None:
+async def test_an_ordered_channel_is_one_sequence_and_others_are_free(probe: QueueProbe, receiver: Receiver) -> None:
     receiver.decide = lambda _: Reply(delay=0.01)
-    async with open_requeuest(eye.dsn, [Channel("ledger", ordered=True), "free"]) as client:
+    async with open_requeuest(probe.dsn, [Channel("ledger", ordered=True), "free"]) as client:
         async with trio.open_nursery() as nursery:
             for number in range(20):
                 nursery.start_soon(client.spawn_returning, "ledger", Request.get(f"{receiver.url}/ledger/{number}"))
@@ -100,22 +100,22 @@ async def test_an_ordered_channel_is_one_sequence_and_others_are_free(eye: Eye, 
     assert max(arrival.in_flight for arrival in receiver.arrivals[20:]) > 1
 
 
-async def test_a_stranded_key_is_healed_and_delivered(eye: Eye, receiver: Receiver) -> None:
-    async with open_requeuest(eye.dsn, (), poll_interval=0.1) as client:
+async def test_a_stranded_key_is_healed_and_delivered(probe: QueueProbe, receiver: Receiver) -> None:
+    async with open_requeuest(probe.dsn, (), poll_interval=0.1) as client:
         await client.spawn_many("c", [Request.get(f"{receiver.url}/{n}") for n in range(3)], ordering_key="k")
-        await eye.connection.execute("DELETE FROM requeuest.job WHERE state = 'available'")
-        async with open_requeuest(eye.dsn, lease=1.0, poll_interval=600):
+        await probe.connection.execute("DELETE FROM requeuest.job WHERE state = 'available'")
+        async with open_requeuest(probe.dsn, lease=1.0, poll_interval=600):
             with trio.fail_after(10):
                 await receiver.wait_for(2)
     assert [arrival.target for arrival in receiver.arrivals] == ["/1", "/2"]
 
 
-async def test_a_producer_need_not_know_that_a_channel_is_ordered(eye: Eye, receiver: Receiver) -> None:
+async def test_a_producer_need_not_know_that_a_channel_is_ordered(probe: QueueProbe, receiver: Receiver) -> None:
     """Not even if it gives keys of its own, or none."""
     receiver.decide = lambda _: Reply(delay=0.02)
     async with (
-        open_requeuest(eye.dsn, (), poll_interval=0.1) as producer,
-        open_requeuest(eye.dsn, [Channel("ledger", ordered=True)], poll_interval=0.1),
+        open_requeuest(probe.dsn, (), poll_interval=0.1) as producer,
+        open_requeuest(probe.dsn, [Channel("ledger", ordered=True)], poll_interval=0.1),
     ):
         for number in range(12):
             key = f"k{number}" if number % 3 else None
@@ -123,16 +123,16 @@ async def test_a_producer_need_not_know_that_a_channel_is_ordered(eye: Eye, rece
         await producer.spawn_many("ledger", [Request.get(f"{receiver.url}/{n}") for n in (12, 13)], ordering_key="x")
         async with producer.transaction() as connection:
             await producer.spawn("ledger", Request.get(f"{receiver.url}/14"), ordering_key="y", connection=connection)
-        await eye.until_states(succeeded=15)
+        await probe.until_states(succeeded=15)
     assert [arrival.target for arrival in receiver.arrivals] == [f"/{number}" for number in range(15)]
     assert {arrival.in_flight for arrival in receiver.arrivals} == {1}
 
 
-async def test_processes_that_name_channels_in_any_order_open_together(eye: Eye) -> None:
+async def test_processes_that_name_channels_in_any_order_open_together(probe: QueueProbe) -> None:
     channels = [Channel(f"c{number}", ordered=True) for number in range(60)]
 
     async def open_and_leave(named: list[Channel]) -> None:
-        async with open_requeuest(eye.dsn, named):
+        async with open_requeuest(probe.dsn, named):
             pass
 
     for _ in range(3):
@@ -141,7 +141,7 @@ async def test_processes_that_name_channels_in_any_order_open_together(eye: Eye)
             nursery.start_soon(open_and_leave, channels[::-1])
 
 
-async def test_naming_a_channel_without_settings_leaves_its_order(eye: Eye) -> None:
+async def test_naming_a_channel_without_settings_leaves_its_order(probe: QueueProbe) -> None:
     for channel, is_ordered in (
         (Channel("c", ordered=True), True),
         (Channel("c"), True),
@@ -149,5 +149,5 @@ async def test_naming_a_channel_without_settings_leaves_its_order(eye: Eye) -> N
         (Channel("c", ordered=False), False),
         (Channel("c"), False),
     ):
-        async with open_requeuest(eye.dsn, [channel]):
-            assert await eye.value("SELECT ordered FROM requeuest.channel") is is_ordered
+        async with open_requeuest(probe.dsn, [channel]):
+            assert await probe.value("SELECT ordered FROM requeuest.channel") is is_ordered

@@ -23,7 +23,7 @@ import trio
 
 from requeuest_trio import Client, Request, RequeuestError, open_requeuest
 from requeuest_trio.testing import Receiver
-from tests.engine.support import Eye
+from tests.engine.probe import QueueProbe
 
 _REQUEST = Request.get("http://localhost/")
 _ARGUMENTS: dict[str, tuple[Any, ...]] = {
@@ -163,14 +163,14 @@ def _refused(error: BaseException | None) -> bool:
 
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
 async def test_every_call_from_elsewhere_raises_at_once_and_the_owner_goes_on(
-    place: Callable[[Callable[[], Awaitable[None]]], BaseException | None], eye: Eye, receiver: Receiver
+    place: Callable[[Callable[[], Awaitable[None]]], BaseException | None], probe: QueueProbe, receiver: Receiver
 ) -> None:
-    async with open_requeuest(eye.dsn) as client:
+    async with open_requeuest(probe.dsn) as client:
         await client.spawn_returning("a", Request.get(receiver.url))
-        backends = await _backends(eye)
+        backends = await _backends(probe)
         for name in METHODS:
             assert _refused(place(lambda name=name: _call(client, name))), name  # type: ignore[misc]
-        assert await _backends(eye) >= backends
+        assert await _backends(probe) >= backends
         await client.spawn_returning("a", Request.get(receiver.url))
         async with client.transaction() as connection:
             await client.spawn("b", Request.get(receiver.url), connection=connection)
@@ -179,9 +179,9 @@ async def test_every_call_from_elsewhere_raises_at_once_and_the_owner_goes_on(
 
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
 async def test_what_was_made_by_the_owner_is_of_no_use_elsewhere(
-    place: Callable[[Callable[[], Awaitable[None]]], BaseException | None], eye: Eye
+    place: Callable[[Callable[[], Awaitable[None]]], BaseException | None], probe: QueueProbe
 ) -> None:
-    async with open_requeuest(eye.dsn, ()) as client, client.events() as stream:
+    async with open_requeuest(probe.dsn, ()) as client, client.events() as stream:
         await client.spawn_many("a", [_REQUEST] * 300)
         counting = client.stats()
         async with aclosing(client.jobs()) as fresh, aclosing(client.jobs()) as begun:  # type: ignore[type-var]
@@ -193,9 +193,9 @@ async def test_what_was_made_by_the_owner_is_of_no_use_elsewhere(
         assert len([job async for job in client.jobs()]) == 300
 
 
-async def test_the_remedy_works(eye: Eye, receiver: Receiver) -> None:
+async def test_the_remedy_works(probe: QueueProbe, receiver: Receiver) -> None:
     """From a thread of Trio's, from any other thread, and from an asyncio loop in one."""
-    async with open_requeuest(eye.dsn) as client:
+    async with open_requeuest(probe.dsn) as client:
         await trio.to_thread.run_sync(lambda: trio.from_thread.run(client.spawn, "a", Request.get(receiver.url)))
         token, ended = trio.lowlevel.current_trio_token(), trio.Event()
 
@@ -215,8 +215,8 @@ async def test_the_remedy_works(eye: Eye, receiver: Receiver) -> None:
         await receiver.wait_for(3)
 
 
-async def test_a_closed_client_says_so_first(eye: Eye) -> None:
-    async with open_requeuest(eye.dsn, ()) as client:
+async def test_a_closed_client_says_so_first(probe: QueueProbe) -> None:
+    async with open_requeuest(probe.dsn, ()) as client:
         pass
     for name in METHODS:
         if name != "close":
@@ -224,9 +224,9 @@ async def test_a_closed_client_says_so_first(eye: Eye) -> None:
                 await _call(client, name)
 
 
-async def _backends(eye: Eye) -> set[int]:
-    """The sessions of the client, told apart from the eye's own."""
-    rows = await eye.rows(
+async def _backends(probe: QueueProbe) -> set[int]:
+    """The sessions of the client, told apart from the probe's own."""
+    rows = await probe.rows(
         "select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
         " and backend_type = 'client backend'"
     )

@@ -12,7 +12,7 @@ import trio
 
 from requeuest_trio import ALL, Channel, JobState, Request, RetryPolicy, StatusClass, migrate, open_requeuest
 from requeuest_trio.testing import Receiver, Reply
-from tests.engine.support import Eye, nothing_left
+from tests.engine.probe import QueueProbe, nothing_left
 
 
 async def test_migrate(dsn: str) -> None:
@@ -22,8 +22,8 @@ async def test_migrate(dsn: str) -> None:
 
 
 @pytest.mark.parametrize("channels", [ALL, ["mail", "sms"]], ids=["all", "a list"])
-async def test_client_on_all_channels_or_a_list(eye: Eye, receiver: Receiver, channels: Any) -> None:
-    async with open_requeuest(eye.dsn, channels, poll_interval=0.1) as client:
+async def test_client_on_all_channels_or_a_list(probe: QueueProbe, receiver: Receiver, channels: Any) -> None:
+    async with open_requeuest(probe.dsn, channels, poll_interval=0.1) as client:
         await client.spawn_returning("mail", Request.get(receiver.url))
         await client.spawn_returning("sms", Request.get(receiver.url))
         other = await client.spawn("other", Request.get(receiver.url))
@@ -31,14 +31,14 @@ async def test_client_on_all_channels_or_a_list(eye: Eye, receiver: Receiver, ch
             await client.result(other)
         else:
             await client.spawn_returning("mail", Request.get(receiver.url), delay=0.3)
-            assert await eye.job(other) == ("available", 0, None)
+            assert await probe.job(other) == ("available", 0, None)
 
 
-async def test_spawn(eye: Eye, receiver: Receiver) -> None:
-    async with open_requeuest(eye.dsn) as client:
+async def test_spawn(probe: QueueProbe, receiver: Receiver) -> None:
+    async with open_requeuest(probe.dsn) as client:
         job_id = await client.spawn("mail", Request.post(receiver.url + "/hook", content=b"hello"))
         [arrival] = await receiver.wait_for(1)
-        await eye.until_states(succeeded=1)
+        await probe.until_states(succeeded=1)
     assert (arrival.method, arrival.target, arrival.body) == ("POST", "/hook", b"hello")
     assert arrival.header("Idempotency-Key") == str(job_id)
 
@@ -54,13 +54,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("returning", [False, True], ids=["spawn", "spawn_returning"])
 async def test_spawn_and_spawn_returning_with_options(
-    eye: Eye, receiver: Receiver, option: str, returning: bool
+    probe: QueueProbe, receiver: Receiver, option: str, returning: bool
 ) -> None:
     receiver.script(Reply(500), Reply(200, body=b"answer"))
     request = Request.put(
         receiver.url, content=b"x", headers=[("Authorization", "Bearer t"), ("X-A", "1"), ("X-A", "2")]
     )
-    async with open_requeuest(eye.dsn) as client:
+    async with open_requeuest(probe.dsn) as client:
         if returning:
             response = await client.spawn_returning("mail", request, **OPTIONS[option])
         else:
@@ -74,9 +74,9 @@ async def test_spawn_and_spawn_returning_with_options(
         ]  # fmt: skip
 
 
-async def test_spawn_returning(eye: Eye, receiver: Receiver) -> None:
+async def test_spawn_returning(probe: QueueProbe, receiver: Receiver) -> None:
     receiver.script(Reply(201, headers=(("X-Answer", "1"),), body=b'{"a": 1}'))
-    async with open_requeuest(eye.dsn) as client:
+    async with open_requeuest(probe.dsn) as client:
         response = await client.spawn_returning("mail", Request.get(receiver.url))
     assert isinstance(response, httpx2.Response)
     assert (response.status_code, response.headers["x-answer"], response.json()) == (201, "1", {"a": 1})
@@ -84,9 +84,9 @@ async def test_spawn_returning(eye: Eye, receiver: Receiver) -> None:
 
 @pytest.mark.parametrize("channels", [ALL, ["mail"]], ids=["all", "a list"])
 async def test_clear_channels_or_all_and_the_queue_works_afterwards(
-    eye: Eye, receiver: Receiver, channels: Any
+    probe: QueueProbe, receiver: Receiver, channels: Any
 ) -> None:
-    async with open_requeuest(eye.dsn, [Channel("mail", ordered=True), "sms"]) as client:
+    async with open_requeuest(probe.dsn, [Channel("mail", ordered=True), "sms"]) as client:
         for channel in ("mail", "sms"):
             await client.spawn_many(channel, [Request.get(receiver.url + "/cleared")] * 3, delay=60)
         assert await client.clear(channels) == (6 if channels is ALL else 3)
@@ -101,18 +101,18 @@ async def test_clear_channels_or_all_and_the_queue_works_afterwards(
     [(list(StatusClass), 500), (StatusClass.REDIRECTION, 302), (410, 410), ([404, range(500, 504)], 503)],
     ids=["classes", "a class", "a code", "a range"],
 )
-async def test_accepted_statuses(eye: Eye, receiver: Receiver, accept: Any, status: int) -> None:
+async def test_accepted_statuses(probe: QueueProbe, receiver: Receiver, accept: Any, status: int) -> None:
     receiver.script(Reply(status, headers=(("Location", "/elsewhere"),)))
-    async with open_requeuest(eye.dsn) as client:
+    async with open_requeuest(probe.dsn) as client:
         response = await client.spawn_returning("mail", Request.post(receiver.url, accept=accept))
     assert response.status_code == status
     assert len(receiver.arrivals) == 1, "a redirect that is accepted is not followed"
 
 
-async def test_builders(eye: Eye, receiver: Receiver) -> None:
+async def test_builders(probe: QueueProbe, receiver: Receiver) -> None:
     plain = (Request.get, Request.head, Request.delete, Request.options)
     with_body = (Request.post, Request.put, Request.patch)
-    async with open_requeuest(eye.dsn) as client:
+    async with open_requeuest(probe.dsn) as client:
         for make in plain:
             await client.spawn_returning("mail", make(receiver.url + "/a", params={"q": "1 2"}))
         for make in with_body:
@@ -131,9 +131,9 @@ async def test_builders(eye: Eye, receiver: Receiver) -> None:
 
 
 @pytest.mark.parametrize("library", [httpx, httpx2])
-async def test_conversion_from_the_ecosystems_request(eye: Eye, receiver: Receiver, library: Any) -> None:
+async def test_conversion_from_the_ecosystems_request(probe: QueueProbe, receiver: Receiver, library: Any) -> None:
     theirs = library.Request("POST", receiver.url + "/a?b=1", headers={"Authorization": "t"}, json={"n": 1})
-    async with open_requeuest(eye.dsn) as client:
+    async with open_requeuest(probe.dsn) as client:
         await client.spawn_returning("mail", Request.from_httpx(theirs))
     [arrival] = receiver.arrivals
     assert (arrival.method, arrival.target, arrival.body) == ("POST", "/a?b=1", theirs.content)
@@ -141,11 +141,11 @@ async def test_conversion_from_the_ecosystems_request(eye: Eye, receiver: Receiv
     assert arrival.header("content-type") == "application/json"
 
 
-async def test_the_runner_ends_with_its_scope(eye: Eye, receiver: Receiver) -> None:
-    async with nothing_left(eye):
-        async with open_requeuest(eye.dsn) as client:
+async def test_the_runner_ends_with_its_scope(probe: QueueProbe, receiver: Receiver) -> None:
+    async with nothing_left(probe):
+        async with open_requeuest(probe.dsn) as client:
             await client.spawn_returning("mail", Request.get(receiver.url))
-        async with open_requeuest(eye.dsn, ()) as client:
+        async with open_requeuest(probe.dsn, ()) as client:
             after = await client.spawn("mail", Request.get(receiver.url))
-    assert (await eye.job(after))[0] == JobState.AVAILABLE
+    assert (await probe.job(after))[0] == JobState.AVAILABLE
     assert len(receiver.arrivals) == 1

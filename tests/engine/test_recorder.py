@@ -25,8 +25,9 @@ from requeuest_trio._store.claimed import Claimed
 from requeuest_trio._store.outcomes import Recorded, Report
 from requeuest_trio._store.store import Store
 from requeuest_trio.testing import Receiver, Reply
-from tests.engine.support import Eye, Log, nothing_left, runner_of, until_done
+from tests.engine.probe import Log, QueueProbe, nothing_left, runner_of
 from tests.machine import within
+from tests.waiting import until
 
 
 def report(body: bytes = b"ok", state: JobState = JobState.SUCCEEDED, job_id: UUID | None = None) -> Report:
@@ -119,7 +120,7 @@ async def test_what_ends_during_a_write_goes_into_the_next(nursery: trio.Nursery
     for one in reports[1:]:
         recorder.submit(one)
     go_on.set()
-    await until_done(lambda: not recorder.backlog)
+    await until(lambda: not recorder.backlog)
     assert [len(batch) for batch in books.batches] == [1, 500, 500, 199]
     assert books.written == told == reports, "in the order of their ends"
     nursery.cancel_scope.cancel()
@@ -220,32 +221,34 @@ class Writing:
         monkeypatch.setattr(Store, "record", late)
 
 
-async def test_attempts_wait_for_room(eye: Eye, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_attempts_wait_for_room(probe: QueueProbe, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outcome_backlog, "MAX_BATCH_ROWS", 5)
     writing, places, room = Writing(monkeypatch), 4, 4 + 2 * 5
     config = Config(max_running=places)
-    async with nothing_left(eye), open_requeuest(eye.dsn, ["a"], concurrency=places, config=config) as client:
+    async with nothing_left(probe), open_requeuest(probe.dsn, ["a"], concurrency=places, config=config) as client:
         await client.spawn_many("a", [Request.get(receiver.url)] * 60)
-        await until_done(lambda: (load := client._load) and load()[1] >= room + places)
+        await until(lambda: (load := client._load) and load()[1] >= room + places)
         await trio.testing.wait_all_tasks_blocked(0.05)
         assert len(receiver.arrivals) == room + places, "each place is held by an outcome for which there is no room"
         writing.may_begin.set()
-        await eye.until_states(succeeded=60)
+        await probe.until_states(succeeded=60)
 
 
 async def test_an_outcome_that_is_not_yet_written_is_no_lost_claim(
-    eye: Eye, receiver: Receiver, log: Log, monkeypatch: pytest.MonkeyPatch
+    probe: QueueProbe, receiver: Receiver, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writing = Writing(monkeypatch)
-    async with nothing_left(eye), open_requeuest(eye.dsn) as client:
+    async with nothing_left(probe), open_requeuest(probe.dsn) as client:
         runner = runner_of(client)
         job_id = await client.spawn("a", Request.get(receiver.url))
-        await until_done(lambda: runner.load() == (0, 1))
+        await until(lambda: runner.load() == (0, 1))
         await runner.maintenance.round()
-        assert await eye.value("select worker from requeuest.job") == await eye.value("select id from requeuest.worker")
+        assert await probe.value("select worker from requeuest.job") == await probe.value(
+            "select id from requeuest.worker"
+        )
         writing.may_begin.set()
         await client.wait(job_id)
-        assert await eye.job(job_id) == ("succeeded", 1, None)
+        assert await probe.job(job_id) == ("succeeded", 1, None)
     assert not log.fields("outcomes_lost")
 
 
@@ -285,11 +288,11 @@ async def test_an_outcome_refused_in_any_form_lets_the_others_pass(nursery: trio
     for one in reports:
         recorder.submit(one)
     nursery.start_soon(recorder.run)
-    await until_done(lambda: len(books.written) == 9)
+    await until(lambda: len(books.written) == 9)
     await log.wait_for("record_failed")
     assert recorder.backlog == 1
     refused.clear()
-    await until_done(lambda: not recorder.backlog)
+    await until(lambda: not recorder.backlog)
     assert books.written[-1] == reports[2], "whole, once that is possible"
     nursery.cancel_scope.cancel()
 
@@ -308,7 +311,7 @@ async def test_one_that_is_always_refused_delays_none_of_the_others(nursery: tri
     await log.wait_for("record_failed", 3)
     for number in range(20):
         recorder.submit(report())
-        await until_done(lambda: len(books.written) > number, patience=0.2)  # noqa: B023
+        await until(lambda: len(books.written) > number, patience=0.2)  # noqa: B023
     assert len(log.fields("outcome_refused")) == 1, "it is said once"
     nursery.cancel_scope.cancel()
 
@@ -343,7 +346,7 @@ async def test_one_that_is_not_refused_keeps_its_answer_however_often_it_fails(
     assert slow.asked[:3] == [3, 2, 1]
     assert set(slow.asked[2:]) == {1}
     slow.slow.clear()
-    await until_done(lambda: not recorder.backlog)
+    await until(lambda: not recorder.backlog)
     assert books.written[-1] is reports[1]
     assert not log.fields("outcome_refused")
     nursery.cancel_scope.cancel()
@@ -400,30 +403,32 @@ async def test_locked_rows_are_left_for_later_and_not_waited_for_again(nursery: 
     books.locked.add(another.job.id)
     locked.slow.append(another)
     recorder.submit(another)
-    await until_done(lambda: log.fields("record_failed")[-1]["backlog"] == 3)
+    await until(lambda: log.fields("record_failed")[-1]["backlog"] == 3)
     assert locked.asked == [5]
     books.locked.clear()
     locked.slow.clear()
-    await until_done(lambda: not recorder.backlog)
+    await until(lambda: not recorder.backlog)
     assert set(map(id, books.written)) == {id(one) for one in [*reports, another]}
     assert not log.fields("outcome_refused")
     nursery.cancel_scope.cancel()
 
 
-async def test_a_row_that_somebody_has_locked_holds_up_only_itself(eye: Eye, receiver: Receiver, log: Log) -> None:
+async def test_a_row_that_somebody_has_locked_holds_up_only_itself(
+    probe: QueueProbe, receiver: Receiver, log: Log
+) -> None:
     receiver.script(Reply(delay=0.3), target="/locked")
     config = Config(statement_timeout=1.0)
-    async with nothing_left(eye), open_requeuest(eye.dsn, config=config) as client:
+    async with nothing_left(probe), open_requeuest(probe.dsn, config=config) as client:
         locked = await client.spawn("a", Request.get(receiver.url + "/locked"))
         await receiver.wait_for(1)
-        async with eye.connection.transaction():
-            await eye.connection.execute("select from requeuest.job where id = %s for update", [locked])
+        async with probe.connection.transaction():
+            await probe.connection.execute("select from requeuest.job where id = %s for update", [locked])
             await log.wait_for("record_failed", 2)
             for _ in range(3):
                 with within(2):
                     await client.spawn_returning("a", Request.get(receiver.url))
         await client.wait(locked)
-        assert await eye.job(locked) == ("succeeded", 1, None)
+        assert await probe.job(locked) == ("succeeded", 1, None)
     assert len(receiver.arrivals) == 4
 
 
@@ -450,21 +455,23 @@ async def test_an_echo_tells_of_what_the_first_write_may_have_unblocked() -> Non
     assert hints == [{"a": 0.0}]
 
 
-async def test_the_next_of_a_key_follows_soon_after_a_transaction_that_had_it(eye: Eye, receiver: Receiver) -> None:
+async def test_the_next_of_a_key_follows_soon_after_a_transaction_that_had_it(
+    probe: QueueProbe, receiver: Receiver
+) -> None:
     receiver.script(Reply(delay=0.3))
-    async with nothing_left(eye), open_requeuest(eye.dsn, lease=60, poll_interval=600) as client:
+    async with nothing_left(probe), open_requeuest(probe.dsn, lease=60, poll_interval=600) as client:
         head = await client.spawn("a", Request.get(receiver.url), ordering_key="k")
         await receiver.wait_for(1)
-        async with eye.connection.transaction():
+        async with probe.connection.transaction():
             # What the application's own spawn does.
             [follower] = await client.spawn_many(
-                "a", [Request.get(receiver.url)], ordering_key="k", connection=eye.connection
+                "a", [Request.get(receiver.url)], ordering_key="k", connection=probe.connection
             )
             await client.wait(head)
             await trio.sleep(1.0)
         with within(2):
             await client.wait(follower)
-        assert await eye.job(follower) == ("succeeded", 1, None)
+        assert await probe.job(follower) == ("succeeded", 1, None)
 
 
 REFUSE = """
@@ -476,12 +483,12 @@ create trigger refuse before update on requeuest.job for each row execute functi
 
 
 async def test_a_delivered_request_is_not_sent_again_because_its_answer_is_refused(
-    eye: Eye, receiver: Receiver, log: Log
+    probe: QueueProbe, receiver: Receiver, log: Log
 ) -> None:
-    await eye.connection.execute(
+    await probe.connection.execute(
         REFUSE.format(sqlstate="22000", url="poison", condition="length(new.response_body) > 0").encode()
     )
-    async with nothing_left(eye), open_requeuest(eye.dsn) as client:
+    async with nothing_left(probe), open_requeuest(probe.dsn) as client:
         poison = await client.spawn("a", Request.get(receiver.url + "/poison"))
         good = await client.spawn_many("a", [Request.get(receiver.url + "/good")] * 5)
         response = await client.result(poison)
@@ -495,26 +502,28 @@ async def test_a_delivered_request_is_not_sent_again_because_its_answer_is_refus
 
 @pytest.mark.parametrize("sqlstate", ["08006", "25P03", "25P04", "40001", "53200", "57014", "57P01", "P0001", "XX000"])
 async def test_an_answer_is_kept_whole_through_whatever_is_no_error_of_its_data(
-    eye: Eye, receiver: Receiver, log: Log, sqlstate: str
+    probe: QueueProbe, receiver: Receiver, log: Log, sqlstate: str
 ) -> None:
-    await eye.connection.execute(b"create sequence public.tries")
+    await probe.connection.execute(b"create sequence public.tries")
     fails = "new.state = 'succeeded' and nextval('public.tries') <= 2"
-    await eye.connection.execute(REFUSE.format(sqlstate=sqlstate, url="poison", condition=fails).encode())
-    async with nothing_left(eye), open_requeuest(eye.dsn) as client:
+    await probe.connection.execute(REFUSE.format(sqlstate=sqlstate, url="poison", condition=fails).encode())
+    async with nothing_left(probe), open_requeuest(probe.dsn) as client:
         response = await client.spawn_returning("a", Request.get(receiver.url + "/poison"))
         assert (response.status_code, response.content) == (200, b"ok")
         assert not response.extensions["truncated"]
     assert len(receiver.arrivals) == 1
-    assert await eye.value("select last_value from public.tries") > 2
+    assert await probe.value("select last_value from public.tries") > 2
     assert not log.fields("outcome_refused")
 
 
-async def test_an_outcome_refused_in_any_form_does_not_end_the_block(eye: Eye, receiver: Receiver, log: Log) -> None:
-    await eye.connection.execute(
+async def test_an_outcome_refused_in_any_form_does_not_end_the_block(
+    probe: QueueProbe, receiver: Receiver, log: Log
+) -> None:
+    await probe.connection.execute(
         REFUSE.format(sqlstate="22000", url="poison", condition="new.state = 'succeeded'").encode()
     )
-    async with nothing_left(eye):
-        async with open_requeuest(eye.dsn, grace=1) as client:
+    async with nothing_left(probe):
+        async with open_requeuest(probe.dsn, grace=1) as client:
             poison = await client.spawn("a", Request.get(receiver.url + "/poison"))
             await log.wait_for("record_failed")
             for _ in range(3):
@@ -523,13 +532,13 @@ async def test_an_outcome_refused_in_any_form_does_not_end_the_block(eye: Eye, r
             # Not yet recorded, and behind the poison: none of these is given back.
             await client.spawn_many("a", [Request.get(receiver.url + "/good")] * 20)
             await receiver.wait_for(24)
-        assert await eye.states() == {"succeeded": 23, "available": 1}
-        assert await eye.job(poison) == ("available", 0, None)
+        assert await probe.states() == {"succeeded": 23, "available": 1}
+        assert await probe.job(poison) == ("available", 0, None)
         assert len(log.fields("close_incomplete")) == 1
 
 
 async def test_an_echo_wakes_as_the_first_answer_would_have(
-    eye: Eye, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    probe: QueueProbe, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The record was written and its answer lost, and with that the news of what to do next."""
     record = Store.record
@@ -545,7 +554,7 @@ async def test_an_echo_wakes_as_the_first_answer_would_have(
 
     monkeypatch.setattr(Store, "record", unlucky)
     receiver.script(Reply(503))
-    async with nothing_left(eye), open_requeuest(eye.dsn, poll_interval=600) as client:
+    async with nothing_left(probe), open_requeuest(probe.dsn, poll_interval=600) as client:
         ids = [await client.spawn("a", Request.get(receiver.url), ordering_key="k") for _ in range(3)]
         with trio.fail_after(10):
             await client.wait(ids[-1])

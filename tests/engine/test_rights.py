@@ -15,7 +15,7 @@ from psycopg.conninfo import make_conninfo
 
 from requeuest_trio import Channel, Request, RequeuestError, open_requeuest
 from requeuest_trio.testing import Receiver
-from tests.engine.support import Eye
+from tests.engine.probe import QueueProbe
 from tests.poolers import direct
 
 WORKER = """
@@ -39,10 +39,10 @@ LACKING = {
 class Role:
     """A role without rights, in the database of a test."""
 
-    def __init__(self, eye: Eye, name: str) -> None:
-        self._eye = eye
+    def __init__(self, probe: QueueProbe, name: str) -> None:
+        self._eye = probe
         self.name = name
-        self.dsn = make_conninfo(direct(eye.dsn), user=name)
+        self.dsn = make_conninfo(direct(probe.dsn), user=name)
 
     async def run(self, statements: str) -> None:
         """As the owner, with the role's name filled in."""
@@ -51,8 +51,8 @@ class Role:
 
 
 @pytest.fixture
-async def role(eye: Eye) -> AsyncIterator[Role]:
-    made = Role(eye, f"role of {await eye.value('select current_database()')}")
+async def role(probe: QueueProbe) -> AsyncIterator[Role]:
+    made = Role(probe, f"role of {await probe.value('select current_database()')}")
     await made.run("create role {role} login")
     yield made
     await made.run("drop owned by {role}; drop role {role}")
@@ -126,10 +126,10 @@ async def test_who_only_looks_needs_only_to_look(role: Role) -> None:
             await client.spawn("a", Request.get("http://localhost/"))
 
 
-async def test_who_only_enqueues_needs_only_that(role: Role, eye: Eye) -> None:
+async def test_who_only_enqueues_needs_only_that(role: Role, probe: QueueProbe) -> None:
     await role.run("grant usage on schema requeuest to {role}; grant select on requeuest.migration to {role}")
     await role.run("grant select on requeuest.channel to {role}; grant select, insert on requeuest.job to {role}")
     async with open_requeuest(role.dsn, ()) as client:
         await client.spawn("a", Request.get("http://localhost/"))
         await client.spawn_many("a", [Request.get("http://localhost/")] * 3)
-    assert await eye.states() == {"available": 4}
+    assert await probe.states() == {"available": 4}

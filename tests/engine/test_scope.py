@@ -20,63 +20,65 @@ from requeuest_trio._engine import attempt
 from requeuest_trio._engine.recorder import Recorder
 from requeuest_trio._store.store import Store
 from requeuest_trio.testing import Receiver, Reply, Stall
-from tests.engine.support import Eye, Log, nothing_left, until_done
-from tests.postgres.harness import until
+from tests.engine.probe import Log, QueueProbe, nothing_left
+from tests.waiting import until
 
 
-async def test_running_attempts_finish_within_grace_and_are_recorded(eye: Eye, receiver: Receiver) -> None:
+async def test_running_attempts_finish_within_grace_and_are_recorded(probe: QueueProbe, receiver: Receiver) -> None:
     receiver.script(*[Reply(delay=0.3)] * 5)
-    async with nothing_left(eye):
-        async with open_requeuest(eye.dsn) as client:
+    async with nothing_left(probe):
+        async with open_requeuest(probe.dsn) as client:
             await client.spawn_many("a", [Request.get(receiver.url)] * 5)
             await receiver.wait_for(5)
-        assert await eye.states() == {"succeeded": 5}
+        assert await probe.states() == {"succeeded": 5}
 
 
-async def test_what_is_longer_than_grace_is_given_back_uncounted(eye: Eye, receiver: Receiver, log: Log) -> None:
+async def test_what_is_longer_than_grace_is_given_back_uncounted(
+    probe: QueueProbe, receiver: Receiver, log: Log
+) -> None:
     receiver.script(Stall(), target="/stall")
-    async with nothing_left(eye):
-        async with open_requeuest(eye.dsn, grace=0.3) as client:
+    async with nothing_left(probe):
+        async with open_requeuest(probe.dsn, grace=0.3) as client:
             stalled = await client.spawn("a", Request.get(receiver.url + "/stall"))
             quick = await client.spawn("a", Request.get(receiver.url + "/quick"))
             await receiver.wait_for(2)
             await client.wait(quick)
             left_at = trio.current_time()
         assert 0.25 < trio.current_time() - left_at < 3
-        assert await eye.job(stalled) == ("available", 0, None)
+        assert await probe.job(stalled) == ("available", 0, None)
         assert log.fields("closed") == [{"released": 1}]
 
 
-async def test_nothing_new_is_claimed_while_draining(eye: Eye, receiver: Receiver) -> None:
+async def test_nothing_new_is_claimed_while_draining(probe: QueueProbe, receiver: Receiver) -> None:
     receiver.script(Reply(delay=0.5), target="/slow")
-    async with nothing_left(eye):
-        async with open_requeuest(eye.dsn, concurrency=1) as client:
+    async with nothing_left(probe):
+        async with open_requeuest(probe.dsn, concurrency=1) as client:
             await client.spawn("a", Request.get(receiver.url + "/slow"))
             await client.spawn_many("a", [Request.get(receiver.url + "/next")] * 3)
             await receiver.wait_for(1)
-        assert await eye.states() == {"succeeded": 1, "available": 3}
+        assert await probe.states() == {"succeeded": 1, "available": 3}
         assert len(receiver.arrivals) == 1
 
 
-async def test_leaving_an_empty_queue_is_quick(eye: Eye) -> None:
-    async with nothing_left(eye):
+async def test_leaving_an_empty_queue_is_quick(probe: QueueProbe) -> None:
+    async with nothing_left(probe):
         with trio.fail_after(3):
-            async with open_requeuest(eye.dsn, grace=600):
+            async with open_requeuest(probe.dsn, grace=600):
                 pass
 
 
-async def test_a_client_that_only_enqueues_leaves_at_once(eye: Eye) -> None:
-    async with nothing_left(eye), open_requeuest(eye.dsn, (), grace=600) as client:
+async def test_a_client_that_only_enqueues_leaves_at_once(probe: QueueProbe) -> None:
+    async with nothing_left(probe), open_requeuest(probe.dsn, (), grace=600) as client:
         await client.spawn("a", Request.get("http://localhost/"))
-    assert await eye.states() == {"available": 1}
+    assert await probe.states() == {"available": 1}
 
 
 @pytest.mark.parametrize("how", ["scope", "deadline"])
-async def test_cancelling_gives_back_at_once(eye: Eye, receiver: Receiver, how: str) -> None:
+async def test_cancelling_gives_back_at_once(probe: QueueProbe, receiver: Receiver, how: str) -> None:
     receiver.decide = lambda _: Stall()
-    async with nothing_left(eye):
+    async with nothing_left(probe):
         with trio.CancelScope() as scope:
-            async with open_requeuest(eye.dsn, grace=600) as client:
+            async with open_requeuest(probe.dsn, grace=600) as client:
                 await client.spawn_many("a", [Request.get(receiver.url)] * 8)
                 await receiver.wait_for(8)
                 if how == "scope":
@@ -87,36 +89,40 @@ async def test_cancelling_gives_back_at_once(eye: Eye, receiver: Receiver, how: 
                 await trio.sleep_forever()
         assert scope.cancelled_caught
         assert trio.current_time() - cancelled_at < 3
-        assert await eye.rows("select distinct state::text, attempts from requeuest.job") == [("available", 0)]
+        assert await probe.rows("select distinct state::text, attempts from requeuest.job") == [("available", 0)]
 
 
 async def test_known_outcomes_are_recorded_when_cancelled(
-    eye: Eye, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    probe: QueueProbe, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def hang(_: Recorder) -> None:
         await trio.sleep_forever()
 
     monkeypatch.setattr(Recorder, "run", hang)
-    async with nothing_left(eye):
+    async with nothing_left(probe):
         with trio.CancelScope() as scope:
-            async with open_requeuest(eye.dsn) as client:
+            async with open_requeuest(probe.dsn) as client:
                 await client.spawn_many("a", [Request.get(receiver.url)] * 5)
-                await until_done(lambda: repr(client).endswith("0 running, 5 unrecorded>"))
+                await until(lambda: repr(client).endswith("0 running, 5 unrecorded>"))
                 scope.cancel()
                 await trio.sleep_forever()
-        assert await eye.states() == {"succeeded": 5}
+        assert await probe.states() == {"succeeded": 5}
 
 
-async def _with_attempts_running(eye: Eye, receiver: Receiver, ending: Callable[[Client], Awaitable[object]]) -> None:
+async def _with_attempts_running(
+    probe: QueueProbe, receiver: Receiver, ending: Callable[[Client], Awaitable[object]]
+) -> None:
     receiver.decide = lambda _: Stall()
-    async with open_requeuest(eye.dsn) as client:
+    async with open_requeuest(probe.dsn) as client:
         await client.spawn_many("a", [Request.get(receiver.url)] * 3)
         await receiver.wait_for(3)
         await ending(client)
 
 
 @pytest.mark.parametrize("kind", [KeyError, KeyboardInterrupt, SystemExit, GeneratorExit])
-async def test_the_users_exception_comes_out_as_it_is(eye: Eye, receiver: Receiver, kind: type[BaseException]) -> None:
+async def test_the_users_exception_comes_out_as_it_is(
+    probe: QueueProbe, receiver: Receiver, kind: type[BaseException]
+) -> None:
     error, cause, context = kind("mine"), ValueError("cause"), ValueError("context")
 
     async def fail(_: Client) -> None:
@@ -125,20 +131,20 @@ async def test_the_users_exception_comes_out_as_it_is(eye: Eye, receiver: Receiv
         except ValueError:
             raise error from cause
 
-    async with nothing_left(eye):
+    async with nothing_left(probe):
         with pytest.raises(kind) as caught:
-            await _with_attempts_running(eye, receiver, fail)
+            await _with_attempts_running(probe, receiver, fail)
         assert caught.value is error
         assert error.__cause__ is cause
         assert error.__context__ is context
-        assert await eye.rows("select distinct state::text, attempts from requeuest.job") == [("available", 0)]
+        assert await probe.rows("select distinct state::text, attempts from requeuest.job") == [("available", 0)]
 
 
-async def test_the_users_exception_without_a_context_gets_none(eye: Eye) -> None:
+async def test_the_users_exception_without_a_context_gets_none(probe: QueueProbe) -> None:
     error = KeyError("mine")
-    async with nothing_left(eye):
+    async with nothing_left(probe):
         with pytest.raises(KeyError) as caught:
-            async with open_requeuest(eye.dsn):
+            async with open_requeuest(probe.dsn):
                 raise error
         assert caught.value is error
         assert error.__context__ is None
@@ -146,17 +152,17 @@ async def test_the_users_exception_without_a_context_gets_none(eye: Eye) -> None
 
 
 @pytest.mark.parametrize("members", [[KeyError("mine")], [KeyError("mine"), ValueError("mine too")]])
-async def test_the_users_group_comes_out_as_it_is(eye: Eye, members: list[Exception]) -> None:
+async def test_the_users_group_comes_out_as_it_is(probe: QueueProbe, members: list[Exception]) -> None:
     error = ExceptionGroup("mine", members)
-    async with nothing_left(eye):
+    async with nothing_left(probe):
         with pytest.raises(ExceptionGroup) as caught:
-            async with open_requeuest(eye.dsn):
+            async with open_requeuest(probe.dsn):
                 raise error
         assert caught.value is error
 
 
 @pytest.mark.parametrize("outer", ["no", "cancelled"])
-async def test_the_users_exception_wins_over_cancellation(eye: Eye, receiver: Receiver, outer: str) -> None:
+async def test_the_users_exception_wins_over_cancellation(probe: QueueProbe, receiver: Receiver, outer: str) -> None:
     """The scope around is cancelled, and the user's code makes an error of it: that one must not get lost."""
     error = KeyError("mine")
 
@@ -169,22 +175,22 @@ async def test_the_users_exception_wins_over_cancellation(eye: Eye, receiver: Re
                 scope.shield = True
             raise error
 
-    async with nothing_left(eye):
+    async with nothing_left(probe):
         with pytest.raises(KeyError) as caught, trio.CancelScope() as scope:
-            await _with_attempts_running(eye, receiver, fail)
+            await _with_attempts_running(probe, receiver, fail)
         assert caught.value is error
 
 
-async def test_cancellation_in_nurseries_of_the_users_does_not_wrap_an_error(eye: Eye) -> None:
+async def test_cancellation_in_nurseries_of_the_users_does_not_wrap_an_error(probe: QueueProbe) -> None:
     error = KeyError("mine")
 
     async def fail() -> None:
         await trio.lowlevel.checkpoint()
         raise error
 
-    async with nothing_left(eye):
+    async with nothing_left(probe):
         with trio.CancelScope() as scope, pytest.raises(ExceptionGroup) as caught:  # noqa: PT012
-            async with open_requeuest(eye.dsn), trio.open_nursery() as nursery:
+            async with open_requeuest(probe.dsn), trio.open_nursery() as nursery:
                 nursery.start_soon(trio.sleep_forever)
                 nursery.start_soon(trio.sleep_forever)
                 nursery.start_soon(fail)
@@ -192,12 +198,14 @@ async def test_cancellation_in_nurseries_of_the_users_does_not_wrap_an_error(eye
         assert list(caught.value.exceptions) == [error]
 
 
-async def test_two_errors_come_out_as_a_group(eye: Eye, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_two_errors_come_out_as_a_group(
+    probe: QueueProbe, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mine, ours = KeyError("mine"), RuntimeError("a bug")
     monkeypatch.setattr(Store, "heartbeat", _raising(ours))
-    async with nothing_left(eye):
+    async with nothing_left(probe):
         with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012
-            async with open_requeuest(eye.dsn, lease=1) as client:
+            async with open_requeuest(probe.dsn, lease=1) as client:
                 await client.spawn("a", Request.get(receiver.url))
                 try:
                     await trio.sleep_forever()
@@ -216,7 +224,7 @@ def _raising(error: BaseException) -> Callable[..., object]:
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), MemoryError()], ids=["bug", "memory"])
 @pytest.mark.parametrize("place", ["judge", "Progress", "_added_headers"])
 async def test_an_error_in_an_attempt_is_that_attempts_alone(
-    eye: Eye, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, error: Exception, place: str
+    probe: QueueProbe, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, error: Exception, place: str
 ) -> None:
     """Wherever it is raised: it counts, since the request may have been sent, and the others go on."""
     real, times = getattr(attempt, place), 0
@@ -228,12 +236,12 @@ async def test_an_error_in_an_attempt_is_that_attempts_alone(
             raise error
         return real(*args, **options)
 
-    async with nothing_left(eye), open_requeuest(eye.dsn) as client:
+    async with nothing_left(probe), open_requeuest(probe.dsn) as client:
         monkeypatch.setattr(attempt, place, fail_at_first)
         retried = await client.spawn("a", Request.get(receiver.url))
-        await eye.until_true("select state = 'available' and attempts = 1 from requeuest.job where id = %s", retried)
+        await probe.until_true("select state = 'available' and attempts = 1 from requeuest.job where id = %s", retried)
         last = await client.spawn("a", Request.get(receiver.url), retry=RetryPolicy(max_attempts=1))
-        await eye.until_true("select state = 'dead' from requeuest.job where id = %s", last)
+        await probe.until_true("select state = 'dead' from requeuest.job where id = %s", last)
         await client.spawn_returning("a", Request.get(receiver.url))
         assert [(each.number, each.reached) for each in await client.attempts(retried)] == [(1, Reached.SENT)]
         assert type(error).__name__ in str((await client.attempts(retried))[0].error)
@@ -241,33 +249,35 @@ async def test_an_error_in_an_attempt_is_that_attempts_alone(
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt()])
 async def test_an_interrupt_in_an_attempt_ends_the_block_with_it_bare(
-    eye: Eye, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, error: BaseException
+    probe: QueueProbe, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     """In an attempt, which runs deepest: a nursery for each channel inside that of the block."""
     receiver.script(*[Stall()] * 3, target="/stall")
     monkeypatch.setattr(attempt, "judge", _raising(error))
-    async with nothing_left(eye):
+    async with nothing_left(probe):
         with pytest.raises(type(error)) as caught:  # noqa: PT012
-            async with open_requeuest(eye.dsn) as client:
+            async with open_requeuest(probe.dsn) as client:
                 await client.spawn_many("a", [Request.get(receiver.url + "/stall")] * 3)
                 await receiver.wait_for(3)
                 await client.spawn("a", Request.get(receiver.url))
                 await trio.sleep_forever()
         assert caught.value is error
-        assert await eye.rows("select distinct state::text, attempts from requeuest.job") == [("available", 0)]
+        assert await probe.rows("select distinct state::text, attempts from requeuest.job") == [("available", 0)]
 
 
-async def test_an_error_of_ours_in_a_service_ends_the_block_too(eye: Eye, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_of_ours_in_a_service_ends_the_block_too(
+    probe: QueueProbe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     error = RuntimeError("a bug")
     monkeypatch.setattr(Store, "heartbeat", _raising(error))
-    async with nothing_left(eye):
+    async with nothing_left(probe):
         with pytest.raises(RuntimeError) as caught:
-            async with open_requeuest(eye.dsn, lease=1):
+            async with open_requeuest(probe.dsn, lease=1):
                 await trio.sleep_forever()
         assert caught.value is error
 
 
-async def test_calls_after_the_block_and_calls_that_wait_are_told(eye: Eye, receiver: Receiver) -> None:
+async def test_calls_after_the_block_and_calls_that_wait_are_told(probe: QueueProbe, receiver: Receiver) -> None:
     receiver.decide = lambda _: Stall()
     ended: list[str] = []
 
@@ -276,8 +286,8 @@ async def test_calls_after_the_block_and_calls_that_wait_are_told(eye: Eye, rece
             await call()
         ended.append(name)
 
-    async with nothing_left(eye), trio.open_nursery() as nursery:
-        async with open_requeuest(eye.dsn, grace=0) as client:
+    async with nothing_left(probe), trio.open_nursery() as nursery:
+        async with open_requeuest(probe.dsn, grace=0) as client:
             job_id = await client.spawn("a", Request.get(receiver.url))
             request = Request.get(receiver.url)
             nursery.start_soon(expect_closed, "wait", partial(client.wait, job_id))
@@ -285,7 +295,7 @@ async def test_calls_after_the_block_and_calls_that_wait_are_told(eye: Eye, rece
             nursery.start_soon(expect_closed, "returning", partial(client.spawn_returning, "a", request))
             await receiver.wait_for(2)
         with trio.fail_after(3):
-            await until_done(lambda: sorted(ended) == ["result", "returning", "wait"])
+            await until(lambda: sorted(ended) == ["result", "returning", "wait"])
         for call in (
             partial(client.spawn, "a", request),
             partial(client.spawn_many, "a", [request]),
@@ -314,49 +324,49 @@ CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_a_call_in_the_middle_of_a_statement_is_told(eye: Eye, name: str) -> None:
+async def test_a_call_in_the_middle_of_a_statement_is_told(probe: QueueProbe, name: str) -> None:
     async def call(client: Client) -> None:
         with pytest.raises(trio.ClosedResourceError):
             await CALLS[name](client)
 
-    async with trio.open_nursery() as nursery, eye.connection.transaction():
-        await eye.connection.execute("lock table requeuest.job in access exclusive mode")
-        async with open_requeuest(eye.dsn, ()) as client:
+    async with trio.open_nursery() as nursery, probe.connection.transaction():
+        await probe.connection.execute("lock table requeuest.job in access exclusive mode")
+        async with open_requeuest(probe.dsn, ()) as client:
             nursery.start_soon(call, client)
-            await eye.until_true("select count(*) from pg_locks where not granted")
+            await probe.until_true("select count(*) from pg_locks where not granted")
 
         async def alone() -> bool:
-            return not await eye.sessions()
+            return not await probe.sessions()
 
         await until(alone)
 
 
-async def test_two_clients_in_one_process(eye: Eye, receiver: Receiver) -> None:
-    async with nothing_left(eye):
-        async with open_requeuest(eye.dsn, ["a"]) as first, open_requeuest(eye.dsn, ["b"]) as second:
+async def test_two_clients_in_one_process(probe: QueueProbe, receiver: Receiver) -> None:
+    async with nothing_left(probe):
+        async with open_requeuest(probe.dsn, ["a"]) as first, open_requeuest(probe.dsn, ["b"]) as second:
             there = await first.spawn("b", Request.get(receiver.url + "/b"))
             here = await second.spawn("a", Request.get(receiver.url + "/a"))
             assert (await first.wait(there)).state is JobState.SUCCEEDED
             assert (await second.result(here)).status_code == 200
-        assert await eye.states() == {"succeeded": 2}
+        assert await probe.states() == {"succeeded": 2}
 
 
-async def test_in_a_task_group_of_anyio(eye: Eye, receiver: Receiver) -> None:
+async def test_in_a_task_group_of_anyio(probe: QueueProbe, receiver: Receiver) -> None:
     error = KeyError("mine")
 
     async def serve() -> None:
-        async with open_requeuest(eye.dsn) as client:
+        async with open_requeuest(probe.dsn) as client:
             await client.spawn_returning("a", Request.get(receiver.url))
             raise error
 
-    async with nothing_left(eye):
+    async with nothing_left(probe):
         with pytest.raises(ExceptionGroup) as caught:
             async with anyio.create_task_group() as group:
                 group.start_soon(serve)
         assert caught.value.exceptions == (error,)
 
         async with anyio.create_task_group() as group:
-            async with open_requeuest(eye.dsn) as client:
+            async with open_requeuest(probe.dsn) as client:
                 await client.spawn_returning("a", Request.get(receiver.url))
             group.cancel_scope.cancel()
 

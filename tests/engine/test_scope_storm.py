@@ -19,8 +19,9 @@ from requeuest_trio import Request, open_requeuest
 from requeuest_trio._engine.dispatcher import Dispatcher
 from requeuest_trio._engine.runner import Runner
 from requeuest_trio.testing import Receiver, Stall
-from tests.engine.support import Eye, nothing_left
-from tests.postgres.harness import AtCheckpoint, until
+from tests.engine.probe import QueueProbe, nothing_left
+from tests.postgres.harness import AtCheckpoint
+from tests.waiting import until
 
 
 class AtStep(trio.abc.Instrument):
@@ -47,8 +48,8 @@ class AtStep(trio.abc.Instrument):
 class Life:
     """Opens a queue, spawns three jobs, waits for one, and leaves."""
 
-    def __init__(self, eye: Eye, receiver: Receiver) -> None:
-        self._eye = eye
+    def __init__(self, probe: QueueProbe, receiver: Receiver) -> None:
+        self._eye = probe
         self._receiver = receiver
         self.accepted: list[UUID] = []
 
@@ -83,31 +84,31 @@ class Life:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("instrument", [AtCheckpoint, AtStep], ids=["own", "any"])
 async def test_cancelled_at_the_kth_step(
-    eye: Eye, receiver: Receiver, instrument: type[AtCheckpoint] | type[AtStep]
+    probe: QueueProbe, receiver: Receiver, instrument: type[AtCheckpoint] | type[AtStep]
 ) -> None:
-    life = Life(eye, receiver)
-    async with nothing_left(eye):
+    life = Life(probe, receiver)
+    async with nothing_left(probe):
         steps = await life.live(instrument, -1)
         # Of the block's own steps each; of those of all tasks together, which are ten times as many, some.
         for k in range(1, steps + 1, 1 if instrument is AtCheckpoint else max(1, steps // 40)):
-            async with nothing_left(eye):
+            async with nothing_left(probe):
                 await life.live(instrument, k)
                 await life.check()
         await life.finish()
 
 
-async def test_opened_in_a_cancelled_scope(eye: Eye) -> None:
-    async with nothing_left(eye):
+async def test_opened_in_a_cancelled_scope(probe: QueueProbe) -> None:
+    async with nothing_left(probe):
         with trio.CancelScope() as scope:
             scope.cancel()
-            async with open_requeuest(eye.dsn):
+            async with open_requeuest(probe.dsn):
                 raise AssertionError("not reached")
         assert scope.cancelled_caught
 
 
 @pytest.mark.parametrize("moment", ["drain", "finish"])
 async def test_cancelled_while_it_ends(
-    eye: Eye, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, moment: str
+    probe: QueueProbe, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     receiver.decide = lambda _: Stall()
     scope = trio.CancelScope()
@@ -125,14 +126,14 @@ async def test_cancelled_while_it_ends(
         monkeypatch.setattr(Dispatcher, "wait_until_idle", cancelled_drain)
     else:
         monkeypatch.setattr(Runner, "_sign_off", cancelled_finish)
-    async with nothing_left(eye):
+    async with nothing_left(probe):
         with scope:
-            async with open_requeuest(eye.dsn, grace=600 if moment == "drain" else 0) as client:
+            async with open_requeuest(probe.dsn, grace=600 if moment == "drain" else 0) as client:
                 await client.spawn("a", Request.get(receiver.url))
                 await receiver.wait_for(1)
             await trio.lowlevel.checkpoint()
         assert scope.cancelled_caught
-        assert await eye.rows("select state::text, attempts from requeuest.job") == [("available", 0)]
+        assert await probe.rows("select state::text, attempts from requeuest.job") == [("available", 0)]
 
 
 PROGRAM = """
@@ -152,10 +153,10 @@ trio.run(main)
 
 
 @pytest.mark.parametrize("where", ["body", "drain"])
-async def test_a_real_interrupt(eye: Eye, receiver: Receiver, where: str) -> None:
+async def test_a_real_interrupt(probe: QueueProbe, receiver: Receiver, where: str) -> None:
     receiver.decide = lambda _: Stall()
     process = await trio.lowlevel.open_process(
-        [sys.executable, "-c", PROGRAM, eye.dsn, receiver.url, where],
+        [sys.executable, "-c", PROGRAM, probe.dsn, receiver.url, where],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -180,5 +181,5 @@ async def test_a_real_interrupt(eye: Eye, receiver: Receiver, where: str) -> Non
     assert output.rstrip().endswith("KeyboardInterrupt")
     assert "Exception Group" not in output
     assert process.returncode == -signal.SIGINT
-    assert await eye.rows("select distinct state::text, attempts from requeuest.job") == [("available", 0)]
-    assert await eye.value("select count(*) from requeuest.worker") == 0
+    assert await probe.rows("select distinct state::text, attempts from requeuest.job") == [("available", 0)]
+    assert await probe.value("select count(*) from requeuest.worker") == 0

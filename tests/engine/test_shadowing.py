@@ -39,9 +39,9 @@ from requeuest_trio._store.migrate import migrations
 from requeuest_trio._store.queries import Queries, _parsed
 from requeuest_trio._store.store import Store
 from requeuest_trio.testing import Receiver, Reply
-from tests.engine.bench import delivered, new_job
 from tests.engine.roles import another_role
 from tests.engine.shadows import Shadows
+from tests.engine.store_harness import delivered, new_job
 from tests.engine.test_names import UNPINNED
 from tests.poolers import Pooler, direct
 from tests.postgres.harness import Conn

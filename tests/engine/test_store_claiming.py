@@ -14,103 +14,105 @@ from requeuest_trio import InvalidRequest, Request, open_requeuest
 from requeuest_trio._config import Config
 from requeuest_trio._store.new_jobs import NewJob
 from requeuest_trio.testing import Receiver
-from tests.engine.bench import REQUEST, Bench, new_job
-from tests.engine.support import Eye
+from tests.engine.probe import QueueProbe
+from tests.engine.store_harness import REQUEST, StoreHarness, new_job
 from tests.postgres.harness import Conn, value
 
 
-async def test_places_of_each_channel_are_respected(bench: Bench, conn: Conn) -> None:
+async def test_places_of_each_channel_are_respected(harness: StoreHarness, conn: Conn) -> None:
     for channel in ("a", "b", "c"):
-        await bench.spawn(conn, *(new_job(channel) for _ in range(5)))
-    claimed = await bench.claim(conn, await bench.worker(conn), {"a": 1, "b": 3, "nobody": 9})
+        await harness.spawn(conn, *(new_job(channel) for _ in range(5)))
+    claimed = await harness.claim(conn, await harness.worker(conn), {"a": 1, "b": 3, "nobody": 9})
     assert sorted(job.channel for job in claimed) == ["a", "b", "b", "b"]
     assert len({job.claim for job in claimed}) == 1
     assert await value(conn, "SELECT count(*) FROM requeuest.job WHERE state = 'running'") == 4
 
 
-async def test_priority_first_and_then_what_was_due_first(bench: Bench, conn: Conn) -> None:
+async def test_priority_first_and_then_what_was_due_first(harness: StoreHarness, conn: Conn) -> None:
     jobs = [new_job(priority=priority) for priority in (0, 5, -100, 100, 5, 0)]
-    await bench.spawn(conn, *jobs)
+    await harness.spawn(conn, *jobs)
     for age, job in enumerate(jobs):
-        await bench.rows(
+        await harness.rows(
             conn, "UPDATE requeuest.job SET due_at = now() + %s * interval '-1 s' WHERE id = %s", age, job.id
         )
-    worker, taken = await bench.worker(conn), list[UUID]()
-    while claimed := await bench.claim(conn, worker, 1):
+    worker, taken = await harness.worker(conn), list[UUID]()
+    while claimed := await harness.claim(conn, worker, 1):
         taken += [job.id for job in claimed]
     assert [jobs.index(job) for job in sorted(jobs, key=lambda job: taken.index(job.id))] == [3, 4, 1, 5, 0, 2]
 
 
-async def test_a_high_priority_that_is_not_due_does_not_hide_lower_ones(bench: Bench, conn: Conn) -> None:
-    await bench.spawn(conn, new_job(priority=9, delay=60), *(new_job(priority=p) for p in (1, 1, 0)))
-    assert len(await bench.claim(conn, await bench.worker(conn))) == 3
+async def test_a_high_priority_that_is_not_due_does_not_hide_lower_ones(harness: StoreHarness, conn: Conn) -> None:
+    await harness.spawn(conn, new_job(priority=9, delay=60), *(new_job(priority=p) for p in (1, 1, 0)))
+    assert len(await harness.claim(conn, await harness.worker(conn))) == 3
 
 
 @pytest.mark.parametrize("state", ["blocked", "delayed", "running"])
-async def test_only_what_is_due_and_free(bench: Bench, conn: Conn, state: str) -> None:
-    worker = await bench.worker(conn)
+async def test_only_what_is_due_and_free(harness: StoreHarness, conn: Conn, state: str) -> None:
+    worker = await harness.worker(conn)
     if state == "blocked":
-        await bench.spawn(conn, new_job("x", key="k"), new_job("x", key="k"))
-        assert len(await bench.claim(conn, worker, {"x": 5})) == 1
+        await harness.spawn(conn, new_job("x", key="k"), new_job("x", key="k"))
+        assert len(await harness.claim(conn, worker, {"x": 5})) == 1
     elif state == "delayed":
-        await bench.spawn(conn, new_job("x", delay=3_600))
+        await harness.spawn(conn, new_job("x", delay=3_600))
     else:
-        await bench.spawn(conn, new_job("x"))
-        assert len(await bench.claim(conn, worker, {"x": 5})) == 1
-    assert await bench.claim(conn, worker, {"x": 5}) == []
+        await harness.spawn(conn, new_job("x"))
+        assert len(await harness.claim(conn, worker, {"x": 5})) == 1
+    assert await harness.claim(conn, worker, {"x": 5}) == []
 
 
-async def test_a_process_that_is_not_registered_gets_nothing(bench: Bench, conn: Conn) -> None:
-    await bench.spawn(conn, new_job())
-    assert await bench.claim(conn, uuid4()) == []
-    assert await bench.states(conn) == ["available"]
+async def test_a_process_that_is_not_registered_gets_nothing(harness: StoreHarness, conn: Conn) -> None:
+    await harness.spawn(conn, new_job())
+    assert await harness.claim(conn, uuid4()) == []
+    assert await harness.states(conn) == ["available"]
 
 
-async def test_locked_jobs_are_passed_over(bench: Bench, conn: Conn, other: Conn) -> None:
-    await bench.spawn(conn, *(new_job() for _ in range(4)))
-    worker = await bench.worker(conn)
+async def test_locked_jobs_are_passed_over(harness: StoreHarness, conn: Conn, other: Conn) -> None:
+    await harness.spawn(conn, *(new_job() for _ in range(4)))
+    worker = await harness.worker(conn)
     async with other.transaction():
-        first = await bench.claim(other, worker, 3)
-        second = await bench.claim(conn, worker, 3)
+        first = await harness.claim(other, worker, 3)
+        second = await harness.claim(conn, worker, 3)
     assert (len(first), len(second)) == (3, 1)
     assert {job.id for job in first}.isdisjoint(job.id for job in second)
 
 
-async def test_who_asks_to_be_told_of_a_due_job_announces_it(bench: Bench, conn: Conn, other: Conn) -> None:
+async def test_who_asks_to_be_told_of_a_due_job_announces_it(harness: StoreHarness, conn: Conn, other: Conn) -> None:
     """A claim in this moment has passed it over, because its row was locked."""
-    [job_id] = await bench.spawn(conn, new_job())
-    await bench.on(other).listen([bench.notifications.due_topic])
+    [job_id] = await harness.spawn(conn, new_job())
+    await harness.on(other).listen([harness.notifications.due_topic])
     async with conn.transaction():
-        assert await bench.on(conn).await_job(job_id) is not None
-        assert await bench.claim(other, await bench.worker(other)) == []
+        assert await harness.on(conn).await_job(job_id) is not None
+        assert await harness.claim(other, await harness.worker(other)) == []
     [payload] = [n.payload async for n in other.notifies(timeout=5, stop_after=1)]
     assert json.loads(payload) == {"c": 0}
-    assert await bench.on(conn).await_job(job_id) is not None, "the second, too, is told"
+    assert await harness.on(conn).await_job(job_id) is not None, "the second, too, is told"
 
 
 @pytest.mark.parametrize("plan", [(), ("enable_hashjoin", "enable_mergejoin"), ("enable_nestloop", "enable_indexscan")])
-async def test_four_claimers_at_once_share_without_overlap(bench: Bench, conn: Conn, plan: tuple[str, ...]) -> None:
+async def test_four_claimers_at_once_share_without_overlap(
+    harness: StoreHarness, conn: Conn, plan: tuple[str, ...]
+) -> None:
     jobs = 600
-    await bench.spawn(conn, *(new_job(f"c{number % 3}", priority=number % 2) for number in range(jobs)))
+    await harness.spawn(conn, *(new_job(f"c{number % 3}", priority=number % 2) for number in range(jobs)))
     taken: list[UUID] = []
 
     async def claim_all(claimer: Conn) -> None:
-        worker = await bench.worker(claimer)
+        worker = await harness.worker(claimer)
         for setting in plan:
             await claimer.execute(f"SET {setting} = off".encode())
-        while claimed := await bench.claim(claimer, worker, {"c0": 7, "c1": 1, "c2": 13}):
+        while claimed := await harness.claim(claimer, worker, {"c0": 7, "c1": 1, "c2": 13}):
             for channel, places in (("c0", 7), ("c1", 1), ("c2", 13)):
                 assert sum(job.channel == channel for job in claimed) <= places
             taken.extend(job.id for job in claimed)
 
     async with trio.open_nursery() as nursery:
         for _ in range(4):
-            nursery.start_soon(claim_all, await bench.connect())
+            nursery.start_soon(claim_all, await harness.connect())
     assert len(taken) == len(set(taken)) == jobs
 
 
-async def test_due_channels_tells_which_and_when(bench: Bench, conn: Conn) -> None:
-    await bench.spawn(
+async def test_due_channels_tells_which_and_when(harness: StoreHarness, conn: Conn) -> None:
+    await harness.spawn(
         conn,
         new_job("now"),
         new_job("later", delay=60, priority=9),
@@ -120,61 +122,61 @@ async def test_due_channels_tells_which_and_when(bench: Bench, conn: Conn) -> No
         new_job("ordered", key="k"),
         new_job("ordered", key="k"),
     )
-    waits = await bench.on(conn).due_channels(None, 100.0)
+    waits = await harness.on(conn).due_channels(None, 100.0)
     assert sorted(waits) == ["later", "now", "ordered", "soon"]
     assert waits["now"] <= 0
     assert 2 < waits["soon"] <= 3
     assert 59 < waits["later"] <= 60
-    of_soon = await bench.on(conn).due_channels(["soon", "unknown"], 100.0)
+    of_soon = await harness.on(conn).due_channels(["soon", "unknown"], 100.0)
     assert list(of_soon) == ["soon"]
     assert 2 < of_soon["soon"] <= 3
-    assert list(await bench.on(conn).due_channels(None, 0.0)) == ["now", "ordered"]
-    assert await bench.on(conn).due_channels([], 100.0) == {}
+    assert list(await harness.on(conn).due_channels(None, 0.0)) == ["now", "ordered"]
+    assert await harness.on(conn).due_channels([], 100.0) == {}
 
 
 def large(channel: str = "c", mebibytes: int = 1, **options: Any) -> NewJob:
     return new_job(channel, request=Request.post("http://x.test/", content=b"x" * mebibytes * 1_048_576), **options)
 
 
-async def test_a_claim_is_cut_before_its_bodies_are_too_large(bench: Bench, conn: Conn) -> None:
-    await bench.spawn(conn, *(large() for _ in range(6)), new_job("small"), *(large("other") for _ in range(3)))
-    worker, taken = await bench.worker(conn), list[list[str]]()
+async def test_a_claim_is_cut_before_its_bodies_are_too_large(harness: StoreHarness, conn: Conn) -> None:
+    await harness.spawn(conn, *(large() for _ in range(6)), new_job("small"), *(large("other") for _ in range(3)))
+    worker, taken = await harness.worker(conn), list[list[str]]()
     while True:
-        jobs, is_cut, _ = await bench.on(conn).claim(worker, uuid4(), {"c": 10, "small": 10, "other": 10})
+        jobs, is_cut, _ = await harness.on(conn).claim(worker, uuid4(), {"c": 10, "small": 10, "other": 10})
         taken.append(sorted(job.channel for job in jobs))
         if not is_cut:
             break
     assert taken == [["c", "c", "other", "small"], ["c", "c", "other", "other"], ["c", "c"]]
-    assert await bench.claim(conn, worker) == []
+    assert await harness.claim(conn, worker) == []
 
 
-async def test_a_body_larger_than_a_claim_is_read_apart(bench: Bench, conn: Conn, other: Conn) -> None:
-    await bench.spawn(conn, *[large(mebibytes=5)] * 2, new_job(), large(mebibytes=5), large(mebibytes=3))
-    worker = await bench.worker(conn)
-    jobs, is_cut, _ = await bench.on(conn).claim(worker, uuid4(), {"c": 10})
+async def test_a_body_larger_than_a_claim_is_read_apart(harness: StoreHarness, conn: Conn, other: Conn) -> None:
+    await harness.spawn(conn, *[large(mebibytes=5)] * 2, new_job(), large(mebibytes=5), large(mebibytes=3))
+    worker = await harness.worker(conn)
+    jobs, is_cut, _ = await harness.on(conn).claim(worker, uuid4(), {"c": 10})
     assert not is_cut
     assert [job.body and len(job.body) for job in jobs] == [None, len(REQUEST.body), None, 3 * 1_048_576]
-    assert await bench.on(other).body(jobs[0]) == b"x" * 5 * 1_048_576
+    assert await harness.on(other).body(jobs[0]) == b"x" * 5 * 1_048_576
     with pytest.raises(InvalidRequest, match="body: was not read"):
         jobs[0].read()
-    await bench.on(conn).release_jobs(worker, jobs)
-    assert await bench.on(other).body(jobs[0]) is None, "it is not held under this claim any more"
+    await harness.on(conn).release_jobs(worker, jobs)
+    assert await harness.on(other).body(jobs[0]) is None, "it is not held under this claim any more"
 
 
-async def test_what_a_cut_claim_has_left_is_delivered_at_once(eye: Eye, receiver: Receiver) -> None:
+async def test_what_a_cut_claim_has_left_is_delivered_at_once(probe: QueueProbe, receiver: Receiver) -> None:
     """Without a poll or a notification: the channels stay hot."""
     config = Config(notifications=False)
-    async with open_requeuest(eye.dsn, (), config=config) as client:
+    async with open_requeuest(probe.dsn, (), config=config) as client:
         for channel in ("a", "b"):
             request = Request.post(receiver.url, content=b"x" * 3_000_000)
             await client.spawn_many(channel, [request] * 8)
-    async with open_requeuest(eye.dsn, ["a", "b"], poll_interval=600, lease=3.0, config=config):
-        await eye.until_states(succeeded=16)
+    async with open_requeuest(probe.dsn, ["a", "b"], poll_interval=600, lease=3.0, config=config):
+        await probe.until_states(succeeded=16)
 
 
 @pytest.mark.parametrize("column", ["headers", "url", "body"])
-async def test_a_claim_is_cut_and_counts_the_whole_row(bench: Bench, conn: Conn, column: str) -> None:
-    worker = await bench.worker(conn)
+async def test_a_claim_is_cut_and_counts_the_whole_row(harness: StoreHarness, conn: Conn, column: str) -> None:
+    worker = await harness.worker(conn)
     value = {
         "headers": "to_json(repeat('h', 400000))",
         "url": "repeat('u', 400000)",
@@ -187,23 +189,23 @@ async def test_a_claim_is_cut_and_counts_the_whole_row(bench: Bench, conn: Conn,
     )
     urls = "" if column == "url" else "'http://x.test/', "
     await conn.execute(f"{text} SELECT 'c', 'GET', {urls}{value[column]} FROM generate_series(1, 30)".encode())
-    jobs, is_cut, _ = await bench.on(conn).claim(worker, uuid4(), {"c": 30})
+    jobs, is_cut, _ = await harness.on(conn).claim(worker, uuid4(), {"c": 30})
     assert is_cut
     assert 5 < len(jobs) < 11
 
 
-async def test_a_job_that_is_too_large_is_named_and_left(bench: Bench, conn: Conn) -> None:
-    worker = await bench.worker(conn)
+async def test_a_job_that_is_too_large_is_named_and_left(harness: StoreHarness, conn: Conn) -> None:
+    worker = await harness.worker(conn)
     await conn.execute(b"ALTER TABLE requeuest.job DROP CONSTRAINT job_limits")
     await conn.execute(
         b"INSERT INTO requeuest.job (channel, method, url, priority) "
         b"SELECT 'c', 'GET', string_agg(gen_random_uuid()::text, ''), 9 FROM generate_series(1, 20000)"
     )
-    small = await bench.spawn(conn, new_job(), new_job())
+    small = await harness.spawn(conn, new_job(), new_job())
     for ids in ([small[0]], []):
-        claims = await bench.on(conn).claim(worker, uuid4(), {"c": len(ids) + 1})
+        claims = await harness.on(conn).claim(worker, uuid4(), {"c": len(ids) + 1})
         assert ([job.id for job in claims.jobs], claims.is_cut) == (ids, True), "in its place there may be another"
         assert len(claims.oversized) == 1
-    await bench.on(conn).condemn(claims.oversized, "too large")
-    last = await bench.on(conn).claim(worker, uuid4(), {"c": 1})
+    await harness.on(conn).condemn(claims.oversized, "too large")
+    last = await harness.on(conn).claim(worker, uuid4(), {"c": 1})
     assert ([job.id for job in last.jobs], last.is_cut, last.oversized) == ([small[1]], False, [])

@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 
 from requeuest_trio._model.states import JobState
-from tests.engine.bench import Bench, delivered, gave_up, new_job, to_be_retried
+from tests.engine.store_harness import StoreHarness, delivered, gave_up, new_job, to_be_retried
 from tests.engine.test_store_plans import BACKLOGS, explained, fill, nodes
 from tests.faults.scale import scale
 from tests.postgres.harness import Conn, value
@@ -37,8 +37,8 @@ async def read_of_jobs(conn: Conn) -> int:
 class Life:
     """Everything that a process asks, over and over, on one connection."""
 
-    def __init__(self, bench: Bench, conn: Conn, worker: UUID) -> None:
-        self._bench = bench
+    def __init__(self, harness: StoreHarness, conn: Conn, worker: UUID) -> None:
+        self._harness = harness
         self._conn = conn
         self._worker = worker
         self.read: dict[str, int] = {}
@@ -51,22 +51,22 @@ class Life:
 
     async def live(self) -> dict[str, int]:
         """Returns how many rows of jobs each step has read."""
-        bench, conn, worker = self._bench, self._conn, self._worker
-        store = bench.on(conn)
+        harness, conn, worker = self._harness, self._conn, self._worker
+        store = harness.on(conn)
         async with self._step("spawn"):
-            await bench.spawn(conn, new_job())
+            await harness.spawn(conn, new_job())
         async with self._step("spawn several"):
-            await bench.spawn(conn, *[new_job() for _ in range(BATCH)])
+            await harness.spawn(conn, *[new_job() for _ in range(BATCH)])
         async with self._step("spawn in order"):
-            await bench.spawn(conn, *[new_job("ordered", "k", delay=600.0) for _ in range(BATCH)])
+            await harness.spawn(conn, *[new_job("ordered", "k", delay=600.0) for _ in range(BATCH)])
         async with self._step("claim"):
-            jobs = await bench.claim(conn, worker, {"c": BATCH, "nobody": BATCH})
+            jobs = await harness.claim(conn, worker, {"c": BATCH, "nobody": BATCH})
         assert len(jobs) == BATCH
         async with self._step("held claims"):
             assert len(await store.held_claims(worker)) == 1
         reports = [delivered(jobs[0]), gave_up(jobs[1]), *[to_be_retried(job, 3_600.0) for job in jobs[2:6]]]
         async with self._step("record"):
-            assert len(await bench.record(conn, reports)) == len(reports)
+            assert len(await harness.record(conn, reports)) == len(reports)
         async with self._step("release jobs"):
             assert await store.release_jobs(worker, jobs[6:8]) == 2
         async with self._step("release"):
@@ -78,7 +78,7 @@ class Life:
         return self.read | await self._look_around()
 
     async def _look_around(self) -> dict[str, int]:
-        store = self._bench.on(self._conn)
+        store = self._harness.on(self._conn)
         async with self._step("due channels"):
             assert set(await store.due_channels(channels=None, horizon=5.0)) == {"c"}
         async with self._step("due of channels"):
@@ -100,7 +100,7 @@ class Life:
 @pytest.mark.parametrize("statistics", ["none", "of an empty table", "fresh", "of finished jobs"])
 @pytest.mark.parametrize("size", SIZES)
 async def test_plans_that_are_kept_read_a_few_rows_for_each(
-    bench: Bench, conn: Conn, other: Conn, size: int, statistics: str
+    harness: StoreHarness, conn: Conn, other: Conn, size: int, statistics: str
 ) -> None:
     await conn.execute("ALTER TABLE requeuest.job SET (autovacuum_enabled = off)")
     if statistics == "of an empty table":
@@ -109,7 +109,7 @@ async def test_plans_that_are_kept_read_a_few_rows_for_each(
         await fill(other, BACKLOGS["due"], 5_000)
         await other.execute("UPDATE requeuest.job SET state = 'dead', finished_at = now()")
         await conn.execute("ANALYZE requeuest.job")
-    life = Life(bench, conn, await bench.worker(conn))
+    life = Life(harness, conn, await harness.worker(conn))
     for _ in range(WARM):
         await life.live()
     await fill(other, BACKLOGS["due"].replace("1 ms", "1 s"), size)
@@ -123,13 +123,13 @@ async def test_plans_that_are_kept_read_a_few_rows_for_each(
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_a_claim_uses_the_same_index_whatever_there_is(bench: Bench, conn: Conn, size: int) -> None:
+async def test_a_claim_uses_the_same_index_whatever_there_is(harness: StoreHarness, conn: Conn, size: int) -> None:
     await conn.execute("ALTER TABLE requeuest.job SET (autovacuum_enabled = off)")
-    worker = await bench.worker(conn)
+    worker = await harness.worker(conn)
     await fill(conn, BACKLOGS["due"], size)
     places: dict[str, Any] = {"channels": ["c"], "places": [BATCH], "budget": 4_000_000}
     for _ in ("no statistics", "fresh ones"):
-        plan = await explained(conn, bench.queries["claim"], worker=worker, claim=worker, **places)
+        plan = await explained(conn, harness.queries["claim"], worker=worker, claim=worker, **places)
         indexes = {
             node["Index Name"] for node in nodes(plan) if node.get("Relation Name") == "job" and "Index Name" in node
         }

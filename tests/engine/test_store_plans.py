@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.engine.bench import Bench
+from tests.engine.store_harness import StoreHarness
 from tests.postgres.harness import Conn, value
 
 MANY = 100_000
@@ -52,11 +52,11 @@ def touched(plan: dict[str, Any]) -> float:
 
 
 @pytest.mark.parametrize("backlog", BACKLOGS)
-async def test_a_claim_reads_what_it_takes(bench: Bench, conn: Conn, backlog: str) -> None:
+async def test_a_claim_reads_what_it_takes(harness: StoreHarness, conn: Conn, backlog: str) -> None:
     await conn.execute("ALTER TABLE requeuest.job SET (autovacuum_enabled = off)")
-    worker = await bench.worker(conn)
+    worker = await harness.worker(conn)
     for _ in range(12):  # long enough for a prepared statement with a plan that is kept
-        await bench.claim(conn, worker, {"c": 20})
+        await harness.claim(conn, worker, {"c": 20})
     await conn.execute("ANALYZE requeuest.job")
     await fill(conn, BACKLOGS[backlog], MANY)
     await fill(conn, BACKLOGS["due"].replace("1 ms", "1 s"), 200)
@@ -65,7 +65,7 @@ async def test_a_claim_reads_what_it_takes(bench: Bench, conn: Conn, backlog: st
         for setting in ("enable_hashjoin", "enable_mergejoin", "enable_nestloop"):
             await conn.execute(f"SET {setting} = {'off' if setting in without else 'on'}".encode())
         places = {"channels": ["c", "nobody"], "places": [10, 10], "budget": 4_000_000}
-        plan = await explained(conn, bench.queries["claim"], worker=worker, claim=uuid4(), **places)
+        plan = await explained(conn, harness.queries["claim"], worker=worker, claim=uuid4(), **places)
         assert plan["Actual Rows"] == 10
         assert touched(plan) <= 10 * 5
         assert any(node.get("Index Name") == "job_available" for node in nodes(plan))
@@ -76,25 +76,25 @@ async def test_a_claim_reads_what_it_takes(bench: Bench, conn: Conn, backlog: st
         await check("enable_hashjoin", "enable_mergejoin")
         await check("enable_nestloop")
         # The plan that was kept from the time when the table was empty serves as well.
-        assert len(await bench.claim(conn, worker, {"c": 20})) == 20
+        assert len(await harness.claim(conn, worker, {"c": 20})) == 20
         await conn.execute("ANALYZE requeuest.job")
     assert await value(conn, "SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'job'") < 1_000
 
 
-async def test_due_channels_costs_by_the_channel(bench: Bench, conn: Conn) -> None:
+async def test_due_channels_costs_by_the_channel(harness: StoreHarness, conn: Conn) -> None:
     await conn.execute(
         f"{FILL} {BACKLOGS['elsewhere']} FROM generate_series(1, {MANY}) AS i".replace("%", "%").encode()
     )
     for statistics in ("none", "fresh"):
-        plan = await explained(conn, bench.queries["due_channels"], horizon=5.0)
+        plan = await explained(conn, harness.queries["due_channels"], horizon=5.0)
         assert plan["Actual Rows"] == 100, statistics
         assert touched(plan) <= 100 * 3
-        plan = await explained(conn, bench.queries["due_of_channels"], horizon=5.0, channels=["c1", "c2", "unknown"])
+        plan = await explained(conn, harness.queries["due_of_channels"], horizon=5.0, channels=["c1", "c2", "unknown"])
         assert touched(plan) <= 3 * 3, statistics
         await conn.execute("ANALYZE requeuest.job")
 
 
-async def test_other_frequent_statements_read_few_rows(bench: Bench, conn: Conn) -> None:
+async def test_other_frequent_statements_read_few_rows(harness: StoreHarness, conn: Conn) -> None:
     await fill(conn, BACKLOGS["due"], MANY)
     await conn.execute("ANALYZE requeuest.job")
     some = uuid4()
@@ -107,12 +107,12 @@ async def test_other_frequent_statements_read_few_rows(bench: Bench, conn: Conn)
         "still_unfinished": {"ids": [some] * 50},
     }
     for name, given in parameters.items():
-        plan = await explained(conn, bench.queries[name], **given)
+        plan = await explained(conn, harness.queries[name], **given)
         assert touched(plan) <= 1, name
         assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 1_000, name
 
 
-async def test_outcomes_are_found_however_much_is_running(bench: Bench, conn: Conn) -> None:
+async def test_outcomes_are_found_however_much_is_running(harness: StoreHarness, conn: Conn) -> None:
     """With statistics from before: PostgreSQL believes that nothing is."""
     await fill(conn, BACKLOGS["due"], MANY)
     await conn.execute("ANALYZE requeuest.job")
@@ -122,6 +122,6 @@ async def test_outcomes_are_found_however_much_is_running(bench: Bench, conn: Co
     )
     row = {"id": str(uuid4()), "claim": str(uuid4()), "state": "dead", "ago": 0, "duration": 0, "reached": "sent"}
     given = {"rows": json.dumps([row]), "bodies": [b""], "excerpt": 9, "topic": None}
-    plan = await explained(conn, bench.queries["record"], **given)
+    plan = await explained(conn, harness.queries["record"], **given)
     assert touched(plan) <= 1
     assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 100

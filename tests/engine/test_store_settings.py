@@ -26,10 +26,11 @@ from requeuest_trio import (
 from requeuest_trio._config import Config
 from requeuest_trio._store.queries import Queries
 from requeuest_trio.testing import Receiver, Reply
-from tests.engine.support import Eye, Log, eye_on
+from tests.engine.probe import Log, QueueProbe, open_probe
 from tests.poolers import direct
-from tests.postgres.harness import connect, until, value
+from tests.postgres.harness import connect, value
 from tests.servers import TestServer
+from tests.waiting import until
 
 DEFAULTS = {
     "default_transaction_isolation": "serializable",
@@ -287,12 +288,12 @@ async def _database(server: TestServer, encoding: str) -> AsyncIterator[str]:
 
 
 @pytest.mark.needs_sessions("about how long they may be idle")
-async def test_a_session_may_be_idle_for_longer_than_others(eye: Eye, log: Log) -> None:
-    change_defaults(eye.dsn, {"idle_session_timeout": "100ms"})
-    async with open_requeuest(eye.dsn, lease=60.0, poll_interval=60.0) as client:
-        before = await eye.sessions()
+async def test_a_session_may_be_idle_for_longer_than_others(probe: QueueProbe, log: Log) -> None:
+    change_defaults(probe.dsn, {"idle_session_timeout": "100ms"})
+    async with open_requeuest(probe.dsn, lease=60.0, poll_interval=60.0) as client:
+        before = await probe.sessions()
         await trio.sleep(0.5)
-        assert (await eye.sessions()).keys() == before.keys()
+        assert (await probe.sessions()).keys() == before.keys()
         await client.stats()
     assert log.fields("listener_lost") == []
 
@@ -311,21 +312,21 @@ async def test_each_setting_is_thought_of(dsn: str) -> None:
     assert {name for name in left if f"'{name}'" in statements} == set()
 
 
-async def test_a_limit_on_transactions_is_not_ours(eye: Eye, receiver: Receiver, log: Log) -> None:
+async def test_a_limit_on_transactions_is_not_ours(probe: QueueProbe, receiver: Receiver, log: Log) -> None:
     """PostgreSQL 17 brought it: it ends the session in the middle of a statement that waits for somebody's lock."""
-    if eye.connection.info.server_version < 170000:
+    if probe.connection.info.server_version < 170000:
         pytest.skip("this server has no transaction_timeout")
-    change_defaults(eye.dsn, {"transaction_timeout": "300ms"})
+    change_defaults(probe.dsn, {"transaction_timeout": "300ms"})
     receiver.script(Reply(delay=0.2))
-    async with open_requeuest(eye.dsn, poll_interval=0.2) as client:
+    async with open_requeuest(probe.dsn, poll_interval=0.2) as client:
         job_id = await client.spawn("a", Request.get(receiver.url))
         await receiver.wait_for(1)
-        async with eye_on(eye.dsn) as other:
+        async with open_probe(probe.dsn) as other:
             await other.rows("select set_config('transaction_timeout', '0', false)")
             async with other.connection.transaction():
                 await other.rows("select from requeuest.job where id = %s for update", job_id)
                 waits = "select now() - xact_start > '0.5 s' from pg_stat_activity where wait_event_type = 'Lock'"
-                await eye.until_true(waits)
+                await probe.until_true(waits)
         assert (await client.result(job_id)).content == b"ok"
         assert not log.fields("record_failed")
         with pytest.raises(psycopg.Error, match="transaction timeout"):
@@ -359,12 +360,12 @@ async def test_a_transaction_of_the_caller_has_the_callers_settings(migrated_dsn
 
 
 @pytest.mark.parametrize("table", ["migration", "channel"])
-async def test_opening_has_limits_too(eye: Eye, table: str) -> None:
+async def test_opening_has_limits_too(probe: QueueProbe, table: str) -> None:
     config = Config(statement_timeout=0.4)
-    async with eye.connection.transaction():
-        await eye.connection.execute(f"LOCK TABLE requeuest.{table}".encode())
+    async with probe.connection.transaction():
+        await probe.connection.execute(f"LOCK TABLE requeuest.{table}".encode())
         with trio.fail_after(3), pytest.raises(DatabaseUnavailable, match="held a lock for too long"):
-            async with open_requeuest(eye.dsn, [Channel("c", ordered=True)], config=config):
+            async with open_requeuest(probe.dsn, [Channel("c", ordered=True)], config=config):
                 pass
 
 
@@ -380,10 +381,10 @@ async def test_opening_keeps_to_the_connect_timeout() -> None:
 
 
 @pytest.mark.needs_sessions("it looks at the settings of sessions")
-async def test_only_the_runners_statements_are_bound_to_the_lease(eye: Eye) -> None:
+async def test_only_the_runners_statements_are_bound_to_the_lease(probe: QueueProbe) -> None:
     config = Config(statement_timeout=7)
     async with (
-        open_requeuest(eye.dsn, lease=1.0, config=config) as client,
+        open_requeuest(probe.dsn, lease=1.0, config=config) as client,
         client._database.connection() as connection,
     ):
         row = await (await connection.execute("SELECT current_setting('statement_timeout')")).fetchone()

@@ -15,7 +15,7 @@ import pytest
 from requeuest_trio import JobState
 from requeuest_trio._model.states import FINISHED, TRANSITIONS
 from requeuest_trio._store.claimed import Reservation
-from tests.engine.bench import Bench, delivered, gave_up, new_id, new_job, to_be_retried
+from tests.engine.store_harness import StoreHarness, delivered, gave_up, new_id, new_job, to_be_retried
 from tests.postgres.harness import Conn, value
 
 WATCH = """
@@ -34,79 +34,79 @@ CREATE TRIGGER watch AFTER INSERT OR UPDATE ON requeuest.job FOR EACH ROW EXECUT
 ALLOWED = {(transition.before, transition.after) for transition in TRANSITIONS}
 
 
-async def test_the_database_has_the_same_states(bench: Bench, conn: Conn) -> None:
-    rows = await bench.rows(conn, "SELECT unnest(enum_range(NULL::requeuest.job_state))::text")
+async def test_the_database_has_the_same_states(harness: StoreHarness, conn: Conn) -> None:
+    rows = await harness.rows(conn, "SELECT unnest(enum_range(NULL::requeuest.job_state))::text")
     assert [state for (state,) in rows] == list(JobState)
 
 
-async def test_every_transition_is_made_by_some_statement(bench: Bench, conn: Conn) -> None:
+async def test_every_transition_is_made_by_some_statement(harness: StoreHarness, conn: Conn) -> None:
     await conn.execute(WATCH.encode())
-    worker = await bench.worker(conn)
-    await bench.on(conn).store([new_job("d")], reservation=Reservation("d", worker, uuid4()))
-    await bench.spawn(conn, *(new_job(key=key) for key in ("k", "k", None, None)))
-    head, dead, again = await bench.claim(conn, worker)
-    await bench.record(conn, [delivered(head), gave_up(dead), to_be_retried(again)])
-    waiting = await bench.spawn(conn, *(new_job(key="other") for _ in range(2)))
-    await bench.on(conn).condemn(waiting, "unreadable", (JobState.AVAILABLE, JobState.BLOCKED))
-    moves = await bench.rows(conn, "SELECT DISTINCT before, after FROM public.moves")
+    worker = await harness.worker(conn)
+    await harness.on(conn).store([new_job("d")], reservation=Reservation("d", worker, uuid4()))
+    await harness.spawn(conn, *(new_job(key=key) for key in ("k", "k", None, None)))
+    head, dead, again = await harness.claim(conn, worker)
+    await harness.record(conn, [delivered(head), gave_up(dead), to_be_retried(again)])
+    waiting = await harness.spawn(conn, *(new_job(key="other") for _ in range(2)))
+    await harness.on(conn).condemn(waiting, "unreadable", (JobState.AVAILABLE, JobState.BLOCKED))
+    moves = await harness.rows(conn, "SELECT DISTINCT before, after FROM public.moves")
     assert set(moves) == ALLOWED
 
 
-async def test_no_statement_makes_another(bench: Bench, conn: Conn) -> None:
+async def test_no_statement_makes_another(harness: StoreHarness, conn: Conn) -> None:
     """All statements, each on a job in each state, under its true claim, expired and due for everything."""
     await conn.execute(WATCH.encode())
     for state in JobState:
         for key in (None, "k") if state is not JobState.BLOCKED else ("k",):
-            await try_all(bench, conn, state, key)
+            await try_all(harness, conn, state, key)
 
 
-async def try_all(bench: Bench, conn: Conn, state: JobState, key: str | None) -> None:
-    worker, job_id = await bench.worker(conn), new_id()
+async def try_all(harness: StoreHarness, conn: Conn, state: JobState, key: str | None) -> None:
+    worker, job_id = await harness.worker(conn), new_id()
     claim = uuid4()
-    report = replace(await claimed_sample(bench, conn), id=job_id, claim=claim, ordering_key=key)
+    report = replace(await claimed_sample(harness, conn), id=job_id, claim=claim, ordering_key=key)
 
     async def put() -> None:
         await conn.execute("DELETE FROM requeuest.job; DELETE FROM requeuest.attempt")
         await insert(conn, id=job_id, state=state, key=key, worker=worker, claim=claim)
         await conn.execute("DELETE FROM public.moves")
 
-    store, no_wait = bench.on(conn), timedelta(0)
+    store, no_wait = harness.on(conn), timedelta(0)
     tries: dict[str, Callable[[], Awaitable[object]]] = {
         "spawn": lambda: store.spawn([new_job(key=key, id=job_id)]),
         "spawn claimed": lambda: store.store([new_job(id=job_id)], reservation=Reservation("c", worker, uuid4())),
-        "claim": lambda: bench.claim(conn, worker),
-        "deliver": lambda: bench.record(conn, [delivered(report)]),
-        "give up": lambda: bench.record(conn, [gave_up(report)]),
-        "retry": lambda: bench.record(conn, [to_be_retried(report)]),
+        "claim": lambda: harness.claim(conn, worker),
+        "deliver": lambda: harness.record(conn, [delivered(report)]),
+        "give up": lambda: harness.record(conn, [gave_up(report)]),
+        "retry": lambda: harness.record(conn, [to_be_retried(report)]),
         "release": lambda: store.release(worker),
         "release one": lambda: store.release(worker, [claim]),
         "heal": store.free_stranded,
         "condemn": lambda: store.condemn([job_id], "unreadable", (JobState.AVAILABLE, JobState.BLOCKED)),
         "await": lambda: store.await_job(job_id),
         "prune": lambda: store.prune(state, no_wait),
-        "rescue": lambda: rescue(bench, conn),
+        "rescue": lambda: rescue(harness, conn),
     }
     made = set[tuple[str, str]]()
     for name, attempt in tries.items():
         await put()
         await attempt()
-        moves = await bench.rows(conn, "SELECT DISTINCT before, after FROM public.moves WHERE before IS NOT NULL")
+        moves = await harness.rows(conn, "SELECT DISTINCT before, after FROM public.moves WHERE before IS NOT NULL")
         assert set(moves) <= ALLOWED, name
         assert state in FINISHED or await value(conn, "SELECT count(*) FROM requeuest.job") == 1, name
         made |= set(moves)
     assert made == {(before, after) for before, after in ALLOWED if before == state}
 
 
-async def rescue(bench: Bench, conn: Conn) -> None:
+async def rescue(harness: StoreHarness, conn: Conn) -> None:
     await conn.execute("UPDATE requeuest.worker SET seen_at = now() - interval '1 h'")
-    await bench.rescue(conn)
+    await harness.rescue(conn)
     await conn.execute("UPDATE requeuest.worker SET seen_at = now()")
 
 
-async def claimed_sample(bench: Bench, conn: Conn) -> Any:
+async def claimed_sample(harness: StoreHarness, conn: Conn) -> Any:
     await conn.execute("DELETE FROM requeuest.job")
-    await bench.spawn(conn, new_job())
-    [claimed] = await bench.claim(conn, await bench.worker(conn))
+    await harness.spawn(conn, new_job())
+    [claimed] = await harness.claim(conn, await harness.worker(conn))
     return claimed
 
 

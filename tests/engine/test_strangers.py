@@ -19,10 +19,11 @@ from psycopg.conninfo import conninfo_to_dict
 from requeuest_trio import Config, DatabaseUnavailable, Request, migrate, open_requeuest
 from requeuest_trio._store.migrate import migrations
 from requeuest_trio.testing import Receiver
+from tests.engine.probe import QueueProbe
 from tests.engine.roles import another_role
-from tests.engine.support import Eye
 from tests.poolers import direct
-from tests.postgres.harness import Conn, connect, until, value
+from tests.postgres.harness import Conn, connect, value
+from tests.waiting import until
 
 FORMER = """
     SELECT pg_advisory_lock(hashtextextended('migrate requeuest', 7237)), pg_advisory_lock(7237),
@@ -68,10 +69,10 @@ async def answering_later() -> AsyncIterator[tuple[str, trio.Event, trio.Event]]
         nursery.cancel_scope.cancel()
 
 
-async def test_what_was_known_of_the_locks_is_in_nobody_s_way(eye: Eye) -> None:
-    async with stranger(eye.dsn) as theirs, open_requeuest(eye.dsn, ()) as client:
+async def test_what_was_known_of_the_locks_is_in_nobody_s_way(probe: QueueProbe) -> None:
+    async with stranger(probe.dsn) as theirs, open_requeuest(probe.dsn, ()) as client:
         # The number of the table is in the catalogue, which is open to everybody.
-        number = await eye.value("SELECT 'requeuest.job'::regclass::oid::bigint")
+        number = await probe.value("SELECT 'requeuest.job'::regclass::oid::bigint")
         await theirs.execute("SELECT pg_advisory_lock(hashtextextended(E'c\\x1fk', %s))", [number])
         await theirs.execute("SELECT pg_advisory_lock(hashtextextended(E'c\\x1fk', 7237))")
         with trio.fail_after(5):
@@ -101,12 +102,12 @@ async def _take_away(dsn: str) -> None:
     assert await migrate(dsn, target=0) == DOWN
 
 
-async def test_nobody_can_work_the_number_of_a_lock_out(eye: Eye) -> None:
-    async with stranger(eye.dsn) as theirs:
+async def test_nobody_can_work_the_number_of_a_lock_out(probe: QueueProbe) -> None:
+    async with stranger(probe.dsn) as theirs:
         for statement in ("SELECT requeuest.key_lock('c', 'k')", "SELECT value FROM requeuest.key_secret"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 await theirs.execute(statement.encode())
-    with another_role(eye.dsn, PRODUCER) as producer:
+    with another_role(probe.dsn, PRODUCER) as producer:
         async with open_requeuest(producer, ()) as client:
             await client.spawn("c", Request.get("http://x.test/"), ordering_key="k")
         async with await connect(producer) as theirs:
@@ -114,13 +115,15 @@ async def test_nobody_can_work_the_number_of_a_lock_out(eye: Eye) -> None:
                 await theirs.execute(b"SELECT value FROM requeuest.key_secret")
 
 
-async def test_a_lock_that_was_seen_and_taken_holds_up_new_jobs_of_its_key_only(eye: Eye, receiver: Receiver) -> None:
+async def test_a_lock_that_was_seen_and_taken_holds_up_new_jobs_of_its_key_only(
+    probe: QueueProbe, receiver: Receiver
+) -> None:
     request = Request.get(receiver.url)
     config = Config(statement_timeout=1.0)
     async with (
-        stranger(eye.dsn) as theirs,
+        stranger(probe.dsn) as theirs,
         answering_later() as (slow_url, asked, answer),
-        open_requeuest(eye.dsn, poll_interval=0.1, config=config) as client,
+        open_requeuest(probe.dsn, poll_interval=0.1, config=config) as client,
     ):
         slow = await client.spawn("c", Request.get(slow_url), ordering_key="k")
         await asked.wait()
@@ -139,24 +142,24 @@ async def test_a_lock_that_was_seen_and_taken_holds_up_new_jobs_of_its_key_only(
             answer.set()
             assert (await client.result(slow)).status_code == 200
         await theirs.execute("SELECT pg_advisory_unlock(%s)", [number])
-        await eye.until_states(succeeded=4)
+        await probe.until_states(succeeded=4)
 
 
 async def test_the_secret_is_one_queue_s_own_and_goes_with_its_migration(dsn: str) -> None:
-    async with await connect(dsn) as eye:
+    async with await connect(dsn) as probe:
         lock = "SELECT {}.key_lock('c', 'k')"
         for schema in ("one", "two"):
             await migrate(dsn, schema=schema, target=3)
-        former = await value(eye, lock.format("one"))
+        former = await value(probe, lock.format("one"))
         for schema in ("one", "two"):
             await migrate(dsn, schema=schema)
-        first = await value(eye, lock.format("one"))
-        assert len({former, first, await value(eye, lock.format("two"))}) == 3
-        assert await value(eye, "SELECT octet_length(value) FROM one.key_secret") == 32
+        first = await value(probe, lock.format("one"))
+        assert len({former, first, await value(probe, lock.format("two"))}) == 3
+        assert await value(probe, "SELECT octet_length(value) FROM one.key_secret") == 32
         await migrate(dsn, schema="one", target=3)
-        assert await value(eye, lock.format("one")) == former
+        assert await value(probe, lock.format("one")) == former
         await migrate(dsn, schema="one")
-        assert await value(eye, lock.format("one")) not in {former, first}
+        assert await value(probe, lock.format("one")) not in {former, first}
 
 
 async def test_the_secret_belongs_to_the_owner_whoever_of_its_members_migrates(dsn: str) -> None:
@@ -170,9 +173,9 @@ async def test_the_secret_belongs_to_the_owner_whoever_of_its_members_migrates(d
             await client.spawn("c", Request.get("http://x.test/"), ordering_key="k")
 
 
-async def test_without_the_secret_no_lock_is_passed_over(eye: Eye) -> None:
-    async with open_requeuest(eye.dsn, ()) as client:
-        await eye.connection.execute(b"DELETE FROM requeuest.key_secret")
+async def test_without_the_secret_no_lock_is_passed_over(probe: QueueProbe) -> None:
+    async with open_requeuest(probe.dsn, ()) as client:
+        await probe.connection.execute(b"DELETE FROM requeuest.key_secret")
         with pytest.raises(DatabaseUnavailable, match="returned no rows"):
             await client.spawn("c", Request.get("http://x.test/"), ordering_key="k")
 

@@ -19,7 +19,7 @@ from requeuest_trio import (
 from requeuest_trio._config import Config
 from requeuest_trio._postgres import PoolTimeout
 from requeuest_trio.testing import Receiver
-from tests.engine.support import Eye
+from tests.engine.probe import QueueProbe
 from tests.postgres.harness import connect, terminate
 
 NEVER = 600.0
@@ -27,9 +27,9 @@ NEVER = 600.0
 
 
 @pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")
-async def test_commit_wakes_the_workers_and_rollback_sends_nothing(eye: Eye, receiver: Receiver) -> None:
-    await eye.connection.execute("CREATE TABLE orders (id int)")
-    async with open_requeuest(eye.dsn, poll_interval=NEVER) as client:
+async def test_commit_wakes_the_workers_and_rollback_sends_nothing(probe: QueueProbe, receiver: Receiver) -> None:
+    await probe.connection.execute("CREATE TABLE orders (id int)")
+    async with open_requeuest(probe.dsn, poll_interval=NEVER) as client:
         with pytest.raises(KeyError, match="mine"):  # noqa: PT012
             async with client.transaction() as connection:
                 await connection.execute("INSERT INTO orders VALUES (1)")
@@ -47,32 +47,34 @@ async def test_commit_wakes_the_workers_and_rollback_sends_nothing(eye: Eye, rec
             for job_id in (first, *rest):
                 await client.result(job_id)
     assert sorted(arrival.target for arrival in receiver.arrivals) == ["/1", "/2", "/3"]
-    assert await eye.rows("SELECT id FROM orders") == [(2,)]
+    assert await probe.rows("SELECT id FROM orders") == [(2,)]
 
 
 @pytest.mark.parametrize("autocommit", [True, False])
 @pytest.mark.parametrize("key", [None, "k"])
-async def test_a_connection_of_the_users_own(eye: Eye, receiver: Receiver, autocommit: bool, key: str | None) -> None:
+async def test_a_connection_of_the_users_own(
+    probe: QueueProbe, receiver: Receiver, autocommit: bool, key: str | None
+) -> None:
     request = Request.get(receiver.url)
-    async with open_requeuest(eye.dsn, (), poll_interval=NEVER) as client:
-        connection = await TrioConnection.connect(eye.dsn, autocommit=autocommit)
+    async with open_requeuest(probe.dsn, (), poll_interval=NEVER) as client:
+        connection = await TrioConnection.connect(probe.dsn, autocommit=autocommit)
         async with connection:
             if autocommit:
                 await client.spawn("c", request, ordering_key=key, connection=connection)
-                assert await eye.states() == {"available": 1}
+                assert await probe.states() == {"available": 1}
             else:
                 await client.spawn("c", request, ordering_key=key, connection=connection)
-                assert await eye.states() == {}
+                assert await probe.states() == {}
                 await connection.rollback()
-                assert await eye.states() == {}
+                assert await probe.states() == {}
                 await client.spawn_many("c", [request], ordering_key=key, connection=connection)
                 await connection.commit()
-                assert await eye.states() == {"available": 1}
+                assert await probe.states() == {"available": 1}
 
 
 @pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")
-async def test_a_savepoint_rolled_back_takes_its_jobs_along(eye: Eye, receiver: Receiver) -> None:
-    async with open_requeuest(eye.dsn, poll_interval=NEVER) as client:
+async def test_a_savepoint_rolled_back_takes_its_jobs_along(probe: QueueProbe, receiver: Receiver) -> None:
+    async with open_requeuest(probe.dsn, poll_interval=NEVER) as client:
         async with client.transaction() as connection:
             kept = await client.spawn("c", Request.get(receiver.url + "/a"), ordering_key="k", connection=connection)
             with pytest.raises(psycopg.errors.DivisionByZero):  # noqa: PT012
@@ -83,13 +85,13 @@ async def test_a_savepoint_rolled_back_takes_its_jobs_along(eye: Eye, receiver: 
         await client.result(kept)
         await client.result(last)
     assert [arrival.target for arrival in receiver.arrivals] == ["/a", "/c"]
-    assert await eye.states() == {"succeeded": 2}
+    assert await probe.states() == {"succeeded": 2}
 
 
 @pytest.mark.needs_sessions("it looks at its session")
-async def test_the_librarys_limits_do_not_apply_inside_and_the_connection_comes_back_clean(eye: Eye) -> None:
+async def test_the_librarys_limits_do_not_apply_inside_and_the_connection_comes_back_clean(probe: QueueProbe) -> None:
     config = Config(statement_timeout=0.1, pool_size=2)
-    async with open_requeuest(eye.dsn, (), config=config) as client:
+    async with open_requeuest(probe.dsn, (), config=config) as client:
         async with client.transaction() as connection:
             await connection.execute("SELECT pg_sleep(0.3)")
             await connection.execute("SET LOCAL work_mem = '7MB'")
@@ -105,41 +107,41 @@ async def test_the_librarys_limits_do_not_apply_inside_and_the_connection_comes_
 
 
 @pytest.mark.needs_sessions("it looks at its session")
-async def test_errors_inside_are_bare_and_those_at_the_edges_are_translated(eye: Eye) -> None:
-    async with open_requeuest(eye.dsn, (), config=Config(connect_timeout=0.5, pool_size=2)) as client:
+async def test_errors_inside_are_bare_and_those_at_the_edges_are_translated(probe: QueueProbe) -> None:
+    async with open_requeuest(probe.dsn, (), config=Config(connect_timeout=0.5, pool_size=2)) as client:
         with pytest.raises(psycopg.errors.UndefinedTable):
             async with client.transaction() as connection:
                 await connection.execute("SELECT * FROM nowhere")
         with pytest.raises(psycopg.OperationalError):  # noqa: PT012
             async with client.transaction() as connection:
-                await terminate(eye.connection, connection.info.backend_pid)
+                await terminate(probe.connection, connection.info.backend_pid)
                 await connection.execute("SELECT 1")
         with pytest.raises(DatabaseUnavailable) as caught:  # noqa: PT012
             async with client.transaction() as connection:
                 await client.spawn("c", Request.get("http://x.test/"), connection=connection)
-                await terminate(eye.connection, connection.info.backend_pid)
+                await terminate(probe.connection, connection.info.backend_pid)
         assert isinstance(caught.value.__cause__, psycopg.OperationalError)
         async with client._database.connection(), client._database.connection():
             with pytest.raises(DatabaseUnavailable) as caught:
                 async with client.transaction():
                     pass
         assert isinstance(caught.value.__cause__, PoolTimeout)
-    assert await eye.states() == {}
+    assert await probe.states() == {}
 
 
-async def test_repeatable_read_with_an_ordering_key_is_a_clear_error(eye: Eye) -> None:
-    async with open_requeuest(eye.dsn, ()) as client:
+async def test_repeatable_read_with_an_ordering_key_is_a_clear_error(probe: QueueProbe) -> None:
+    async with open_requeuest(probe.dsn, ()) as client:
         with pytest.raises(InvalidRequest, match="needs READ COMMITTED, not REPEATABLE READ"):  # noqa: PT012
             async with client.transaction() as connection:
                 await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
                 await client.spawn("c", Request.get("http://x.test/"), ordering_key="k", connection=connection)
-    assert await eye.states() == {}
+    assert await probe.states() == {}
 
 
 @pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")
-async def test_a_transaction_that_holds_a_key_holds_up_nobody_else(eye: Eye, receiver: Receiver) -> None:
+async def test_a_transaction_that_holds_a_key_holds_up_nobody_else(probe: QueueProbe, receiver: Receiver) -> None:
     request = Request.get(receiver.url)
-    async with open_requeuest(eye.dsn, poll_interval=NEVER, lease=3.0, grace=0) as client:
+    async with open_requeuest(probe.dsn, poll_interval=NEVER, lease=3.0, grace=0) as client:
         first = await client.spawn("c", request, ordering_key="k")
         await client.result(first)
         async with trio.open_nursery() as nursery, client.transaction() as connection:
@@ -149,26 +151,26 @@ async def test_a_transaction_that_holds_a_key_holds_up_nobody_else(eye: Eye, rec
                 for channel in ("c", "d"):
                     await client.spawn_returning(channel, request)
                 await client.spawn_returning("c", request, ordering_key="another")
-            assert await eye.states() == {"succeeded": 4}
-        await eye.until_states(succeeded=6)
+            assert await probe.states() == {"succeeded": 4}
+        await probe.until_states(succeeded=6)
 
 
-async def test_a_key_held_for_too_long_is_said_to_be(eye: Eye) -> None:
+async def test_a_key_held_for_too_long_is_said_to_be(probe: QueueProbe) -> None:
     request = Request.get("http://x.test/")
     config = Config(statement_timeout=0.2)
-    async with open_requeuest(eye.dsn, (), config=config) as client, client.transaction() as connection:
+    async with open_requeuest(probe.dsn, (), config=config) as client, client.transaction() as connection:
         await client.spawn("c", request, ordering_key="k", connection=connection)
         with pytest.raises(DatabaseUnavailable, match="the advisory lock of the ordering key was held for too long"):
             await client.spawn("c", request, ordering_key="k")
-    assert await eye.states() == {"available": 1}
+    assert await probe.states() == {"available": 1}
 
 
-async def test_two_queues_in_one_database_do_not_see_each_other(eye: Eye, receiver: Receiver) -> None:
-    await migrate(eye.dsn, schema="second")
-    await eye.connection.execute("CREATE TABLE job (id int); CREATE TABLE attempt (id int); CREATE SCHEMA mine")
+async def test_two_queues_in_one_database_do_not_see_each_other(probe: QueueProbe, receiver: Receiver) -> None:
+    await migrate(probe.dsn, schema="second")
+    await probe.connection.execute("CREATE TABLE job (id int); CREATE TABLE attempt (id int); CREATE SCHEMA mine")
     async with (
-        open_requeuest(eye.dsn, ["c"], poll_interval=0.1) as one,
-        open_requeuest(eye.dsn, (), schema="second", poll_interval=0.1) as two,
+        open_requeuest(probe.dsn, ["c"], poll_interval=0.1) as one,
+        open_requeuest(probe.dsn, (), schema="second", poll_interval=0.1) as two,
     ):
         there = await two.spawn("c", Request.get(receiver.url + "/two"))
         here = await one.spawn("c", Request.get(receiver.url + "/one"))
@@ -181,8 +183,8 @@ async def test_two_queues_in_one_database_do_not_see_each_other(eye: Eye, receiv
     assert [arrival.target for arrival in receiver.arrivals] == ["/one"]
 
 
-async def test_a_failed_transaction_says_so(eye: Eye) -> None:
-    async with open_requeuest(eye.dsn, ()) as client, await connect(eye.dsn, autocommit=False) as connection:
+async def test_a_failed_transaction_says_so(probe: QueueProbe) -> None:
+    async with open_requeuest(probe.dsn, ()) as client, await connect(probe.dsn, autocommit=False) as connection:
         with pytest.raises(psycopg.errors.DivisionByZero):
             await connection.execute("SELECT 1 / 0")
         with pytest.raises(InvalidRequest, match=r"^connection: a statement of its transaction has failed"):
@@ -194,8 +196,8 @@ async def test_a_failed_transaction_says_so(eye: Eye) -> None:
             pass
 
 
-async def test_waiting_for_a_transaction_has_an_end(eye: Eye) -> None:
-    async with open_requeuest(eye.dsn, (), config=Config(pool_size=2, connect_timeout=0.2)) as client:
+async def test_waiting_for_a_transaction_has_an_end(probe: QueueProbe) -> None:
+    async with open_requeuest(probe.dsn, (), config=Config(pool_size=2, connect_timeout=0.2)) as client:
         async with client.transaction():
             with trio.fail_after(2), pytest.raises(DatabaseUnavailable, match=r"within 0.2 s: .*Config.pool_size"):
                 async with client.transaction():
@@ -204,15 +206,15 @@ async def test_waiting_for_a_transaction_has_an_end(eye: Eye) -> None:
             pass
 
 
-async def test_a_connection_after_its_block_is_refused(eye: Eye) -> None:
+async def test_a_connection_after_its_block_is_refused(probe: QueueProbe) -> None:
     request = Request.get("http://x.test/")
-    async with open_requeuest(eye.dsn, ()) as client:
+    async with open_requeuest(probe.dsn, ()) as client:
         async with client.transaction() as connection:
             pass
         with pytest.raises(InvalidRequest, match=r"^connection: its client.transaction\(\) block has ended"):
             await client.spawn("c", request, connection=connection)
-        async with await connect(eye.dsn) as own:
+        async with await connect(probe.dsn) as own:
             pass
         with pytest.raises(InvalidRequest, match=r"^connection: is closed"):
             await client.spawn("c", request, connection=own)
-    assert await eye.states() == {}
+    assert await probe.states() == {}

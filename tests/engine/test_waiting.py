@@ -25,9 +25,10 @@ from requeuest_trio import (
 )
 from requeuest_trio._config import Config
 from requeuest_trio.testing import Receiver, Reply
-from tests.engine.support import Eye, until_done
+from tests.engine.probe import QueueProbe
 from tests.http.hostile import raw_server, read_head
 from tests.proxy import open_proxy
+from tests.waiting import until
 
 NEVER = 600.0
 
@@ -36,9 +37,9 @@ def waiting(client: Client) -> int:
     return sum(len(events) for events in client._waiters._waiting.values())
 
 
-async def until_waiting(eye: Eye, client: Client, number: int = 1) -> None:
-    await eye.until_true("SELECT coalesce(bool_and(awaited), false) FROM requeuest.job")
-    await until_done(lambda: waiting(client) == number and client._database._pool.statistics().in_use == 0)
+async def until_waiting(probe: QueueProbe, client: Client, number: int = 1) -> None:
+    await probe.until_true("SELECT coalesce(bool_and(awaited), false) FROM requeuest.job")
+    await until(lambda: waiting(client) == number and client._database._pool.statistics().in_use == 0)
 
 
 REPLY = Reply(201, headers=(("X-A", "1"), ("x-a", "2"), ("Set-Cookie", "é")), body=bytes(range(256)))
@@ -57,13 +58,15 @@ def assert_reply(response: object) -> None:
 
 @pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")
 @pytest.mark.parametrize("notifications", [True, False])
-async def test_here_in_another_client_and_after_a_restart(eye: Eye, receiver: Receiver, notifications: bool) -> None:
+async def test_here_in_another_client_and_after_a_restart(
+    probe: QueueProbe, receiver: Receiver, notifications: bool
+) -> None:
     """Every client finds out in its own way: here by the recorder, elsewhere by notification, or else by polling."""
     receiver.decide = lambda _: REPLY
     config = Config(notifications=notifications)
     interval = NEVER if notifications else 0.1
     with trio.fail_after(20):
-        async with open_requeuest(eye.dsn, (), poll_interval=interval, config=config) as elsewhere:
+        async with open_requeuest(probe.dsn, (), poll_interval=interval, config=config) as elsewhere:
             job_id = await elsewhere.spawn("c", Request.get(receiver.url))
             async with trio.open_nursery() as nursery:
 
@@ -72,19 +75,19 @@ async def test_here_in_another_client_and_after_a_restart(eye: Eye, receiver: Re
 
                 for _ in range(20):
                     nursery.start_soon(wait_elsewhere)
-                await until_waiting(eye, elsewhere, 20)
-                async with open_requeuest(eye.dsn, poll_interval=interval, config=config) as here:
+                await until_waiting(probe, elsewhere, 20)
+                async with open_requeuest(probe.dsn, poll_interval=interval, config=config) as here:
                     assert_reply(await here.result(job_id))
                     assert_reply(await here.spawn_returning("d", Request.get(receiver.url)))
             assert waiting(elsewhere) == waiting(here) == 0
-        async with open_requeuest(eye.dsn, (), poll_interval=NEVER) as later:
+        async with open_requeuest(probe.dsn, (), poll_interval=NEVER) as later:
             assert_reply(await later.result(job_id))
             job = await later.wait(job_id)
             assert (job.state, job.is_finished, job.status) == (JobState.SUCCEEDED, True, 201)
 
 
 @pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")
-async def test_in_another_process(eye: Eye, receiver: Receiver) -> None:
+async def test_in_another_process(probe: QueueProbe, receiver: Receiver) -> None:
     receiver.decide = lambda _: REPLY
     code = """
 import json, sys, uuid, trio
@@ -95,25 +98,25 @@ async def main(dsn, job_id):
         print(json.dumps([response.status_code, response.content.hex(), len(response.headers.raw)]))
 trio.run(main, *sys.argv[1:])
 """
-    async with open_requeuest(eye.dsn, ()) as client, trio.open_nursery() as nursery:
+    async with open_requeuest(probe.dsn, ()) as client, trio.open_nursery() as nursery:
         job_id = await client.spawn("c", Request.get(receiver.url))
         outputs: list[bytes] = []
         ended = trio.Event()
 
         async def wait_there() -> None:
-            process = await trio.run_process([sys.executable, "-c", code, eye.dsn, str(job_id)], capture_stdout=True)
+            process = await trio.run_process([sys.executable, "-c", code, probe.dsn, str(job_id)], capture_stdout=True)
             outputs.append(process.stdout)
             ended.set()
 
         nursery.start_soon(wait_there)
-        await eye.until_true("SELECT awaited FROM requeuest.job")
+        await probe.until_true("SELECT awaited FROM requeuest.job")
         with trio.fail_after(20):
-            async with open_requeuest(eye.dsn, poll_interval=NEVER):
+            async with open_requeuest(probe.dsn, poll_interval=NEVER):
                 await ended.wait()
     assert json.loads(outputs[0]) == [201, REPLY.body.hex(), 4]
 
 
-async def test_leaving_a_wait_leaves_the_job(eye: Eye) -> None:
+async def test_leaving_a_wait_leaves_the_job(probe: QueueProbe) -> None:
     """Its attempt is under way meanwhile, and goes on."""
     job_id, asked, all_have_left = uuid4(), trio.Event(), trio.Event()
 
@@ -123,7 +126,7 @@ async def test_leaving_a_wait_leaves_the_job(eye: Eye) -> None:
         await all_have_left.wait()
         await stream.send_all(b"HTTP/1.1 201 \r\nContent-Length: 0\r\n\r\n")
 
-    async with raw_server(answer_late) as server, open_requeuest(eye.dsn, poll_interval=0.1) as client:
+    async with raw_server(answer_late) as server, open_requeuest(probe.dsn, poll_interval=0.1) as client:
         for call in (
             partial(client.spawn_returning, "c", Request.get(server.url), job_id=job_id),
             partial(client.result, job_id),
@@ -132,7 +135,7 @@ async def test_leaving_a_wait_leaves_the_job(eye: Eye) -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(call)
                 await asked.wait()
-                await until_done(lambda: waiting(client) == 1)
+                await until(lambda: waiting(client) == 1)
                 nursery.cancel_scope.cancel()
             assert nursery.cancel_scope.cancelled_caught
         assert waiting(client) == 0
@@ -141,9 +144,9 @@ async def test_leaving_a_wait_leaves_the_job(eye: Eye) -> None:
         assert (await client.wait(job_id)).attempts == 1
 
 
-async def test_dead_jobs_raise_with_the_job(eye: Eye, receiver: Receiver) -> None:
+async def test_dead_jobs_raise_with_the_job(probe: QueueProbe, receiver: Receiver) -> None:
     receiver.decide = lambda _: Reply(404)
-    async with open_requeuest(eye.dsn, poll_interval=NEVER) as client:
+    async with open_requeuest(probe.dsn, poll_interval=NEVER) as client:
         with pytest.raises(JobDead, match=r"is dead after 1 attempt\(s\): status 404 is not accepted") as caught:
             await client.spawn_returning("c", Request.get(receiver.url), retry=RetryPolicy(give_up_on=404))
         job = caught.value.job
@@ -156,9 +159,9 @@ async def test_dead_jobs_raise_with_the_job(eye: Eye, receiver: Receiver) -> Non
 @pytest.mark.needs_sessions("news is to be heard here, not to be found by polling")
 @pytest.mark.parametrize("key", [None, "k"])
 @pytest.mark.parametrize("notifications", [True, False])
-async def test_a_job_that_is_cleared_meanwhile(eye: Eye, key: str | None, notifications: bool) -> None:
+async def test_a_job_that_is_cleared_meanwhile(probe: QueueProbe, key: str | None, notifications: bool) -> None:
     config = Config(notifications=notifications)
-    async with open_requeuest(eye.dsn, (), poll_interval=NEVER if notifications else 0.1, config=config) as client:
+    async with open_requeuest(probe.dsn, (), poll_interval=NEVER if notifications else 0.1, config=config) as client:
         job_id = await client.spawn("c", Request.get("http://x.test/"), ordering_key=key)
         with trio.fail_after(10):
             async with trio.open_nursery() as nursery:
@@ -168,7 +171,7 @@ async def test_a_job_that_is_cleared_meanwhile(eye: Eye, key: str | None, notifi
                         await client.result(job_id)
 
                 nursery.start_soon(result)
-                await until_waiting(eye, client)
+                await until_waiting(probe, client)
                 assert await client.clear(["c"]) == 1
         with pytest.raises(JobNotFound):
             await client.wait(job_id)
@@ -176,7 +179,7 @@ async def test_a_job_that_is_cleared_meanwhile(eye: Eye, key: str | None, notifi
             await client.result(uuid4())
 
 
-async def test_a_client_that_is_closed_ends_its_waits(eye: Eye) -> None:
+async def test_a_client_that_is_closed_ends_its_waits(probe: QueueProbe) -> None:
     ended: list[type] = []
 
     async def wait(client: Client) -> None:
@@ -186,26 +189,26 @@ async def test_a_client_that_is_closed_ends_its_waits(eye: Eye) -> None:
             ended.append(trio.ClosedResourceError)
 
     with trio.fail_after(10):
-        async with trio.open_nursery() as nursery, open_requeuest(eye.dsn, ()) as client:
+        async with trio.open_nursery() as nursery, open_requeuest(probe.dsn, ()) as client:
             job_id = await client.spawn("c", Request.get("http://x.test/"))
             nursery.start_soon(wait, client)
             nursery.start_soon(wait, client)
-            await until_waiting(eye, client, 2)
+            await until_waiting(probe, client, 2)
     assert ended == [trio.ClosedResourceError] * 2
     with pytest.raises(trio.ClosedResourceError):
         await client.wait(job_id)
 
 
-async def test_an_outage_during_a_wait_is_survived(eye: Eye, receiver: Receiver) -> None:
-    async with open_proxy(eye.dsn) as proxy:
+async def test_an_outage_during_a_wait_is_survived(probe: QueueProbe, receiver: Receiver) -> None:
+    async with open_proxy(probe.dsn) as proxy:
         config = Config(connect_timeout=0.5)
         async with open_requeuest(proxy.dsn, (), poll_interval=0.1, config=config) as client:
             job_id = await client.spawn("c", Request.get(receiver.url))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(client.result, job_id)
-                await until_waiting(eye, client)
+                await until_waiting(probe, client)
                 proxy.cut()
-                async with open_requeuest(eye.dsn, poll_interval=NEVER) as worker:
+                async with open_requeuest(probe.dsn, poll_interval=NEVER) as worker:
                     await worker.result(job_id)
             proxy.freeze()
             proxy.cut()
@@ -215,7 +218,7 @@ async def test_an_outage_during_a_wait_is_survived(eye: Eye, receiver: Receiver)
             await client.wait(job_id)
 
 
-async def test_bodies_of_all_kinds(eye: Eye, receiver: Receiver) -> None:
+async def test_bodies_of_all_kinds(probe: QueueProbe, receiver: Receiver) -> None:
     text = b"hello " * 1_000
     receiver.script(
         Reply(200, body=b""),
@@ -224,7 +227,7 @@ async def test_bodies_of_all_kinds(eye: Eye, receiver: Receiver) -> None:
         Reply(200, body=b"x" * 100, body_sent=40),
         Reply(204, body=b""),
     )
-    async with open_requeuest(eye.dsn, concurrency=1, config=Config(max_response_body=4_000)) as client:
+    async with open_requeuest(probe.dsn, concurrency=1, config=Config(max_response_body=4_000)) as client:
         results = [await client.spawn_returning("c", Request.post(receiver.url, content=b"")) for _ in range(5)]
         again = [await client.result(job.id) async for job in client.jobs()]
     seen = [(response.status_code, response.content, response.extensions["truncated"]) for response in results]
@@ -240,20 +243,20 @@ async def test_bodies_of_all_kinds(eye: Eye, receiver: Receiver) -> None:
 
 
 async def test_who_waits_gets_a_large_answer_whole_and_who_comes_later_what_was_kept(
-    eye: Eye, receiver: Receiver
+    probe: QueueProbe, receiver: Receiver
 ) -> None:
     body = random.Random(1).randbytes(500_000)
     receiver.decide = lambda _: Reply(200, body=body)
-    async with open_requeuest(eye.dsn) as client:
+    async with open_requeuest(probe.dsn) as client:
         waited = await client.spawn_returning("a", Request.get(receiver.url))
         assert (waited.content, waited.extensions["truncated"]) == (body, False)
         later = await client.spawn("a", Request.get(receiver.url))
-        await eye.until_states(succeeded=2)
+        await probe.until_states(succeeded=2)
         kept = await client.result(later)
         assert (kept.content, kept.extensions["truncated"]) == (body[:20_000], True)
 
 
-async def test_who_begins_to_wait_during_an_attempt_gets_a_large_answer_whole(eye: Eye) -> None:
+async def test_who_begins_to_wait_during_an_attempt_gets_a_large_answer_whole(probe: QueueProbe) -> None:
     asked, may_answer, body = trio.Event(), trio.Event(), b"x" * 500_000
 
     async def answer(stream: trio.SocketStream) -> None:
@@ -262,7 +265,7 @@ async def test_who_begins_to_wait_during_an_attempt_gets_a_large_answer_whole(ey
         await may_answer.wait()
         await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 500000\r\n\r\n" + body)
 
-    async with open_requeuest(eye.dsn) as client, trio.open_nursery() as nursery:
+    async with open_requeuest(probe.dsn) as client, trio.open_nursery() as nursery:
         [listener] = await nursery.start(partial(trio.serve_tcp, answer, 0, host="127.0.0.1"))
         host, port = listener.socket.getsockname()
         job_id = await client.spawn("a", Request.get(f"http://{host}:{port}/"))
@@ -274,6 +277,6 @@ async def test_who_begins_to_wait_during_an_attempt_gets_a_large_answer_whole(ey
                 response = await client.result(job_id)
                 assert (response.content, response.extensions["truncated"]) == (body, False)
 
-            await until_waiting(eye, client)
+            await until_waiting(probe, client)
             may_answer.set()
         nursery.cancel_scope.cancel()

@@ -29,9 +29,9 @@ from psycopg.conninfo import make_conninfo
 from requeuest_trio import migrate
 from tests.faults.arrivals import Answer
 from tests.faults.checker import Violation, judge
+from tests.faults.fault_harness import FaultHarness, open_fault_harness
 from tests.faults.history import History, Usage
 from tests.faults.processes import Program
-from tests.faults.rig import Rig, open_rig
 from tests.faults.summary import summary
 from tests.faults.wall import Wall
 from tests.faults.ways import COMMITS, LOSSES, Way, Ways, open_ways
@@ -73,13 +73,13 @@ PRODUCERS_GO: tuple[str, ...] = ("pooled", "either", "pooled", "straight")
 class Chaos:
     """What is running, and what is done to it."""
 
-    def __init__(self, rig: Rig, server: Throwaway, ways: Ways, wall: Wall, apart: float) -> None:
-        self._rig = rig
+    def __init__(self, harness: FaultHarness, server: Throwaway, ways: Ways, wall: Wall, apart: float) -> None:
+        self._harness = harness
         self._server = server
         self._ways = ways
         self._wall = wall
         self._false_times = _false_times(apart)
-        self._chance = random.Random(rig.seed)
+        self._chance = random.Random(harness.seed)
         self._workers: list[Program] = []
         self._producers: list[Program] = []
         self._started = 0
@@ -101,26 +101,28 @@ class Chaos:
 
     async def run(self, seconds: float) -> History:
         """Let it run for so long, then judge."""
-        await self._rig.start_receiver(Answer(delay=DELAY, failing=0.02))
+        await self._harness.start_receiver(Answer(delay=DELAY, failing=0.02))
         await self._pile_up(STEADY)
         for number in range(WORKERS):
             self._workers.append(await self._start_worker(number))
         for number in range(len(ORDERS)):
             self._producers.append(await self._start_producer(number))
         began = time.monotonic()
-        await self._rig.run_for(STEADY)
+        await self._harness.run_for(STEADY)
         await self._do_faults(began + seconds - QUIET)
         await self._pile_up(QUIET)
         await self.kill_worker()
         await self.restart_server()
-        await self._rig.run_for(QUIET)
-        self._rig.load = (began + 1.0, time.monotonic())
+        await self._harness.run_for(QUIET)
+        self._harness.load = (began + 1.0, time.monotonic())
         await self._finish()
-        return await self._rig.history(lease=LEASE, poll_interval=POLL, attempt_timeout=TIMEOUT)
+        return await self._harness.history(lease=LEASE, poll_interval=POLL, attempt_timeout=TIMEOUT)
 
     async def _pile_up(self, seconds: float) -> None:
         """See that there is enough to do for so many seconds, whatever the workers manage."""
-        await self._rig.produce(jobs=round(seconds * MOST_PER_SECOND), largest_batch=500, retry=RETRY, asks_again=True)
+        await self._harness.produce(
+            jobs=round(seconds * MOST_PER_SECOND), largest_batch=500, retry=RETRY, asks_again=True
+        )
 
     async def _do_faults(self, until: float) -> None:
         """Each at least once, however long that takes; then by chance."""
@@ -129,27 +131,27 @@ class Chaos:
         while faults or time.monotonic() < until:
             [fault] = [faults.pop()] if faults else self._chance.choices(*zip(*self._faults.items(), strict=True))
             await fault()
-            await self._rig.run_for(self._chance.uniform(0.2, 2.0))
+            await self._harness.run_for(self._chance.uniform(0.2, 2.0))
 
     async def _finish(self) -> None:
         for producer in self._producers:
             producer.terminate()
             await producer.ended()
-        await self._rig.until_finished(patience=120.0)
+        await self._harness.until_finished(patience=120.0)
         for worker in self._workers:
-            await self._rig.leave(worker)
-        [[clients]] = await self._rig.ask(
+            await self._harness.leave(worker)
+        [[clients]] = await self._harness.ask(
             "select count(*) from pg_stat_activity where application_name ~ '^(worker|producer)' and pid <> all(%s)",
             self._ways.sessions,
         )
-        self._rig.usages.append(Usage(what="connections", before=0, after=clients, allowed=0))
-        for program in self._rig.programs:
+        self._harness.usages.append(Usage(what="connections", before=0, after=clients, allowed=0))
+        for program in self._harness.programs:
             program.must_be_well()
 
     async def _start_worker(self, number: int) -> Program:
         self._started += 1
         name, way = f"worker-{self._started}", getattr(self._ways, WORKERS_GO[number])
-        return await self._rig.start_worker(
+        return await self._harness.start_worker(
             name,
             dsn=way.dsn,
             config=_listening(way, name),
@@ -166,7 +168,9 @@ class Chaos:
         name, way = f"producer-{self._started}", getattr(self._ways, PRODUCERS_GO[number])
         config = _listening(way, name) | {"statement_timeout": ANSWER}
         orders = ORDERS[number]
-        return await self._rig.start_producer(name, dsn=way.dsn, config=config, asks_again=True, retry=RETRY, **orders)
+        return await self._harness.start_producer(
+            name, dsn=way.dsn, config=config, asks_again=True, retry=RETRY, **orders
+        )
 
     def _choose(self) -> int:
         return self._chance.randrange(WORKERS)
@@ -175,81 +179,81 @@ class Chaos:
 
     async def kill_worker(self) -> None:
         victim = self._choose()
-        await self._rig.kill(self._workers[victim])
+        await self._harness.kill(self._workers[victim])
         self._workers[victim] = await self._start_worker(victim)
 
     async def freeze_worker(self) -> None:
         """For less than its lease, or for more."""
         worker, at = self._workers[self._choose()], time.monotonic()
         await worker.freeze()
-        held = await self._rig.held_in_the_end(worker)
-        await self._rig.run_for(self._chance.uniform(0.1, 2 * LEASE))
+        held = await self._harness.held_in_the_end(worker)
+        await self._harness.run_for(self._chance.uniform(0.1, 2 * LEASE))
         worker.thaw()
-        self._rig.note_fault("freeze", at, jobs=held)
+        self._harness.note_fault("freeze", at, jobs=held)
 
     async def starve_worker(self) -> None:
         """It gets no more descriptors than it has, or a few; as when something else in the process has them all."""
         worker = self._workers[self._choose()]
-        with self._rig.fault("no descriptors", jobs=()), worker.starved(self._chance.randrange(4)):
-            await self._rig.run_for(self._chance.uniform(0.1, LEASE))
+        with self._harness.fault("no descriptors", jobs=()), worker.starved(self._chance.randrange(4)):
+            await self._harness.run_for(self._chance.uniform(0.1, LEASE))
 
     async def suspend_worker(self) -> None:
         """For less than its lease, or for more, its machine is in suspend, of which its Trio knows nothing."""
         worker, at = self._workers[self._choose()], time.monotonic()
         async with worker.suspended():
-            held = await self._rig.held_in_the_end(worker)
-            await self._rig.run_for(self._chance.uniform(0.1, 2 * LEASE))
-        self._rig.note_fault("suspend", at, jobs=held)
+            held = await self._harness.held_in_the_end(worker)
+            await self._harness.run_for(self._chance.uniform(0.1, 2 * LEASE))
+        self._harness.note_fault("suspend", at, jobs=held)
 
     async def set_clock(self) -> None:
         """That of the database, far forward or back; and put it right again. Nobody's attempts are lost by that."""
         if (ahead := next(self._false_times, None)) is not None:
             # While it is behind, what was stored before is not due.
-            with self._rig.fault("clock set", jobs=(), delays=True):
+            with self._harness.fault("clock set", jobs=(), delays=True):
                 await self._wall.set(ahead)
-                await self._rig.run_for(self._chance.uniform(0.1, 2 * LEASE))
+                await self._harness.run_for(self._chance.uniform(0.1, 2 * LEASE))
                 await self._wall.set(0.0)
 
     async def end_worker(self) -> None:
         victim, at = self._choose(), time.monotonic()
-        await self._rig.leave(self._workers[victim])
-        self._rig.note_fault("SIGTERM", at, jobs=())
+        await self._harness.leave(self._workers[victim])
+        self._harness.note_fault("SIGTERM", at, jobs=())
         self._workers[victim] = await self._start_worker(victim)
 
     async def end_worker_at_once(self) -> None:
         victim, at = self._choose(), time.monotonic()
         worker = self._workers[victim]
         worker.terminate()
-        await self._rig.until_logged(worker, "draining")
-        held = await self._rig.held_by(worker)
+        await self._harness.until_logged(worker, "draining")
+        held = await self._harness.held_by(worker)
         with suppress(ProcessLookupError):  # it may have come to its end already
             if not worker.has_ended:
                 worker.interrupt()
-        await self._rig.leave_after_signal(worker)
-        self._rig.note_fault("SIGTERM, SIGINT", at, jobs=held, uncounted=True)
+        await self._harness.leave_after_signal(worker)
+        self._harness.note_fault("SIGTERM, SIGINT", at, jobs=held, uncounted=True)
         self._workers[victim] = await self._start_worker(victim)
 
     async def kill_producer(self) -> None:
         victim = self._chance.randrange(len(self._producers))
-        await self._rig.kill(self._producers[victim], "kill -9 (producer)")
+        await self._harness.kill(self._producers[victim], "kill -9 (producer)")
         self._producers[victim] = await self._start_producer(victim)
 
     async def break_connections(self) -> None:
         """Of one program: those that are there at that moment."""
         program = self._chance.choice([*self._workers, *self._producers])
-        with self._rig.fault("connections ended", jobs=()):
+        with self._harness.fault("connections ended", jobs=()):
             await self._terminate("application_name = %s", program.name)
 
     async def break_all_connections(self) -> None:
-        with self._rig.fault("all connections ended", jobs=()):
+        with self._harness.fault("all connections ended", jobs=()):
             await self._terminate("pid <> pg_backend_pid() and %s <> ''", "all")
 
     async def _terminate(self, which: str, name: str) -> None:
-        await self._rig.ask(f"select pg_terminate_backend(pid) from pg_stat_activity where {which}", name)
+        await self._harness.ask(f"select pg_terminate_backend(pid) from pg_stat_activity where {which}", name)
 
     async def restart_server(self) -> None:
         """As after a power cut. Leases may run out meanwhile, so any attempt may be cut short by it."""
-        with self._rig.fault("server restarted"):
+        with self._harness.fault("server restarted"):
             await trio.to_thread.run_sync(self._server.restart)
 
     async def silence_host(self) -> None:
@@ -261,21 +265,21 @@ class Chaos:
         worker, at = self._workers[WORKERS_GO.index("either")], time.monotonic()
         host = self._ways.host_of(worker.name)
         host.freeze()
-        held = await self._rig.held_in_the_end(worker)
-        claims = await self._rig.claims_of(worker)
-        await self._rig.until_claimed(worker, claims, patience=2 * FAILOVER)
-        self._rig.usages.append(
+        held = await self._harness.held_in_the_end(worker)
+        claims = await self._harness.claims_of(worker)
+        await self._harness.until_claimed(worker, claims, patience=2 * FAILOVER)
+        self._harness.usages.append(
             Usage(what="seconds to the other host", before=0, after=time.monotonic() - at, allowed=FAILOVER)
         )
-        await self._rig.run_for(self._chance.uniform(0.1, LEASE))
+        await self._harness.run_for(self._chance.uniform(0.1, LEASE))
         host.thaw()
-        held |= await self._rig.held_in_the_end(worker)
-        self._rig.note_fault("host silent", at, jobs=held)
+        held |= await self._harness.held_in_the_end(worker)
+        self._harness.note_fault("host silent", at, jobs=held)
 
     async def lose_behind_pooler(self) -> None:
         """At commits of each kind, the pooler loses its session; nothing is lost by that, and nobody's attempts."""
         for lose, when in self._chance.sample(list(product(LOSSES, COMMITS)), len(LOSSES) * len(COMMITS)):
-            with self._rig.fault("lost behind the pooler", jobs=()):
+            with self._harness.fault("lost behind the pooler", jobs=()):
                 await self._ways.lose(lose, when)
 
 
@@ -296,14 +300,14 @@ async def play(seed: int, seconds: float, directory: Path, pooler: str | None, c
         wall, apart = Wall(server.dsn()), 2 * seconds + 600.0
         await migrate(server.dsn())
         await wall.hang_up(apart)
-        rig = None
+        harness = None
         try:
-            async with open_ways(server, pooler) as ways, open_rig(server.dsn(), directory, seed) as rig:
+            async with open_ways(server, pooler) as ways, open_fault_harness(server.dsn(), directory, seed) as harness:
                 began = time.monotonic()
-                history = await Chaos(rig, server, ways, wall, apart).run(seconds)
+                history = await Chaos(harness, server, ways, wall, apart).run(seconds)
         except Exception:
-            if rig is not None:
-                print(rig.epitaph)
+            if harness is not None:
+                print(harness.epitaph)
             raise
         seconds = time.monotonic() - began
         with psycopg.connect(server.dsn()) as connection:
@@ -313,7 +317,7 @@ async def play(seed: int, seconds: float, directory: Path, pooler: str | None, c
     for violation in violations[:50]:
         print(violation)
     if violations:
-        print(rig.epitaph)
+        print(harness.epitaph)
     return violations
 
 

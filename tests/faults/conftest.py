@@ -1,4 +1,4 @@
-"""What the fault tests start from: a seed that is told when a test fails, and a rig."""
+"""What the fault tests start from: a seed that is told when a test fails, and a harness."""
 
 import os
 import random
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.fault_harness import FaultHarness, open_fault_harness
 from tests.faults.figures import ANSWERS
-from tests.faults.rig import Rig, open_rig
 from tests.faults.scale import scale
 
-RIG = pytest.StashKey[Rig]()
+HARNESS = pytest.StashKey[FaultHarness]()
 SEED_VARIABLE = "REQUEUEST_FAULTS_SEED"
 
 
@@ -31,10 +31,12 @@ def seed() -> int:
 
 
 @pytest.fixture
-async def rig(migrated_dsn: str, tmp_path: Path, seed: int, request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
+async def harness(
+    migrated_dsn: str, tmp_path: Path, seed: int, request: pytest.FixtureRequest
+) -> AsyncIterator[FaultHarness]:
     """A database with the schema in place, and the means to start programs on it and to judge what they did."""
-    async with open_rig(migrated_dsn, tmp_path, seed) as opened:
-        request.node.stash[RIG] = opened
+    async with open_fault_harness(migrated_dsn, tmp_path, seed) as opened:
+        request.node.stash[HARNESS] = opened
         yield opened
 
 
@@ -46,10 +48,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     Each that has judged its history tells of the answers, to be summed up in the end.
     """
     report = yield
-    rig = item.stash.get(RIG, None)
-    if rig is not None and rig.answers is not None and report.when == "call":
-        stored, different, lost = rig.answers
+    harness = item.stash.get(HARNESS, None)
+    if harness is not None and harness.answers is not None and report.when == "call":
+        stored, different, lost = harness.answers
         report.user_properties.append((ANSWERS, (stored, len(different), len(lost))))
-    if rig is not None and report.failed:
-        report.sections.append(("what the programs did", rig.epitaph))
+    if harness is not None and report.failed:
+        report.sections.append(("what the programs did", harness.epitaph))
     return report

@@ -16,9 +16,10 @@ from uuid import UUID
 
 from requeuest_trio import Client, DatabaseUnavailable, Request, open_requeuest
 from requeuest_trio.testing import Receiver
-from tests.engine.support import Eye, Log, nothing_left, until_done
+from tests.engine.probe import Log, QueueProbe, nothing_left
 from tests.postgres_messages import Loss, committing
 from tests.proxy import Proxy, open_proxy
+from tests.waiting import until
 
 NEVER = 600.0
 """A poll interval that shows that nobody has to wait for the poll."""
@@ -71,8 +72,10 @@ def place(
 class Scene:
     """A database, a receiver, and a network between that and the library."""
 
-    def __init__(self, eye: Eye, receiver: Receiver, proxy: Proxy, log: Log, commits: tuple[str, ...], lost: Lost):
-        self.eye = eye
+    def __init__(
+        self, probe: QueueProbe, receiver: Receiver, proxy: Proxy, log: Log, commits: tuple[str, ...], lost: Lost
+    ):
+        self.probe = probe
         self.receiver = receiver
         self.proxy = proxy
         self.log = log
@@ -106,14 +109,14 @@ class Scene:
 
     def elsewhere(self, channels: Any = (CHANNEL,), **options: Any) -> AbstractAsyncContextManager[Client]:
         """The library in another process, as far as it can tell, with a network that is in order."""
-        return open_requeuest(self.eye.dsn, channels, **{"poll_interval": NEVER, **options})
+        return open_requeuest(self.probe.dsn, channels, **{"poll_interval": NEVER, **options})
 
     async def until_sent(self, statement: str, number: int = 1) -> None:
         """Wait until a statement has been sent so many times since the beginning."""
-        await until_done(lambda: self.proxy.executed.count(statement) >= number)
+        await until(lambda: self.proxy.executed.count(statement) >= number)
 
     async def until_delivered(self, number: int = 1) -> None:
-        await self.eye.until_true(
+        await self.probe.until_true(
             "select count(*) = %s and bool_and(state = 'succeeded') from requeuest.job where channel = %s",
             number,
             CHANNEL,
@@ -125,7 +128,7 @@ class Scene:
         assert self.loss is not None
         assert self.loss.happened.is_set(), f"it was never sent: {self.proxy.executed[-20:]}"
         assert self.has_failed is became.fails
-        jobs: list[tuple[UUID, str, int]] = await self.eye.rows(
+        jobs: list[tuple[UUID, str, int]] = await self.probe.rows(
             "select id, state::text, attempts from requeuest.job where channel = %s", CHANNEL
         )
         assert len(jobs) == became.jobs, jobs
@@ -133,16 +136,16 @@ class Scene:
         arrivals = Counter(arrival.header("idempotency-key") for arrival in self.receiver.arrivals)
         for job_id, _, attempts in jobs:
             assert arrivals[str(job_id)] == became.arrivals
-            rows = await self.eye.rows("select number from requeuest.attempt where job_id = %s order by 1", job_id)
+            rows = await self.probe.rows("select number from requeuest.attempt where job_id = %s order by 1", job_id)
             assert [number for (number,) in rows] == [*range(1, attempts + 1)]
         orphans = (
             "select count(*) from requeuest.attempt where not exists (select from requeuest.job where id = job_id)"
         )
-        assert await self.eye.value(orphans) == 0
-        assert await self.eye.value("select count(*) from requeuest.worker") == 0
+        assert await self.probe.value(orphans) == 0
+        assert await self.probe.value("select count(*) from requeuest.worker") == 0
 
 
 @asynccontextmanager
-async def scene_of(place: Place, lost: Lost, eye: Eye, receiver: Receiver, log: Log) -> AsyncIterator[Scene]:
-    async with nothing_left(eye), open_proxy(eye.dsn) as proxy:
-        yield Scene(eye, receiver, proxy, log, place.commits, lost)
+async def scene_of(place: Place, lost: Lost, probe: QueueProbe, receiver: Receiver, log: Log) -> AsyncIterator[Scene]:
+    async with nothing_left(probe), open_proxy(probe.dsn) as proxy:
+        yield Scene(probe, receiver, proxy, log, place.commits, lost)

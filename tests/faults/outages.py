@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import trio
 
 from requeuest_trio import Client, Config, DatabaseUnavailable, Request, migrate
-from tests.engine.support import Eye, Log, eye_on
+from tests.engine.probe import Log, QueueProbe, open_probe
 from tests.throwaway import Throwaway, throwaway_server
 
 IMPATIENT = Config(connect_timeout=0.5, statement_timeout=1.0)
@@ -48,10 +48,10 @@ def logged() -> Iterator[Log]:
 
 
 @asynccontextmanager
-async def looking_at(server: Throwaway, database: str = "postgres") -> AsyncIterator[Eye]:
+async def looking_at(server: Throwaway, database: str = "postgres") -> AsyncIterator[QueueProbe]:
     """The queue as the server sees it, over a connection that has known none of its ends."""
-    async with eye_on(server.dsn(database)) as eye:
-        yield eye
+    async with open_probe(server.dsn(database)) as probe:
+        yield probe
 
 
 async def spawn_surely(

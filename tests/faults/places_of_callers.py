@@ -91,7 +91,7 @@ async def jobs_with_an_ordering_key_spawned_together(scene: Scene) -> None:
 @place("spawn_one", unsent=TOLD, unheard=TOLD)
 async def a_transaction_of_the_callers(scene: Scene) -> None:
     """Only the caller can do it again. Until then the job is there, or not, as its other rows are."""
-    await scene.eye.connection.execute("create table orders (number integer)")
+    await scene.probe.connection.execute("create table orders (number integer)")
     job_id = uuid4()
     async with scene.elsewhere(), scene.open(channels=()) as client:
         scene.lose()
@@ -100,8 +100,8 @@ async def a_transaction_of_the_callers(scene: Scene) -> None:
                 await connection.execute("insert into orders values (7)")
                 await client.spawn(CHANNEL, scene.request, job_id=job_id, connection=connection)
         is_done = scene.lost == "reply"
-        assert await scene.eye.value("select count(*) from orders") == is_done
-        assert await scene.eye.value("select count(*) from requeuest.job") == is_done
+        assert await scene.probe.value("select count(*) from orders") == is_done
+        assert await scene.probe.value("select count(*) from requeuest.job") == is_done
         if is_done:
             await scene.until_delivered()  # without being asked again
         await client.spawn(CHANNEL, scene.request, job_id=job_id)
@@ -136,7 +136,7 @@ async def _clear_twice(scene: Scene, client: Client) -> None:
     with scene.may_fail():
         await client.clear([CHANNEL])
     left = 3 if scene.lost == "request" else 0
-    assert await scene.eye.value("select count(*) from requeuest.job") == left
+    assert await scene.probe.value("select count(*) from requeuest.job") == left
     assert await client.clear([CHANNEL]) == left
 
 
@@ -167,25 +167,25 @@ async def the_settings_of_a_channel(scene: Scene) -> None:
     async with scene.open(channels) as client:
         await client.spawn_many(CHANNEL, [scene.request] * 2)
         await scene.until_delivered(2)
-    assert await scene.eye.value("select count(*) from requeuest.job where position is not null") == 2
+    assert await scene.probe.value("select count(*) from requeuest.job where position is not null") == 2
 
 
 @place("make_journal", "add_to_journal", unsent=Became(jobs=0, fails=True), unheard=Became(jobs=0, fails=True))
 async def the_first_migration(scene: Scene) -> None:
-    await migrate(scene.eye.dsn, target=0)
+    await migrate(scene.probe.dsn, target=0)
     scene.lose()
     with scene.may_fail():
         await migrate(scene.proxy.dsn, target=1)
     await scene.until_lost()
     left = ["0001_queue.up"] if scene.lost == "request" else []
     assert await migrate(scene.proxy.dsn, target=1) == left
-    await migrate(scene.eye.dsn)
+    await migrate(scene.probe.dsn)
 
 
 @place("add_to_journal", unsent=Became(jobs=0, fails=True), unheard=Became(jobs=0, fails=True))
 async def a_migration(scene: Scene) -> None:
     for step in migrations():
-        await migrate(scene.eye.dsn, target=step.version - 1)
+        await migrate(scene.probe.dsn, target=step.version - 1)
         scene.lose()
         with scene.may_fail():
             await migrate(scene.proxy.dsn, target=step.version)
@@ -196,19 +196,19 @@ async def a_migration(scene: Scene) -> None:
 
 @place("remove_from_journal", "close_journal", unsent=Became(jobs=0, fails=True), unheard=Became(jobs=0, fails=True))
 async def the_last_migration_to_be_taken_back(scene: Scene) -> None:
-    await migrate(scene.eye.dsn, target=1)
+    await migrate(scene.probe.dsn, target=1)
     scene.lose()
     with scene.may_fail():
         await migrate(scene.proxy.dsn, target=0)
     left = ["0001_queue.down"] if scene.lost == "request" else []
     assert await migrate(scene.proxy.dsn, target=0) == left
-    await migrate(scene.eye.dsn)
+    await migrate(scene.probe.dsn)
 
 
 @place("condemn", unsent=Became(jobs=0, fails=True), unheard=Became(jobs=0, fails=True))
 async def what_a_migration_finds_too_large(scene: Scene) -> None:
-    limits = await scene.eye.value("select pg_get_constraintdef(oid) from pg_constraint where conname = 'job_limits'")
-    execute = scene.eye.connection.execute
+    limits = await scene.probe.value("select pg_get_constraintdef(oid) from pg_constraint where conname = 'job_limits'")
+    execute = scene.probe.connection.execute
     await execute("alter table requeuest.job drop constraint job_limits")
     await execute("insert into requeuest.job (channel, method, url) values ('a', 'GET', repeat('x', 600000))")
     await execute(f"alter table requeuest.job add constraint job_limits {limits} not valid".encode())
@@ -217,6 +217,6 @@ async def what_a_migration_finds_too_large(scene: Scene) -> None:
         await migrate(scene.proxy.dsn)
     await scene.until_lost()
     await migrate(scene.proxy.dsn)
-    assert await scene.eye.states() == {"dead": 1}
-    assert await scene.eye.rows("select number from requeuest.attempt") == [(1,)]
+    assert await scene.probe.states() == {"dead": 1}
+    assert await scene.probe.rows("select number from requeuest.attempt") == [(1,)]
     await execute("delete from requeuest.job; delete from requeuest.attempt")

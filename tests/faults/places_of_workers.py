@@ -32,7 +32,7 @@ async def a_claim(scene: Scene) -> None:
 
 @place("condemn", "unblock", unsent=ONCE, unheard=ONCE)
 async def a_job_that_a_claim_finds_too_large(scene: Scene) -> None:
-    execute = scene.eye.connection.execute
+    execute = scene.probe.connection.execute
     await execute("alter table requeuest.job drop constraint job_limits")
     await execute(
         "insert into requeuest.job (channel, ordering_key, method, url, headers) "
@@ -42,8 +42,8 @@ async def a_job_that_a_claim_finds_too_large(scene: Scene) -> None:
         await client.spawn(CHANNEL, scene.request, ordering_key="k")
     scene.lose()
     async with scene.open():
-        await scene.eye.until_true("select count(*) = 1 from requeuest.job where state = 'succeeded'")
-    assert await scene.eye.rows("select number from requeuest.attempt where error is not null") == [(1,)]
+        await scene.probe.until_true("select count(*) = 1 from requeuest.job where state = 'succeeded'")
+    assert await scene.probe.rows("select number from requeuest.attempt where error is not null") == [(1,)]
     await execute("delete from requeuest.attempt where error is not null")
     await execute("delete from requeuest.job where state = 'dead'")
 
@@ -89,10 +89,10 @@ async def claims_whose_outcomes_the_database_has_forgotten(scene: Scene) -> None
     async with scene.open(lease=LEASE) as client:
         job_id = await client.spawn(CHANNEL, scene.request)
         await scene.receiver.wait_for(1)
-        [(worker, claim)] = await scene.eye.rows("select worker, claim from requeuest.job")
+        [(worker, claim)] = await scene.probe.rows("select worker, claim from requeuest.job")
         await client.wait(job_id)
         scene.lose()
-        await scene.eye.forget_outcome(worker, claim)
+        await scene.probe.forget_outcome(worker, claim)
         await scene.until_lost()
         await scene.until_delivered()
 
@@ -146,9 +146,9 @@ async def the_next_job_of_a_key_that_was_busy(scene: Scene) -> None:
     async with scene.open() as client:
         first, _ = await client.spawn_many(CHANNEL, [scene.request] * 2, ordering_key="k")
         await scene.receiver.wait_for(1)
-        async with scene.eye.connection.transaction():
-            await scene.eye.rows("select pg_advisory_xact_lock(requeuest.key_lock(%s, 'k'))", CHANNEL)
-            await scene.eye.until_true("select state = 'succeeded' from requeuest.job where id = %s", first)
+        async with scene.probe.connection.transaction():
+            await scene.probe.rows("select pg_advisory_xact_lock(requeuest.key_lock(%s, 'k'))", CHANNEL)
+            await scene.probe.until_true("select state = 'succeeded' from requeuest.job where id = %s", first)
             scene.lose()
         await scene.until_delivered(2)
 
@@ -159,8 +159,8 @@ async def an_outcome_at_the_end_of_a_block(scene: Scene) -> None:
     is_locked = trio.Event()
 
     async def hold_up_records() -> None:
-        async with scene.eye.connection.transaction():
-            await scene.eye.connection.execute("lock table requeuest.attempt in share mode")
+        async with scene.probe.connection.transaction():
+            await scene.probe.connection.execute("lock table requeuest.attempt in share mode")
             is_locked.set()
             await scene.until_sent("record", 2)
 
@@ -194,7 +194,7 @@ async def a_process_that_begins_anew(scene: Scene) -> None:
     """Others have struck it off their list."""
     async with scene.open(lease=LEASE) as client:
         scene.lose()
-        await scene.eye.connection.execute("delete from requeuest.worker")
+        await scene.probe.connection.execute("delete from requeuest.worker")
         await scene.until_lost()
         await client.spawn(CHANNEL, scene.request)
         await scene.until_delivered()
@@ -221,7 +221,7 @@ async def what_a_process_holds_in_the_end(scene: Scene) -> None:
             await scene.receiver.wait_for(1)
             scene.lose()
             scope.cancel()
-    assert await scene.eye.value("select state from requeuest.job") == "available"
+    assert await scene.probe.value("select state from requeuest.job") == "available"
     async with scene.elsewhere():
         await scene.until_delivered()
 
@@ -242,7 +242,7 @@ async def the_end_of_a_process(scene: Scene) -> None:
 async def a_job_of_a_process_that_is_gone(scene: Scene) -> None:
     async with scene.open(lease=LEASE):
         scene.lose()
-        await scene.eye.connection.execute(
+        await scene.probe.connection.execute(
             "insert into requeuest.job (id, channel, method, url, state, attempts, worker, claim, claimed_at) "
             "values (%s, %s, 'GET', %s, 'running', 1, gen_random_uuid(), gen_random_uuid(), now())",
             [uuid4(), CHANNEL, scene.receiver.url],
@@ -253,7 +253,7 @@ async def a_job_of_a_process_that_is_gone(scene: Scene) -> None:
 
 @place("bring_back", unsent=ONCE, unheard=ONCE)
 async def a_job_that_was_stored_before_the_clock_was_put_back(scene: Scene) -> None:
-    await scene.eye.connection.execute(
+    await scene.probe.connection.execute(
         "insert into requeuest.job (channel, method, url, created_at, due_at) "
         "values (%s, 'GET', %s, now() + interval '1 hour', now() + interval '1 hour')",
         [CHANNEL, scene.receiver.url],
@@ -266,14 +266,14 @@ async def a_job_that_was_stored_before_the_clock_was_put_back(scene: Scene) -> N
 
 @place("forget_workers", unsent=Became(jobs=0), unheard=Became(jobs=0))
 async def a_process_that_is_long_gone(scene: Scene) -> None:
-    await scene.eye.connection.execute(
+    await scene.probe.connection.execute(
         "insert into requeuest.worker (id, lease, host, pid, seen_at) "
         "values (gen_random_uuid(), interval '1 second', 'gone', 1, now() - interval '1 hour')"
     )
     scene.lose()
     async with scene.open(lease=LEASE):
         await scene.until_lost()
-        await scene.eye.until_true("select count(*) = 1 from requeuest.worker")
+        await scene.probe.until_true("select count(*) = 1 from requeuest.worker")
 
 
 @place("prune", unsent=Became(jobs=0), unheard=Became(jobs=0))
@@ -282,6 +282,6 @@ async def a_job_that_is_old_enough_to_go(scene: Scene) -> None:
         job_id = await client.spawn(CHANNEL, scene.request)
         await scene.until_delivered()
         scene.lose()
-        await scene.eye.connection.execute("update requeuest.job set finished_at = now() - interval '2 days'")
+        await scene.probe.connection.execute("update requeuest.job set finished_at = now() - interval '2 days'")
         await scene.until_lost()
-        await scene.eye.until_true("select count(*) = 0 from requeuest.job where id = %s", job_id)
+        await scene.probe.until_true("select count(*) = 0 from requeuest.job where id = %s", job_id)

@@ -5,7 +5,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from itertools import count, islice
 from pathlib import Path
@@ -13,10 +13,9 @@ from typing import Any
 
 import trio
 
+from tests.faults.fork_server import fork_server
 from tests.faults.suspension import Suspension
-from tests.faults.zygote import zygote
-
-PATIENCE = 20.0
+from tests.waiting import PATIENCE, until
 
 
 class Program:
@@ -173,25 +172,10 @@ def start_program(nursery: trio.Nursery, module: str, name: str, directory: Path
     stderr = os.open(errors, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         settings = {"log": str(log), "suspended": str(log.with_suffix(".suspended")), **settings}
-        pid, watch = zygote().fork(module, settings, their_stdin, their_stdout, stderr)
+        pid, watch = fork_server().fork(module, settings, their_stdin, their_stdout, stderr)
     finally:
         for theirs in (their_stdin, their_stdout, stderr):
             os.close(theirs)
     program = Program(name, pid, watch, stdin, errors, log)
     nursery.start_soon(program.listen, stdout)
     return program
-
-
-async def until(
-    condition: Callable[[], object],
-    *,
-    patience: float = PATIENCE,
-    every: float = 0.01,
-    what: Callable[[], object] = str,
-) -> None:
-    """Wait for a state of the outside world, which tells nobody when it changes."""
-    with trio.move_on_after(patience):
-        while not condition():  # noqa: ASYNC110 - there is no event to wait for
-            await trio.sleep(every)
-        return
-    raise AssertionError(f"not within {patience} s: {what()}")

@@ -16,12 +16,12 @@ import trio
 
 from requeuest_trio import Request, open_requeuest
 from requeuest_trio.testing import Arrival, Receiver, Reply, open_receiver
-from tests.engine.support import Log
+from tests.engine.probe import Log
 from tests.faults import arrivals
+from tests.faults.fault_harness import FaultHarness
 from tests.faults.history import History
 from tests.faults.journal import read_journal
 from tests.faults.outages import in_thread, logged, looking_at, queue_server
-from tests.faults.rig import Rig
 from tests.faults.scale import scaled
 from tests.throwaway import Throwaway
 
@@ -41,8 +41,8 @@ async def _commit_asynchronously(server: Throwaway, condition: str) -> None:
 
     And beats, which would take along to the disk whatever came before them.
     """
-    async with looking_at(server) as eye:
-        await eye.connection.execute(
+    async with looking_at(server) as probe:
+        await probe.connection.execute(
             f"""
             create function requeuest.forget() returns trigger language plpgsql as $$
             begin perform set_config('synchronous_commit', 'off', true); return new; end $$;
@@ -66,9 +66,9 @@ async def test_forgotten_outcomes_are_sent_again_and_counted() -> None:
                 for job_id in ids:
                     await client.wait(job_id)
                 await in_thread(server.restart)
-                async with looking_at(server) as eye:
-                    await eye.until_true("select every(state = 'succeeded') from requeuest.job")
-                    counted = dict(await eye.rows("select id, attempts from requeuest.job"))
+                async with looking_at(server) as probe:
+                    await probe.until_true("select every(state = 'succeeded') from requeuest.job")
+                    counted = dict(await probe.rows("select id, attempts from requeuest.job"))
                 assert len(receiver.arrivals) <= len(counted) + len(ids)
                 stored.update(ids)
     assert counted == {job_id: len(_arrivals(receiver, job_id)) for job_id in stored}
@@ -102,8 +102,8 @@ async def _forget_a_claim(server: Throwaway, receiver: Receiver, log: Log) -> No
             with trio.move_on_after(3.0):
                 await receiver.wait_for(sent_before + 2)
         assert await log.wait_for("outcomes_stale") == [{"jobs": 1}]
-        async with looking_at(server) as eye:
-            assert await eye.job(job_id) == ("running", 1, None)
+        async with looking_at(server) as probe:
+            assert await probe.job(job_id) == ("running", 1, None)
         assert (await client.result(job_id)).content == b"second"
         [attempt] = await client.attempts(job_id)
         assert attempt.number == 1
@@ -124,76 +124,80 @@ async def server() -> AsyncIterator[Throwaway]:
 
 @pytest.fixture
 async def migrated_dsn(server: Throwaway) -> str:
-    """What the rig is built on."""
+    """What the harness is built on."""
     return server.dsn()
 
 
-async def test_what_is_sent_again_was_recorded_in_the_last_moment_before_a_crash(server: Throwaway, rig: Rig) -> None:
+async def test_what_is_sent_again_was_recorded_in_the_last_moment_before_a_crash(
+    server: Throwaway, harness: FaultHarness
+) -> None:
     await _commit_asynchronously(server, RECORDS)
-    await rig.start_receiver(arrivals.Answer(delay=0.01, failing=0.05))
-    await _start_workers(rig)
+    await harness.start_receiver(arrivals.Answer(delay=0.01, failing=0.05))
+    await _start_workers(harness)
     retry = {"initial": 0.05, "max_backoff": 0.2}
     producers = [
-        await rig.start_producer(asks_again=True, pause=0.1, retry=retry, keys=keys, largest_batch=largest)
+        await harness.start_producer(asks_again=True, pause=0.1, retry=retry, keys=keys, largest_batch=largest)
         for keys, largest in ((0, 1), (20, 3), (0, 20))
     ]
     crashes = 0
-    while crashes < scaled(2, most=30) or not _logged(rig, "outcomes_lost"):
-        await rig.run_for(1.0)
-        await _crash(server, rig)
+    while crashes < scaled(2, most=30) or not _logged(harness, "outcomes_lost"):
+        await harness.run_for(1.0)
+        await _crash(server, harness)
         crashes += 1
     for producer in producers:
         producer.terminate()
         await producer.ended()
-    await rig.until_finished()
-    history = await rig.must_hold()
+    await harness.until_finished()
+    history = await harness.must_hold()
     _check_repetitions(history)
 
 
-async def test_forgotten_claims_record_nothing_and_are_all_that_is_not_counted(server: Throwaway, rig: Rig) -> None:
+async def test_forgotten_claims_record_nothing_and_are_all_that_is_not_counted(
+    server: Throwaway, harness: FaultHarness
+) -> None:
     """Nothing else is stored meanwhile, because that would take the claims before it along to the disk."""
     await _commit_asynchronously(server, f"({RECORDS}) or ({CLAIMS})")
     await _note_claims_that_record(server)
-    await rig.start_receiver(arrivals.Answer(delay=0.3, failing=0.05))
+    await harness.start_receiver(arrivals.Answer(delay=0.3, failing=0.05))
     crashes = 0
-    while crashes < scaled(2, most=30) or not _logged(rig, "outcomes_stale"):
-        await rig.produce(jobs=300, largest_batch=100, retry={"initial": 0.05, "max_backoff": 0.2})
+    while crashes < scaled(2, most=30) or not _logged(harness, "outcomes_stale"):
+        await harness.produce(jobs=300, largest_batch=100, retry={"initial": 0.05, "max_backoff": 0.2})
         if not crashes:
-            await _start_workers(rig)
-        await rig.run_for(1.0)
-        await _crash(server, rig, uncounted=True)
+            await _start_workers(harness)
+        await harness.run_for(1.0)
+        await _crash(server, harness, uncounted=True)
         crashes += 1
-    await rig.until_finished()
-    history = await rig.must_hold()
+    await harness.until_finished()
+    history = await harness.must_hold()
     _check_repetitions(history)
-    assert not await rig.ask(
+    assert not await harness.ask(
         "select * from recorded join requeuest.attempt using (job_id, number) where started_at < claimed_at"
     ), "an attempt was recorded under a claim that is younger"
 
 
-async def _start_workers(rig: Rig) -> None:
+async def _start_workers(harness: FaultHarness) -> None:
     for _ in range(3):
-        await rig.start_worker(concurrency=16, lease=2.0)
+        await harness.start_worker(concurrency=16, lease=2.0)
 
 
-async def _crash(server: Throwaway, rig: Rig, *, uncounted: bool = False) -> None:
+async def _crash(server: Throwaway, harness: FaultHarness, *, uncounted: bool = False) -> None:
     """Whatever has not reached the disk is gone. Each crash takes one claim of a job, and so one count, at most."""
-    with rig.fault("server restarted", uncounted=uncounted):
+    with harness.fault("server restarted", uncounted=uncounted):
         await in_thread(server.restart)
-        [[back_at]] = await rig.ask("select now()")
+        [[back_at]] = await harness.ask("select now()")
         # What the workers have to find out, they find out from here on.
-        await rig.until_true("select every(seen_at > %s) from requeuest.worker", back_at)
+        await harness.until_true("select every(seen_at > %s) from requeuest.worker", back_at)
 
 
-def _logged(rig: Rig, event: str) -> bool:
+def _logged(harness: FaultHarness, event: str) -> bool:
     """Whether a worker has logged an event."""
-    return any(line["event"] == event for log in rig.directory.glob("worker*.log") for line in read_journal(log))
+    return any(line["event"] == event for log in harness.directory.glob("worker*.log") for line in read_journal(log))
 
 
 async def _note_claims_that_record(server: Throwaway) -> None:
     """With every attempt that is recorded, when its job was claimed."""
-    async with looking_at(server) as eye:
-        await eye.connection.execute(
+    async with looking_at(server) as probe:
+        await probe.connection.execute(
             f"""
             create table recorded (job_id uuid, number integer, claimed_at timestamptz);
             create function note() returns trigger language plpgsql as $$

@@ -12,7 +12,7 @@ import trio
 
 from requeuest_trio import Client, Request, open_requeuest
 from requeuest_trio.testing import Receiver
-from tests.engine.support import Eye, nothing_left
+from tests.engine.probe import QueueProbe, nothing_left
 from tests.faults.steady import Steady, percentile
 from tests.http.hostile import RawServer, never_accepting, raw_server, until_left
 
@@ -35,28 +35,30 @@ async def fill(client: Client, channel: str, url: str) -> None:
     await client.spawn_many(channel, requests * (BACKLOG // len(requests)))
 
 
-async def watch(eye: Eye, server: RawServer, held: dict[str, int], most: list[int]) -> None:
+async def watch(probe: QueueProbe, server: RawServer, held: dict[str, int], most: list[int]) -> None:
     """Note the most that are under way at once, as the database and as the receiver sees it."""
     while True:
-        rows = await eye.rows("select channel, count(*) from requeuest.job where state = 'running' group by channel")
+        rows = await probe.rows("select channel, count(*) from requeuest.job where state = 'running' group by channel")
         for channel, number in rows:
             held[channel] = max(held.get(channel, 0), number)
         most.append(server.open)
         await trio.sleep(0.05)
 
 
-async def test_a_black_hole_delays_no_other_channel(eye: Eye, receiver: Receiver) -> None:
+async def test_a_black_hole_delays_no_other_channel(probe: QueueProbe, receiver: Receiver) -> None:
     held, connected = dict[str, int](), list[int]()
-    async with raw_server(until_left) as hole, nothing_left(eye):
+    async with raw_server(until_left) as hole, nothing_left(probe):
         with never_accepting() as nowhere:
-            async with open_requeuest(eye.dsn, concurrency=LIMIT, grace=0) as client:
+            async with open_requeuest(probe.dsn, concurrency=LIMIT, grace=0) as client:
                 healthy = Steady(client, receiver)
                 baseline = max([await p99(healthy), await p99(healthy)])
                 await fill(client, "silent", hole.url)
                 await fill(client, "unreachable", nowhere)
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(watch, eye, hole, held, connected)
-                    await eye.until_true("select count(*) > 100 from requeuest.attempt where error like 'timed out%%'")
+                    nursery.start_soon(watch, probe, hole, held, connected)
+                    await probe.until_true(
+                        "select count(*) > 100 from requeuest.attempt where error like 'timed out%%'"
+                    )
                     delays = []
                     for _ in range(ROUNDS):
                         delays.append(await p99(healthy))
@@ -70,11 +72,11 @@ async def test_a_black_hole_delays_no_other_channel(eye: Eye, receiver: Receiver
     # Claimed are those, what will be begun within a tenth of a second, and what has ended and is being recorded.
     assert LIMIT <= held["silent"] <= 2 * LIMIT
     assert LIMIT <= held["unreachable"] <= 2 * LIMIT
-    assert set(await states_of(eye, "healthy")) == {"succeeded"}
-    assert sum((await states_of(eye, "silent")).values()) == BACKLOG
+    assert set(await states_of(probe, "healthy")) == {"succeeded"}
+    assert sum((await states_of(probe, "silent")).values()) == BACKLOG
 
 
-async def states_of(eye: Eye, channel: str) -> dict[str, int]:
+async def states_of(probe: QueueProbe, channel: str) -> dict[str, int]:
     return dict(
-        await eye.rows("select state::text, count(*) from requeuest.job where channel = %s group by state", channel)
+        await probe.rows("select state::text, count(*) from requeuest.job where channel = %s group by state", channel)
     )

@@ -11,9 +11,10 @@ import pytest
 import trio
 
 from requeuest_trio import Client, Request, open_requeuest
-from tests.engine.bench import new_id
-from tests.engine.support import Eye, eye_on
-from tests.postgres.harness import AtCheckpoint, until
+from tests.engine.probe import QueueProbe, open_probe
+from tests.engine.store_harness import new_id
+from tests.postgres.harness import AtCheckpoint
+from tests.waiting import until
 
 MOST_CHECKPOINTS = 60
 REQUEST = Request.get("http://receiver.test/")
@@ -116,22 +117,22 @@ def test_no_call_is_forgotten() -> None:
 
 
 @asynccontextmanager
-async def enqueuing(dsn: str) -> AsyncIterator[tuple[Client, Eye, UUID]]:
+async def enqueuing(dsn: str) -> AsyncIterator[tuple[Client, QueueProbe, UUID]]:
     """A client that only enqueues, with two connections for its callers, and a job that has been delivered."""
     from requeuest_trio import Config
 
     done = new_id()
-    async with eye_on(dsn) as eye, open_requeuest(dsn, (), config=Config(pool_size=2)) as client:
-        await eye.connection.execute(DONE.encode(), [done])
-        yield client, eye, done
+    async with open_probe(dsn) as probe, open_requeuest(dsn, (), config=Config(pool_size=2)) as client:
+        await probe.connection.execute(DONE.encode(), [done])
+        yield client, probe, done
 
 
 @pytest.mark.parametrize("name", CALLS)
 async def test_cancelled_at_every_checkpoint(name: str, migrated_dsn: str) -> None:
-    async with enqueuing(migrated_dsn) as (client, eye, done):
+    async with enqueuing(migrated_dsn) as (client, probe, done):
 
         async def at_rest() -> bool:
-            return bool(await eye.value(BUSY) == 0)
+            return bool(await probe.value(BUSY) == 0)
 
         for k in range(MOST_CHECKPOINTS):
             with trio.fail_after(10), trio.CancelScope() as scope, AtCheckpoint(k, scope.cancel):
@@ -150,17 +151,17 @@ async def test_cancelled_at_every_checkpoint(name: str, migrated_dsn: str) -> No
         else:
             pytest.fail(f"not through after {k} checkpoints")
         assert k > 1
-        assert await eye.value("SELECT count(*) FROM requeuest.job WHERE channel = 'done'") == 1
+        assert await probe.value("SELECT count(*) FROM requeuest.job WHERE channel = 'done'") == 1
 
 
 async def test_a_spawn_that_was_cancelled_is_whole_or_absent(migrated_dsn: str) -> None:
     """Three jobs of one call: never one or two."""
-    async with enqueuing(migrated_dsn) as (client, eye, _):
+    async with enqueuing(migrated_dsn) as (client, probe, _):
         for k in range(1, MOST_CHECKPOINTS):
             ids = [new_id() for _ in range(3)]
             with trio.CancelScope() as scope, AtCheckpoint(k, scope.cancel):
                 await client.spawn_many("c", [REQUEST] * 3, job_id=ids, ordering_key="k")
-            stored = await eye.value("SELECT count(*) FROM requeuest.job WHERE id = ANY (%s)", ids)
+            stored = await probe.value("SELECT count(*) FROM requeuest.job WHERE id = ANY (%s)", ids)
             assert stored in {0, 3}
             if not scope.cancel_called:
                 assert stored == 3

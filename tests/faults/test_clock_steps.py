@@ -27,14 +27,15 @@ from requeuest_trio._engine.clocks import DatabaseClock
 from requeuest_trio._engine.watch import Watch
 from requeuest_trio._store.maintaining import Sign
 from requeuest_trio.testing import open_receiver
-from tests.engine.support import eye_on, until_done
+from tests.engine.probe import open_probe
 from tests.faults.arrivals import Answer
-from tests.faults.conftest import RIG
+from tests.faults.conftest import HARNESS
+from tests.faults.fault_harness import FaultHarness, open_fault_harness
 from tests.faults.journal import read_journal
 from tests.faults.outages import logged
 from tests.faults.processes import Program
-from tests.faults.rig import Rig, open_rig
 from tests.faults.wall import Wall
+from tests.waiting import until
 
 LEASE = 1.5
 POLL = 0.3
@@ -53,40 +54,42 @@ async def wall(dsn: str) -> Wall:
 
 
 @pytest.fixture
-async def rig(dsn: str, wall: Wall, tmp_path: Path, seed: int, request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
-    async with open_rig(dsn, tmp_path, seed) as opened:
-        request.node.stash[RIG] = opened
+async def harness(
+    dsn: str, wall: Wall, tmp_path: Path, seed: int, request: pytest.FixtureRequest
+) -> AsyncIterator[FaultHarness]:
+    async with open_fault_harness(dsn, tmp_path, seed) as opened:
+        request.node.stash[HARNESS] = opened
         yield opened
 
 
-async def start_worker(rig: Rig) -> Program:
-    return await rig.start_worker(lease=LEASE, poll_interval=POLL, concurrency=CONCURRENCY, attempt_timeout=30.0)
+async def start_worker(harness: FaultHarness) -> Program:
+    return await harness.start_worker(lease=LEASE, poll_interval=POLL, concurrency=CONCURRENCY, attempt_timeout=30.0)
 
 
 @pytest.mark.parametrize("seconds", STEPS)
-async def test_the_living_do_not_rob_each_other(rig: Rig, wall: Wall, seconds: float) -> None:
+async def test_the_living_do_not_rob_each_other(harness: FaultHarness, wall: Wall, seconds: float) -> None:
     """Attempts are under way for two leases after the step; then the clock is put right, with others under way."""
-    await rig.start_receiver(Answer(delay=2.2 * LEASE))
-    workers = [await start_worker(rig) for _ in range(WORKERS)]
+    await harness.start_receiver(Answer(delay=2.2 * LEASE))
+    workers = [await start_worker(harness) for _ in range(WORKERS)]
     places = WORKERS * CONCURRENCY
-    await rig.produce(jobs=2 * places, largest_batch=10)
-    await rig.until_arrived(places)
+    await harness.produce(jobs=2 * places, largest_batch=10)
+    await harness.until_arrived(places)
     await wall.set(seconds)
-    await rig.until_arrived(2 * places)
+    await harness.until_arrived(2 * places)
     await wall.set(0.0)
-    await rig.until_finished()
+    await harness.until_finished()
     for worker in workers:
-        await rig.until_logged(worker, "clock_set", 2)
+        await harness.until_logged(worker, "clock_set", 2)
         events = Counter(line["event"] for line in read_journal(worker.log))
         assert not events.keys() & {"rescued", "lease_lost", "outcomes_stale"}
-    assert Counter(Counter(arrival.job for arrival in rig.arrivals()).values()) == {1: 2 * places}
-    assert await rig.ask("select attempts, count(*) from requeuest.job group by attempts") == [(1, 2 * places)]
+    assert Counter(Counter(arrival.job for arrival in harness.arrivals()).values()) == {1: 2 * places}
+    assert await harness.ask("select attempts, count(*) from requeuest.job group by attempts") == [(1, 2 * places)]
 
 
 @asynccontextmanager
-async def kept_from_beating(rig: Rig, worker: Program) -> AsyncIterator[None]:
+async def kept_from_beating(harness: FaultHarness, worker: Program) -> AsyncIterator[None]:
     """A worker gives no sign of life as long as this block lasts."""
-    connection = await trio.to_thread.run_sync(partial(psycopg.connect, rig.dsn))
+    connection = await trio.to_thread.run_sync(partial(psycopg.connect, harness.dsn))
     try:
         locked = connection.execute("select from requeuest.worker where pid = %s for update", [worker.pid])
         assert locked.rowcount == 1
@@ -95,72 +98,72 @@ async def kept_from_beating(rig: Rig, worker: Program) -> AsyncIterator[None]:
         connection.close()
 
 
-async def until_rescued(rig: Rig) -> None:
+async def until_rescued(harness: FaultHarness) -> None:
     """Wait for a round of maintenance: it rescues a job of a process that never was."""
-    [[orphan]] = await rig.ask(
+    [[orphan]] = await harness.ask(
         "insert into requeuest.job (channel, method, url, state, attempts, worker, claim, claimed_at) "
         "values ('orphans', 'GET', %s, 'running', 1, gen_random_uuid(), gen_random_uuid(), now()) returning id",
-        rig.url,
+        harness.url,
     )
-    await rig.until_true("select exists (select from requeuest.attempt where job_id = %s)", orphan)
+    await harness.until_true("select exists (select from requeuest.attempt where job_id = %s)", orphan)
 
 
-async def test_who_has_given_no_sign_since_the_step_is_not_robbed(rig: Rig, wall: Wall) -> None:
+async def test_who_has_given_no_sign_since_the_step_is_not_robbed(harness: FaultHarness, wall: Wall) -> None:
     """Two others have, and look for lost processes."""
-    await rig.start_receiver(Answer(manner="never"))
+    await harness.start_receiver(Answer(manner="never"))
     terms: dict[str, Any] = {"lease": 6.0, "poll_interval": POLL, "concurrency": CONCURRENCY, "attempt_timeout": 60.0}
-    workers = [await rig.start_worker(**terms) for _ in range(WORKERS)]
+    workers = [await harness.start_worker(**terms) for _ in range(WORKERS)]
     places = WORKERS * CONCURRENCY
-    await rig.produce(jobs=places, largest_batch=10)
-    await rig.until_arrived(places)
-    await until_rescued(rig)  # from now on those that were started first would rescue
-    async with kept_from_beating(rig, workers[-1]):
+    await harness.produce(jobs=places, largest_batch=10)
+    await harness.until_arrived(places)
+    await until_rescued(harness)  # from now on those that were started first would rescue
+    async with kept_from_beating(harness, workers[-1]):
         await wall.set(60.0)
-        await until_rescued(rig)
-    assert await rig.ask("select count(*)::int from requeuest.attempt") == [(2,)]
+        await until_rescued(harness)
+    assert await harness.ask("select count(*)::int from requeuest.attempt") == [(2,)]
 
 
 @pytest.mark.parametrize("seconds", STEPS)
-async def test_the_dead_are_known_for_dead(rig: Rig, wall: Wall, seconds: float) -> None:
+async def test_the_dead_are_known_for_dead(harness: FaultHarness, wall: Wall, seconds: float) -> None:
     """Once they have been watched for a lease, whatever the clock shows meanwhile."""
-    await rig.start_receiver(Answer(manner="never"), Answer())
-    doomed = await start_worker(rig)
-    await rig.produce(jobs=CONCURRENCY, largest_batch=CONCURRENCY)
-    await rig.until_arrived(CONCURRENCY)
-    held = await rig.held_by(doomed)
+    await harness.start_receiver(Answer(manner="never"), Answer())
+    doomed = await start_worker(harness)
+    await harness.produce(jobs=CONCURRENCY, largest_batch=CONCURRENCY)
+    await harness.until_arrived(CONCURRENCY)
+    held = await harness.held_by(doomed)
     assert len(held) == CONCURRENCY
-    living = [await start_worker(rig) for _ in range(WORKERS - 1)]
+    living = [await start_worker(harness) for _ in range(WORKERS - 1)]
     at = time.monotonic()
     await doomed.kill()
     await wall.set(seconds)
-    await rig.until_arrived(2 * CONCURRENCY)
-    arrivals = rig.arrivals()[CONCURRENCY:]
+    await harness.until_arrived(2 * CONCURRENCY)
+    arrivals = harness.arrivals()[CONCURRENCY:]
     assert {arrival.job for arrival in arrivals} == held
     assert min(arrival.at for arrival in arrivals) - at > LEASE * 5 / 6 - 0.1
     for worker in living:
         assert not [line for line in read_journal(worker.log) if line["event"] == "lease_lost"]
 
 
-async def test_what_was_dated_in_a_false_future_comes_back(rig: Rig, wall: Wall) -> None:
+async def test_what_was_dated_in_a_false_future_comes_back(harness: FaultHarness, wall: Wall) -> None:
     """What was to be tried again in a second."""
-    await rig.start_receiver(Answer(status=503), Answer())
+    await harness.start_receiver(Answer(status=503), Answer())
     await wall.set(HOUR)
-    worker = await start_worker(rig)
+    worker = await start_worker(harness)
     retry = {"initial": 1.0, "jitter": 0.0}
-    await rig.produce(jobs=5, largest_batch=5, retry=retry)
-    await rig.until_true("select count(*) = 5 from requeuest.attempt")
-    failed = {arrival.job: arrival.at for arrival in rig.arrivals()}
+    await harness.produce(jobs=5, largest_batch=5, retry=retry)
+    await harness.until_true("select count(*) = 5 from requeuest.attempt")
+    failed = {arrival.job: arrival.at for arrival in harness.arrivals()}
     await wall.set(0.0)
-    await rig.until_arrived(10)
-    await rig.until_finished()
-    for arrival in rig.arrivals()[5:]:
+    await harness.until_arrived(10)
+    await harness.until_finished()
+    for arrival in harness.arrivals()[5:]:
         assert arrival.at - failed[arrival.job] > 0.95, "tried again too early"
-    assert (await rig.until_logged(worker, "brought_back"))["jobs"] == 5
+    assert (await harness.until_logged(worker, "brought_back"))["jobs"] == 5
 
 
 async def test_what_was_stored_in_a_false_future_is_delivered(dsn: str, wall: Wall) -> None:
     """In a key, too; but not what the application itself has put off. Nobody who delivers saw the clock being set."""
-    async with open_receiver() as receiver, eye_on(dsn) as eye:
+    async with open_receiver() as receiver, open_probe(dsn) as probe:
         request = Request.get(receiver.url)
         await wall.set(HOUR)
         async with open_requeuest(dsn, ()) as client:
@@ -170,14 +173,14 @@ async def test_what_was_stored_in_a_false_future_is_delivered(dsn: str, wall: Wa
         await wall.set(0.0)
         with logged() as log:
             async with open_requeuest(dsn, lease=LEASE, poll_interval=POLL):
-                await eye.until_states(succeeded=6, available=1)
+                await probe.until_states(succeeded=6, available=1)
         assert log.fields("brought_back") == [{"jobs": 6}]
-        assert await eye.value("select count(*) = 1 from requeuest.job where due_at > now() + interval '90 min'")
+        assert await probe.value("select count(*) = 1 from requeuest.job where due_at > now() + interval '90 min'")
 
 
 async def test_what_is_old_only_by_a_false_clock_is_kept(dsn: str, wall: Wall) -> None:
     config = Config(keep_succeeded=timedelta(hours=1).total_seconds())
-    async with open_receiver() as receiver, eye_on(dsn) as eye:
+    async with open_receiver() as receiver, open_probe(dsn) as probe:
         with logged() as log:
             async with open_requeuest(dsn, lease=LEASE, poll_interval=POLL, config=config) as client:
                 job_id = await client.spawn("c", Request.get(receiver.url))
@@ -185,13 +188,13 @@ async def test_what_is_old_only_by_a_false_clock_is_kept(dsn: str, wall: Wall) -
                 await wall.set(2 * HOUR)
                 await log.wait_for("clock_set")
                 # Lost, so that it shows that rounds of maintenance were made.
-                await eye.rows(
+                await probe.rows(
                     "insert into requeuest.job (channel, method, url, state, attempts, worker, claim, claimed_at) "
                     "values ('c', 'GET', %s, 'running', 1, gen_random_uuid(), gen_random_uuid(), now()) returning id",
                     receiver.url,
                 )
                 await log.wait_for("rescued")
-                await until_done(lambda: len(receiver.arrivals) == 2)
+                await until(lambda: len(receiver.arrivals) == 2)
                 assert await client.job(job_id) is not None
 
 

@@ -17,8 +17,9 @@ import trio
 
 from requeuest_trio import Client, Request, RetryPolicy, open_requeuest
 from requeuest_trio.testing import Arrival, Receiver, Reply, open_receiver
-from tests.engine.support import Eye, eye_on, until_done
+from tests.engine.probe import QueueProbe, open_probe
 from tests.faults.skewed import LEASE
+from tests.waiting import until
 
 HOUR = 3_600.0
 SKEWS = {"ahead": 600.0, "behind": -600.0, "jumping": 0.0}
@@ -80,12 +81,12 @@ class Deliveries:
             request = Request.get(f"{self.receiver.url}/{kind}/{channel}")
             await client.spawn(channel, request, delay=delay, retry=policy)
 
-    async def judge(self, eye: Eye) -> None:
-        await eye.until_states(succeeded=3 * len(SKEWS))
-        rows = await eye.rows("SELECT url, attempts FROM requeuest.job")
+    async def judge(self, probe: QueueProbe) -> None:
+        await probe.until_states(succeeded=3 * len(SKEWS))
+        rows = await probe.rows("SELECT url, attempts FROM requeuest.job")
         wrong = [(url, number) for url, number in rows if number != (2 if "/fails/" in url else 1)]
         assert wrong == [], "taken from the living, or sent twice"
-        assert await eye.value("SELECT count(*) FROM requeuest.attempt WHERE reached = 'unknown'") == 0
+        assert await probe.value("SELECT count(*) FROM requeuest.attempt WHERE reached = 'unknown'") == 0
 
 
 @pytest.mark.parametrize("how", ["libfaketime", "patched"])
@@ -97,7 +98,7 @@ async def test_processes_with_wrong_clocks(migrated_dsn: str, tmp_path: Path, ho
     offsets = {channel: tmp_path / channel for channel in SKEWS}
     for channel, seconds in SKEWS.items():
         write(offsets[channel], seconds)
-    async with open_receiver() as receiver, eye_on(migrated_dsn) as eye:
+    async with open_receiver() as receiver, open_probe(migrated_dsn) as probe:
         deliveries, later = Deliveries(receiver), dict[str, float]()
         async with (
             skewed(migrated_dsn, "ahead", offsets["ahead"], how) as ahead,
@@ -108,13 +109,13 @@ async def test_processes_with_wrong_clocks(migrated_dsn: str, tmp_path: Path, ho
             assert [round(skew / 100) for skew in (ahead, behind, right)] == [6, -6, 0], "the clocks are not wrong"
             for channel in SKEWS:
                 await deliveries.spawn(client, channel)
-            await until_done(lambda: {a.target for a in receiver.arrivals} >= {"/long/jumping"})
+            await until(lambda: {a.target for a in receiver.arrivals} >= {"/long/jumping"})
             write(offsets["jumping"], -HOUR)
             for channel in SKEWS:
                 target = f"/later/{channel}"
-                await until_done(lambda: target in {a.target for a in receiver.arrivals})  # noqa: B023 - over before the next target
+                await until(lambda: target in {a.target for a in receiver.arrivals})  # noqa: B023 - over before the next target
                 later[target] = trio.current_time() - deliveries.spawned[target]
-            await deliveries.judge(eye)
+            await deliveries.judge(probe)
         assert min(later.values()) >= DELAY, "sent early"
         assert max(later.values()) < DELAY + 5
 
@@ -122,12 +123,12 @@ async def test_processes_with_wrong_clocks(migrated_dsn: str, tmp_path: Path, ho
 async def test_the_databases_clock_jumps_forward(migrated_dsn: str) -> None:
     """By an hour, as all that is stored shows: every lease has expired at once. A process that was not seen of late
     itself takes nothing from anybody, and so the attempt under way counts."""
-    async with open_receiver() as receiver, eye_on(migrated_dsn) as eye:
+    async with open_receiver() as receiver, open_probe(migrated_dsn) as probe:
         receiver.decide = lambda _: Reply(200, delay=LONG)
         async with open_requeuest(migrated_dsn, ["c"], lease=LEASE) as client:
             await trio.sleep(LEASE)  # only then is anything rescued
             job_id = await client.spawn("c", Request.get(receiver.url))
             await receiver.wait_for(1)
-            await eye.rows("UPDATE requeuest.worker SET seen_at = seen_at - interval '1 h' RETURNING id")
+            await probe.rows("UPDATE requeuest.worker SET seen_at = seen_at - interval '1 h' RETURNING id")
             assert (await client.wait(job_id)).attempts == 1
         assert len(receiver.arrivals) == 1

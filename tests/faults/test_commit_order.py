@@ -11,8 +11,8 @@ import trio
 
 from requeuest_trio import Client, Request, open_requeuest
 from requeuest_trio.testing import Arrival, Receiver, Reply, open_receiver
-from tests.engine.bench import new_id
-from tests.engine.support import Eye, eye_on
+from tests.engine.probe import QueueProbe, open_probe
+from tests.engine.store_harness import new_id
 
 PRODUCERS = 6
 
@@ -51,15 +51,15 @@ def arrived(receiver: Receiver) -> list[str]:
 
 async def test_a_lower_id_that_commits_later_is_sent_later(migrated_dsn: str) -> None:
     """The first has its id, and has not stored yet; the second has done both, and holds the key: it goes first."""
-    async with open_receiver() as receiver, eye_on(migrated_dsn) as eye:
+    async with open_receiver() as receiver, open_probe(migrated_dsn) as probe:
         most = in_flight_at_most(receiver)
         async with open_requeuest(migrated_dsn, ["c"]) as client, trio.open_nursery() as nursery:
             lower, higher = new_id(), new_id()
             commits, go = Commits(client, Request.get(receiver.url), "k"), trio.Event()
             await nursery.start(commits.store, higher, go)
-            await eye.until_true("SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND granted")
+            await probe.until_true("SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND granted")
             await nursery.start(commits.store, lower, go)
-            await eye.until_true("SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+            await probe.until_true("SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
             go.set()
             await client.result(await client.spawn("c", Request.get(receiver.url), ordering_key="k"))
         assert arrived(receiver)[:2] == [str(higher), str(lower)]
@@ -86,7 +86,7 @@ async def test_whatever_the_order_of_ids_the_arrivals_follow_the_commits(migrate
     ids = [new_id() for _ in range(PRODUCERS)]
     jumbled = ids[::2][::-1] + ids[1::2]
     committed: list[UUID] = []
-    async with open_receiver() as receiver, eye_on(migrated_dsn) as eye:
+    async with open_receiver() as receiver, open_probe(migrated_dsn) as probe:
         most = in_flight_at_most(receiver)
 
         async def produce(client: Client, own: Sequence[UUID]) -> None:
@@ -106,12 +106,12 @@ async def test_whatever_the_order_of_ids_the_arrivals_follow_the_commits(migrate
             async with trio.open_nursery() as nursery:
                 for own in (jumbled[:3], jumbled[3:]):
                     nursery.start_soon(produce, client, own)
-            await eye.until_states(succeeded=len(committed))
-        assert arrived(receiver) == [str(job_id) for job_id in await by_position(eye)]
+            await probe.until_states(succeeded=len(committed))
+        assert arrived(receiver) == [str(job_id) for job_id in await by_position(probe)]
         assert {str(job_id) for job_id in committed} == set(arrived(receiver))
         assert max(most) == 1
 
 
-async def by_position(eye: Eye) -> list[UUID]:
+async def by_position(probe: QueueProbe) -> list[UUID]:
     """The place within the key is taken under its lock, which ends with the commit."""
-    return [job_id for (job_id,) in await eye.rows("SELECT id FROM requeuest.job ORDER BY position")]
+    return [job_id for (job_id,) in await probe.rows("SELECT id FROM requeuest.job ORDER BY position")]

@@ -19,10 +19,11 @@ import trio
 from requeuest_trio import Client, DatabaseUnavailable, Request, open_requeuest
 from requeuest_trio.testing import Receiver
 from tests.engine.conftest import log
-from tests.engine.support import Eye, Log, nothing_left, until_done
+from tests.engine.probe import Log, QueueProbe, nothing_left
 from tests.faults.outages import spawn_surely
 from tests.faults.scale import scaled
 from tests.proxy import Link, Proxy, Toward, open_proxy
+from tests.waiting import until
 
 __all__ = ["log"]
 
@@ -55,9 +56,9 @@ def _others(proxy: Proxy, role: str) -> list[Link]:
 @pytest.mark.parametrize("manner", get_args(Manner))
 @pytest.mark.parametrize("role", ROLES)
 async def test_connections_that_are_ended_again_and_again(
-    role: str, manner: Manner, eye: Eye, receiver: Receiver, log: Log
+    role: str, manner: Manner, probe: QueueProbe, receiver: Receiver, log: Log
 ) -> None:
-    async with nothing_left(eye), open_proxy(eye.dsn) as proxy:
+    async with nothing_left(probe), open_proxy(probe.dsn) as proxy:
         async with open_requeuest(proxy.dsn, lease=LEASE, poll_interval=0.5) as client:
             spawned: list[str] = []
             await _until_all_are_in_use(client, proxy, receiver.url)
@@ -65,14 +66,14 @@ async def test_connections_that_are_ended_again_and_again(
                 nursery.start_soon(_spawn_for_ever, client, receiver.url, spawned)
                 nursery.start_soon(_look_for_ever, client)
                 for _ in range(scaled(TIMES)):
-                    await _end(role, manner, eye, proxy)
+                    await _end(role, manner, probe, proxy)
                     await trio.sleep(EVERY)
-                    await until_done(lambda: len(proxy.links) <= MOST_CONNECTIONS)
-                await until_done(lambda: proxy.used_for(*ROLES[role]))
+                    await until(lambda: len(proxy.links) <= MOST_CONNECTIONS)
+                await until(lambda: proxy.used_for(*ROLES[role]))
                 nursery.cancel_scope.cancel()
-            await eye.until_true("select bool_and(state = 'succeeded') from requeuest.job")
+            await probe.until_true("select bool_and(state = 'succeeded') from requeuest.job")
         _must_have_been_sent_in_order(receiver, spawned)
-    rows = await eye.rows("select id::text, attempts from requeuest.job where channel = 'a'")
+    rows = await probe.rows("select id::text, attempts from requeuest.job where channel = 'a'")
     assert {job_id for job_id, _ in rows} >= set(spawned)
     arrivals = Counter(arrival.header("idempotency-key") for arrival in receiver.arrivals)
     assert {(arrivals[job_id], attempts) for job_id, attempts in rows} == {(1, 1)}
@@ -88,7 +89,7 @@ async def test_connections_that_are_ended_again_and_again(
 async def _until_all_are_in_use(client: Client, proxy: Proxy, url: str) -> None:
     job_id = await client.spawn("before", Request.get(url))
     await client.wait(job_id)
-    await until_done(lambda: all(proxy.used_for(*names) for names in ROLES.values()))
+    await until(lambda: all(proxy.used_for(*names) for names in ROLES.values()))
 
 
 async def _spawn_for_ever(client: Client, url: str, spawned: list[str]) -> None:
@@ -105,22 +106,22 @@ async def _look_for_ever(client: Client) -> None:
         await trio.sleep(0.01)
 
 
-async def _end(role: str, manner: Manner, eye: Eye, proxy: Proxy) -> None:
+async def _end(role: str, manner: Manner, probe: QueueProbe, proxy: Proxy) -> None:
     """End what there is of a role, once it is back; the others don't notice."""
-    await until_done(lambda: proxy.used_for(*ROLES[role]))
+    await until(lambda: proxy.used_for(*ROLES[role]))
     others = _others(proxy, role)
     links = proxy.used_for(*ROLES[role])
     backends = [link.conversation.backend for link in links]
     match manner:
         case "terminated":
-            await eye.rows("select pg_terminate_backend(pid) from unnest(%s::int[]) as pid", backends)
+            await probe.rows("select pg_terminate_backend(pid) from unnest(%s::int[]) as pid", backends)
         case "reset":
             for link in links:
                 link.cut()
         case "half closed":
             for link in links:
                 link.half_close(Toward.CLIENT)
-    await eye.until_true("select count(*) = 0 from pg_stat_activity where pid = any (%s)", backends)
+    await probe.until_true("select count(*) = 0 from pg_stat_activity where pid = any (%s)", backends)
     assert [link for link in proxy.links if link in others] == others
 
 

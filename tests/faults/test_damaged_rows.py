@@ -8,8 +8,8 @@ import trio
 
 from requeuest_trio import JobState, Request, open_requeuest
 from requeuest_trio.testing import open_receiver
-from tests.engine.bench import new_id, new_job, open_bench
-from tests.engine.support import eye_on
+from tests.engine.probe import open_probe
+from tests.engine.store_harness import new_id, new_job, open_store_harness
 
 DAMAGES = {
     "method unknown": "method = 'BREW'",
@@ -62,18 +62,22 @@ ODD = {
 
 async def test_damaged_rows_are_dead_and_delay_nobody(migrated_dsn: str) -> None:
     """All of them at once, each in front of healthy ones of the same channel, and with successors of the same key."""
-    async with open_bench(migrated_dsn) as bench, eye_on(migrated_dsn) as eye, open_receiver() as receiver:
-        conn, request = await bench.connect(), Request.get(receiver.url)
+    async with (
+        open_store_harness(migrated_dsn) as harness,
+        open_probe(migrated_dsn) as probe,
+        open_receiver() as receiver,
+    ):
+        conn, request = await harness.connect(), Request.get(receiver.url)
         damaged = {}
         for what, damage in DAMAGES.items():
             jobs = [new_job("c", key=what, request=request, priority=1), new_job("c", key=what, request=request)]
-            await bench.spawn(conn, *jobs)
-            await bench.rows(conn, f"UPDATE requeuest.job SET {damage} WHERE id = %s", jobs[0].id)
+            await harness.spawn(conn, *jobs)
+            await harness.rows(conn, f"UPDATE requeuest.job SET {damage} WHERE id = %s", jobs[0].id)
             damaged[jobs[0].id] = what
         healthy = [new_job("c", request=request) for _ in range(20)]
-        await bench.spawn(conn, *healthy)
+        await harness.spawn(conn, *healthy)
         async with open_requeuest(migrated_dsn, ["c"], concurrency=4) as client:
-            await eye.until_states(dead=len(DAMAGES), succeeded=len(healthy) + len(DAMAGES))
+            await probe.until_states(dead=len(DAMAGES), succeeded=len(healthy) + len(DAMAGES))
             for job_id, what in damaged.items():
                 job = await client.job(job_id)
                 assert job is not None, what
@@ -90,14 +94,18 @@ async def test_damaged_rows_are_dead_and_delay_nobody(migrated_dsn: str) -> None
 
 
 async def test_odd_rows_are_delivered(migrated_dsn: str) -> None:
-    async with open_bench(migrated_dsn) as bench, eye_on(migrated_dsn) as eye, open_receiver() as receiver:
-        conn = await bench.connect()
+    async with (
+        open_store_harness(migrated_dsn) as harness,
+        open_probe(migrated_dsn) as probe,
+        open_receiver() as receiver,
+    ):
+        conn = await harness.connect()
         for what, oddity in ODD.items():
             job = new_job("c", key=what, request=Request.get(receiver.url.replace("127.0.0.1", "localhost")))
-            await bench.spawn(conn, job)
-            await bench.rows(conn, f"UPDATE requeuest.job SET {oddity} WHERE id = %s", job.id)
+            await harness.spawn(conn, job)
+            await harness.rows(conn, f"UPDATE requeuest.job SET {oddity} WHERE id = %s", job.id)
         async with open_requeuest(migrated_dsn, ["c"]):
-            await eye.until_states(succeeded=len(ODD))
+            await probe.until_states(succeeded=len(ODD))
 
 
 @pytest.mark.parametrize("due_at", ["infinity", "294000-01-01"])
@@ -105,16 +113,20 @@ async def test_a_successor_that_is_due_never_does_not_keep_its_head_from_being_f
     migrated_dsn: str, due_at: str
 ) -> None:
     """How long until then is no number that PostgreSQL 15 can tell."""
-    async with open_bench(migrated_dsn) as bench, eye_on(migrated_dsn) as eye, open_receiver() as receiver:
-        conn, head, never = await bench.connect(), new_id(), new_id()
+    async with (
+        open_store_harness(migrated_dsn) as harness,
+        open_probe(migrated_dsn) as probe,
+        open_receiver() as receiver,
+    ):
+        conn, head, never = await harness.connect(), new_id(), new_id()
         request = Request.get(receiver.url)
-        await bench.spawn(
+        await harness.spawn(
             conn, new_job("c", "k", id=head, request=request), new_job("c", "k", id=never, request=request)
         )
-        await bench.rows(conn, "UPDATE requeuest.job SET due_at = %s WHERE id = %s", due_at, never)
+        await harness.rows(conn, "UPDATE requeuest.job SET due_at = %s WHERE id = %s", due_at, never)
         async with open_requeuest(migrated_dsn, ["c"]) as client:
             with trio.fail_after(10):
                 await client.result(head)
             for _ in range(3):
                 await client.spawn_returning("c", request)
-        assert await eye.states() == {"succeeded": 4, "available": 1}
+        assert await probe.states() == {"succeeded": 4, "available": 1}

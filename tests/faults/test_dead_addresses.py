@@ -13,7 +13,7 @@ from pathlib import Path
 import trio
 
 from requeuest_trio.testing import Receiver, Reply
-from tests.engine.support import Eye
+from tests.engine.probe import QueueProbe
 from tests.faults.processes import start_program
 from tests.http.hostile import silent
 
@@ -31,7 +31,7 @@ SOON = 2.0
 
 
 async def test_a_name_with_dead_addresses_leaves_sockets_for_others(
-    eye: Eye, receiver: Receiver, tmp_path: Path
+    probe: QueueProbe, receiver: Receiver, tmp_path: Path
 ) -> None:
     receiver.decide = lambda _: Reply(headers=(("Connection", "close"),))  # each delivery needs a socket of its own
     with ExitStack() as stack:
@@ -40,7 +40,7 @@ async def test_a_name_with_dead_addresses_leaves_sockets_for_others(
         for host in hosts[1:]:
             stack.enter_context(silent(host, port))
         settings = {
-            "dsn": eye.dsn,
+            "dsn": probe.dsn,
             "url": receiver.url,
             "hosts": hosts,
             "port": port,
@@ -60,7 +60,7 @@ async def test_a_name_with_dead_addresses_leaves_sockets_for_others(
     assert told["slowest"] < SOON
     # Not one for each address; but there were attempts, each with at least one.
     assert ATTEMPTS <= told["most"] - told["before"] <= AT_ONCE * ATTEMPTS + HEALTHY
-    attempts = await eye.rows(
+    attempts = await probe.rows(
         "select attempt.status, attempt.number from requeuest.attempt join requeuest.job on job.id = job_id "
         "where channel = 'healthy'"
     )

@@ -76,18 +76,18 @@ async def test_no_room_for_tables_is_an_error_that_says_so_until_there_is_some()
 
 
 async def _move_tables_to_the_small_room(server: Throwaway) -> None:
-    async with looking_at(server) as eye:
-        await eye.connection.execute(f"create tablespace small location '{server.tablespace}'".encode())
-        await eye.connection.execute("create database small tablespace small")
+    async with looking_at(server) as probe:
+        await probe.connection.execute(f"create tablespace small location '{server.tablespace}'".encode())
+        await probe.connection.execute("create database small tablespace small")
     await migrate(server.dsn("small"))
 
 
 async def _check_all_delivered(
     server: Throwaway, receiver: Receiver, ids: set[UUID], database: str = "postgres"
 ) -> None:
-    async with looking_at(server, database) as eye:
-        await eye.until_states(succeeded=len(ids))
-        attempts = dict(await eye.rows("select id, attempts from requeuest.job"))
+    async with looking_at(server, database) as probe:
+        await probe.until_states(succeeded=len(ids))
+        attempts = dict(await probe.rows("select id, attempts from requeuest.job"))
     assert attempts.keys() == ids
     keys = [arrival.header("idempotency-key") for arrival in receiver.arrivals]
     assert set(keys) == {str(job_id) for job_id in ids}

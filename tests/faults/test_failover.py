@@ -16,7 +16,7 @@ from psycopg.conninfo import make_conninfo
 from requeuest_trio import Client, DatabaseUnavailable, Job, Request, open_requeuest
 from requeuest_trio._embedded.server import PORT
 from requeuest_trio.testing import Reply, open_receiver
-from tests.engine.support import Eye
+from tests.engine.probe import QueueProbe
 from tests.faults.outages import IMPATIENT, in_thread, logged, looking_at, open_replica, queue_server, spawn_surely
 from tests.throwaway import Throwaway
 
@@ -37,9 +37,9 @@ async def test_workers_follow_to_the_new_primary_and_only_what_it_does_not_have_
             replicated = await client.spawn_many("a", [Request.get(receiver.url)] * 20, delay=1.5)
             delivered = await client.spawn("a", Request.get(receiver.url))
             await client.wait(delivered)
-            async with looking_at(replica) as eye:
-                await eye.until_true("select count(*) = 1 from requeuest.job where state = 'succeeded'")
-                await _stop_following(eye)
+            async with looking_at(replica) as probe:
+                await probe.until_true("select count(*) = 1 from requeuest.job where state = 'succeeded'")
+                await _stop_following(probe)
             lost = await client.spawn("a", Request.get(receiver.url), delay=1.5)
             forgotten = await client.spawn("b", Request.get(receiver.url))
             await client.wait(forgotten)
@@ -66,8 +66,8 @@ async def test_a_silent_primary_is_left_for_the_one_that_was_promoted(attributes
         async with open_requeuest(dsn, poll_interval=1.0) as client:
             await client.spawn_returning("a", Request.get(receiver.url))
             waiting = await client.spawn_many("a", [Request.get(receiver.url)] * 5, delay=2.0)
-            async with looking_at(server) as eye:
-                await eye.until_true("select pg_current_wal_lsn() = replay_lsn from pg_stat_replication")
+            async with looking_at(server) as probe:
+                await probe.until_true("select pg_current_wal_lsn() = replay_lsn from pg_stat_replication")
             server.stand_still()
             await in_thread(replica.promote)
             with trio.fail_after(SILENT_PRIMARY):
@@ -85,7 +85,7 @@ async def _surely(client: Client, job_id: UUID) -> Job:
             return await client.wait(job_id)
 
 
-async def _stop_following(standby: Eye) -> None:
+async def _stop_following(standby: QueueProbe) -> None:
     """What the primary commits from here on, the replica never sees."""
     await standby.connection.execute("alter system set primary_conninfo = ''")
     await standby.connection.execute("select pg_reload_conf()")
@@ -98,26 +98,26 @@ async def test_outcomes_that_the_new_primary_does_not_have_are_sent_again() -> N
         async with open_requeuest(_either(server, replica), lease=1.0, poll_interval=0.2) as client:
             ids = await client.spawn_many("a", [Request.get(receiver.url)] * 10)
             await receiver.wait_for(10)
-            async with looking_at(replica) as eye:
-                await eye.until_true("select count(*) = 10 from requeuest.job where state = 'running'")
-                await _stop_following(eye)
+            async with looking_at(replica) as probe:
+                await probe.until_true("select count(*) = 10 from requeuest.job where state = 'running'")
+                await _stop_following(probe)
             for job_id in ids:
                 await client.wait(job_id)
             await in_thread(server.stop)
             with logged() as log:
                 await in_thread(replica.promote)
                 assert await log.wait_for("outcomes_lost") == [{"jobs": 10}]
-            async with looking_at(replica) as eye:
-                await eye.until_states(succeeded=10)
-                assert await eye.rows("select distinct attempts from requeuest.job") == [(2,)]
+            async with looking_at(replica) as probe:
+                await probe.until_states(succeeded=10)
+                assert await probe.rows("select distinct attempts from requeuest.job") == [(2,)]
     assert len(receiver.arrivals) == 20
 
 
 async def test_a_server_that_can_only_be_read_is_left_for_the_one_that_can_be_written_to(tmp_path: Path) -> None:
     """The name leads to a replica for a while, as a name server's answer may do in a failover."""
     async with queue_server() as server, open_replica(server) as replica, open_receiver() as receiver:
-        async with looking_at(server) as eye:
-            await eye.until_true("select pg_current_wal_lsn() = replay_lsn from pg_stat_replication")
+        async with looking_at(server) as probe:
+            await probe.until_true("select pg_current_wal_lsn() = replay_lsn from pg_stat_replication")
         name = server.data.parents[1] / "name"
         name.symlink_to(server.socket)
         dsn = make_conninfo(server.dsn(), host=str(name))

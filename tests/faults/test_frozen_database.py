@@ -19,10 +19,10 @@ from requeuest_trio._postgres import SETTLE_TIMEOUT
 from requeuest_trio._store import database
 from requeuest_trio.testing import Receiver, Stall
 from tests.engine.conftest import log
-from tests.engine.support import Eye, Log, nothing_left
+from tests.engine.probe import Log, QueueProbe, nothing_left
 from tests.faults.arrivals import Answer
+from tests.faults.fault_harness import FaultHarness
 from tests.faults.outages import spawn_surely
-from tests.faults.rig import Rig
 from tests.faults.scale import scaled
 from tests.proxy import Proxy, open_proxy
 
@@ -40,8 +40,8 @@ EVENTS = ("claim_failed", "record_failed", "heartbeat_failed", "listener_lost", 
 
 
 @pytest.fixture
-async def proxy(eye: Eye) -> AsyncIterator[Proxy]:
-    async with open_proxy(eye.dsn) as opened:
+async def proxy(probe: QueueProbe) -> AsyncIterator[Proxy]:
+    async with open_proxy(probe.dsn) as opened:
         yield opened
 
 
@@ -55,20 +55,20 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("impatient")
 async def test_it_stops_in_time_tells_of_it_and_goes_on_afterwards(
-    eye: Eye, receiver: Receiver, proxy: Proxy, log: Log
+    probe: QueueProbe, receiver: Receiver, proxy: Proxy, log: Log
 ) -> None:
     receiver.script(*[Stall()] * 3)
-    async with nothing_left(eye), open_requeuest(proxy.dsn, lease=LEASE, poll_interval=0.3, config=CONFIG) as client:
+    async with nothing_left(probe), open_requeuest(proxy.dsn, lease=LEASE, poll_interval=0.3, config=CONFIG) as client:
         [first, _] = await client.spawn_many("a", [Request.get(receiver.url)] * 2, ordering_key="k")
         running = [first, *await client.spawn_many("b", [Request.get(receiver.url)] * 2)]
         await receiver.wait_for(3)
         await _freeze_until_all_have_noticed(client, proxy, log, receiver)
         await spawn_surely(client, "a", Request.get(receiver.url), "k")
-        await eye.until_true("select bool_and(state = 'succeeded') from requeuest.job")
-        await eye.until_true(f"select count(*) <= {MOST_CONNECTIONS} from ({SESSIONS}) as sessions")
+        await probe.until_true("select bool_and(state = 'succeeded') from requeuest.job")
+        await probe.until_true(f"select count(*) <= {MOST_CONNECTIONS} from ({SESSIONS}) as sessions")
     for job_id in running:
-        assert (await eye.job(job_id))[1] == 2, "it was cut short once, and that counts"
-    assert await eye.value("select max(attempts) from requeuest.job") == 2
+        assert (await probe.job(job_id))[1] == 2, "it was cut short once, and that counts"
+    assert await probe.value("select max(attempts) from requeuest.job") == 2
 
 
 async def _freeze_until_all_have_noticed(client: Client, proxy: Proxy, log: Log, receiver: Receiver) -> None:
@@ -90,11 +90,11 @@ async def _freeze_until_all_have_noticed(client: Client, proxy: Proxy, log: Log,
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("frozen_at", ["begin", "commit", "rollback"])
 async def test_a_transaction_of_the_application_begins_and_ends_in_time(
-    proxy: Proxy, receiver: Receiver, eye: Eye, frozen_at: str
+    proxy: Proxy, receiver: Receiver, probe: QueueProbe, frozen_at: str
 ) -> None:
     """What it does in between is its own affair."""
     limit = CONFIG.statement_timeout + 0.6 + SETTLE_TIMEOUT + SLACK
-    async with nothing_left(eye), open_requeuest(proxy.dsn, (), config=CONFIG) as client:
+    async with nothing_left(probe), open_requeuest(proxy.dsn, (), config=CONFIG) as client:
         async with client.transaction():
             pass
         expected = _Refusal if frozen_at == "rollback" else DatabaseUnavailable
@@ -120,7 +120,7 @@ class _Refusal(Exception):
 
 @pytest.mark.parametrize("is_cancelled", [False, True], ids=["left", "cancelled"])
 async def test_the_block_ends_in_time(
-    eye: Eye, receiver: Receiver, proxy: Proxy, log: Log, is_cancelled: bool, monkeypatch: pytest.MonkeyPatch
+    probe: QueueProbe, receiver: Receiver, proxy: Proxy, log: Log, is_cancelled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the limits are for connecting and for statements: those of the end are shorter."""
     assert max(FINISH_SECONDS, SETTLE_TIMEOUT) <= LONGEST_SHIELD
@@ -140,38 +140,38 @@ async def test_the_block_ends_in_time(
     [problem] = log.fields("close_incomplete")[-1:]
     assert "did not answer" in problem["error"] or "no connection" in problem["error"]
     proxy.thaw()
-    async with nothing_left(eye), open_requeuest(eye.dsn, lease=LEASE, poll_interval=0.3) as other:
+    async with nothing_left(probe), open_requeuest(probe.dsn, lease=LEASE, poll_interval=0.3) as other:
         await other.wait(job_id)
         # The one that could not sign off is forgotten.
-        await eye.until_true("select count(*) = 1 from requeuest.worker")
+        await probe.until_true("select count(*) = 1 from requeuest.worker")
     assert len(receiver.arrivals) == 2
-    assert not await eye.sessions()
+    assert not await probe.sessions()
 
 
-async def test_workers_and_producers_under_load_go_on_after_it(rig: Rig) -> None:
+async def test_workers_and_producers_under_load_go_on_after_it(harness: FaultHarness) -> None:
     """For some leases, again and again; with the time limits as they are."""
-    await rig.start_receiver(Answer(delay=0.01))
+    await harness.start_receiver(Answer(delay=0.01))
     config = {"connect_timeout": 1.0, "statement_timeout": 0.4}
-    async with open_proxy(rig.dsn) as proxy:
-        workers = [await rig.start_worker(dsn=proxy.dsn, lease=1.0, config=config) for _ in range(2)]
+    async with open_proxy(harness.dsn) as proxy:
+        workers = [await harness.start_worker(dsn=proxy.dsn, lease=1.0, config=config) for _ in range(2)]
         producers = [
-            await rig.start_producer(dsn=proxy.dsn, asks_again=True, largest_batch=3, pause=0.03, keys=keys)
+            await harness.start_producer(dsn=proxy.dsn, asks_again=True, largest_batch=3, pause=0.03, keys=keys)
             for keys in (0, 10)
         ]
         for _ in range(scaled(2, most=50)):
-            await rig.run_for(1.0)
-            with rig.fault("freeze"):
+            await harness.run_for(1.0)
+            with harness.fault("freeze"):
                 proxy.freeze()
-                await rig.run_for(3.0)
+                await harness.run_for(3.0)
                 proxy.thaw()
-        await rig.run_for(1.0)
+        await harness.run_for(1.0)
         for producer in producers:
             producer.terminate()
             await producer.ended(patience=40)
-        await rig.until_finished()
+        await harness.until_finished()
         for worker in workers:
-            await rig.until_true(
+            await harness.until_true(
                 f"select count(*) <= {MOST_CONNECTIONS} from pg_stat_activity where application_name = %s", worker.name
             )
-            await rig.leave(worker)
-    await rig.must_hold()
+            await harness.leave(worker)
+    await harness.must_hold()

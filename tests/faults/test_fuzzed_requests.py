@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from requeuest_trio import Client, InvalidRequest, JobState, Request, open_requeuest
-from tests.engine.support import Eye, nothing_left
+from tests.engine.probe import QueueProbe, nothing_left
 from tests.faults.scale import scaled
 from tests.http.fuzzing import accepted, all_to, answer, assert_exact
 from tests.http.recording import job_of, recorder
@@ -77,17 +77,17 @@ async def spawn_all(client: Client, requests: list[Request]) -> tuple[dict[str, 
     return stored, refused
 
 
-async def test_any_text_is_refused_or_arrives_byte_for_byte(eye: Eye, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_any_text_is_refused_or_arrives_byte_for_byte(probe: QueueProbe, monkeypatch: pytest.MonkeyPatch) -> None:
     requests = accepted(scaled(500))
     assert len(requests) > 50
     async with recorder() as record:
         record.answer = answer
         all_to(record, monkeypatch)
-        async with nothing_left(eye), open_requeuest(eye.dsn) as client:
+        async with nothing_left(probe), open_requeuest(probe.dsn) as client:
             stored, refused = await spawn_all(client, requests)
             assert set(refused) == {"channel", "ordering_key", "priority", "delay", "timeout"}
             assert len(stored) == len(requests) > len(refused) + 20
-            await eye.until_states(succeeded=len(stored))
+            await probe.until_states(succeeded=len(stored))
             jobs = {str(job.id): job async for job in client.jobs()}
     assert jobs.keys() == stored.keys()
     arrived = {job_of(wire): wire for wire in record.wire}

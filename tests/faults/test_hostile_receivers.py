@@ -15,7 +15,7 @@ import trustme
 
 from requeuest_trio import Client, Config, Job, JobState, Reached, Request, RetryPolicy, open_requeuest
 from requeuest_trio.testing import Receiver
-from tests.engine.support import Eye, nothing_left
+from tests.engine.probe import QueueProbe, nothing_left
 from tests.faults.memory import Peak
 from tests.faults.steady import Steady, percentile
 from tests.http.hostile import SHORT, never_accepting, raw_server, until_left
@@ -51,12 +51,12 @@ async def start_all(stack: AsyncExitStack) -> dict[str, tuple[str, Case]]:
     return started
 
 
-async def test_hostile_receivers_end_in_time_and_delay_nobody(eye: Eye, receiver: Receiver) -> None:
+async def test_hostile_receivers_end_in_time_and_delay_nobody(probe: QueueProbe, receiver: Receiver) -> None:
     config = Config(max_response_body=BODY_LIMIT)
     policy = RetryPolicy(max_attempts=ATTEMPTS, initial=0.01)
     async with AsyncExitStack() as stack:
         cases = await start_all(stack)
-        async with nothing_left(eye), open_requeuest(eye.dsn, config=config, poll_interval=0.2) as client:
+        async with nothing_left(probe), open_requeuest(probe.dsn, config=config, poll_interval=0.2) as client:
             peak, healthy, jobs = Peak(), Steady(client, receiver, rate=RATE), dict[UUID, str]()
             async with trio.open_nursery() as nursery:
                 all_ended = trio.Event()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import trio
 
 from requeuest_trio import Client, JobState, Request, RetryPolicy, open_requeuest
-from tests.engine.support import Eye, nothing_left
+from tests.engine.probe import QueueProbe, nothing_left
 from tests.http.hostile import Handler, RawServer, raw_server, read_head
 from tests.http.recording import OK, job_of
 
@@ -45,7 +45,7 @@ async def deliver_one_by_one(client: Client, server: RawServer, idling: Idling) 
     return ids
 
 
-async def test_closed_when_idle_each_arrives_once(eye: Eye) -> None:
+async def test_closed_when_idle_each_arrives_once(probe: QueueProbe) -> None:
     arrivals, idling = Counter[str](), Idling()
 
     async def handle(stream: trio.abc.Stream) -> None:
@@ -57,11 +57,11 @@ async def test_closed_when_idle_each_arrives_once(eye: Eye) -> None:
             arrivals[job_of(head)] += 1
             await stream.send_all(OK)
 
-    async with raw_server(handle) as server, nothing_left(eye), open_requeuest(eye.dsn, ["a"]) as client:
+    async with raw_server(handle) as server, nothing_left(probe), open_requeuest(probe.dsn, ["a"]) as client:
         ids = await deliver_one_by_one(client, server, idling)
         assert JOBS / 20 < server.connections < JOBS * 19 / 20, "it should be a race"
     assert arrivals == Counter(ids)
-    assert await eye.value("select max(attempts) from requeuest.job") == 1
+    assert await probe.value("select max(attempts) from requeuest.job") == 1
 
 
 def closes_instead_of(answers: random.Random, arrivals: Counter[str], swallowed: Counter[str]) -> Handler:
@@ -81,15 +81,15 @@ def closes_instead_of(answers: random.Random, arrivals: Counter[str], swallowed:
     return handle
 
 
-async def test_closed_after_reading_it_each_arrives_again_at_once(eye: Eye) -> None:
+async def test_closed_after_reading_it_each_arrives_again_at_once(probe: QueueProbe) -> None:
     """Within the same attempt, over a new connection; whoever was answered hears of it no more."""
     arrivals, swallowed = Counter[str](), Counter[str]()
     handle = closes_instead_of(random.Random(36), arrivals, swallowed)
-    async with raw_server(handle) as server, nothing_left(eye), open_requeuest(eye.dsn, ["a"]) as client:
+    async with raw_server(handle) as server, nothing_left(probe), open_requeuest(probe.dsn, ["a"]) as client:
         ids = [str(job_id) for job_id in await client.spawn_many("a", [Request.get(server.url)] * JOBS, retry=AT_ONCE)]
         for job_id in ids:
-            await eye.until_true("select state = 'succeeded' from requeuest.job where id = %s", job_id)
+            await probe.until_true("select state = 'succeeded' from requeuest.job where id = %s", job_id)
     assert sum(swallowed.values()) > JOBS / 10
     assert max(swallowed.values()) == 1
     assert arrivals == Counter(ids) + swallowed
-    assert await eye.value("select max(attempts) from requeuest.job") == 1
+    assert await probe.value("select max(attempts) from requeuest.job") == 1

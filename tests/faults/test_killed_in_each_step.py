@@ -16,9 +16,10 @@ from uuid import UUID
 import trio
 
 from tests.faults.arrivals import Answer
+from tests.faults.fault_harness import CLAIM, RECORD, FaultHarness
 from tests.faults.history import History
-from tests.faults.processes import Program, until
-from tests.faults.rig import CLAIM, RECORD, Rig
+from tests.faults.processes import Program
+from tests.waiting import until
 
 
 class Fate(NamedTuple):
@@ -43,8 +44,8 @@ LOST_AND_UNREACHABLE = Fate("dead", attempts=2, arrivals=0, first="unknown")
 class Scene:
     """One worker with one job or more, on a channel of their own."""
 
-    def __init__(self, rig: Rig, name: str) -> None:
-        self.rig = rig
+    def __init__(self, harness: FaultHarness, name: str) -> None:
+        self.harness = harness
         self.name = name
         self.arrived = 0
         """Before it, at the receiver."""
@@ -53,16 +54,16 @@ class Scene:
 
     async def spawn(self, **orders: Any) -> None:
         retry = {"initial": 0.3, "jitter": 0.0, "max_attempts": 9}
-        await self.rig.produce(channels=[self.name], **{"jobs": 1, "retry": retry, **orders})
+        await self.harness.produce(channels=[self.name], **{"jobs": 1, "retry": retry, **orders})
 
     async def work(self, **terms: Any) -> Program:
-        return await self.rig.start_worker(f"worker {self.name}", channels=[self.name], lease=LEASE, **terms)
+        return await self.harness.start_worker(f"worker {self.name}", channels=[self.name], lease=LEASE, **terms)
 
     async def arrival(self) -> None:
-        await self.rig.until_arrived(self.arrived + 1)
+        await self.harness.until_arrived(self.arrived + 1)
 
     async def until_job(self, condition: str) -> None:
-        await self.rig.until_true(f"select {condition} from requeuest.job where channel = %s", self.name)
+        await self.harness.until_true(f"select {condition} from requeuest.job where channel = %s", self.name)
 
     def fates(self, history: History) -> set[Fate]:
         """What has become of its jobs."""
@@ -77,32 +78,32 @@ class Scene:
 
 async def claimed(scene: Scene) -> None:
     await scene.spawn()
-    async with scene.rig.locked("job"):
+    async with scene.harness.locked("job"):
         worker = await scene.work()
-        await scene.rig.until_held_up(worker, CLAIM)
+        await scene.harness.until_held_up(worker, CLAIM)
         await worker.freeze()
     await scene.until_job("state = 'running'")
-    await scene.rig.kill(worker)
+    await scene.harness.kill(worker)
 
 
 async def waiting_for_a_place(scene: Scene) -> None:
     """Claimed ahead, because the places of the channel were so quick."""
-    await scene.rig.answer(Answer(delay=0.005))
+    await scene.harness.answer(Answer(delay=0.005))
     await scene.spawn(jobs=500, largest_batch=100)
     worker = await scene.work(concurrency=1)
     await scene.until_job("count(*) filter (where state = 'running') > 3")
     await worker.freeze()
-    held = await scene.rig.held_in_the_end(worker)
-    await scene.rig.answer_from_now(Answer())
-    scene.jobs = held - {arrival.job for arrival in scene.rig.arrivals()}
-    await scene.rig.kill(worker)
+    held = await scene.harness.held_in_the_end(worker)
+    await scene.harness.answer_from_now(Answer())
+    scene.jobs = held - {arrival.job for arrival in scene.harness.arrivals()}
+    await scene.harness.kill(worker)
 
 
 async def resolving(scene: Scene) -> None:
-    await scene.spawn(url=scene.rig.url.replace("127.0.0.1", "localhost"))
+    await scene.spawn(url=scene.harness.url.replace("127.0.0.1", "localhost"))
     worker = await scene.work(unknown_name="localhost")
     await worker.said("resolving")
-    await scene.rig.kill(worker)
+    await scene.harness.kill(worker)
 
 
 async def connecting(scene: Scene) -> None:
@@ -111,7 +112,7 @@ async def connecting(scene: Scene) -> None:
         await scene.spawn(url=f"http://127.0.0.1:{port}/", retry={"max_attempts": 1})
         worker = await scene.work()
         await until(lambda: is_connecting(port))
-        await scene.rig.kill(worker)
+        await scene.harness.kill(worker)
 
 
 async def negotiating_tls(scene: Scene) -> None:
@@ -122,78 +123,78 @@ async def negotiating_tls(scene: Scene) -> None:
         connection, _ = await trio.socket.from_stdlib_socket(listener).accept()
         with connection:
             assert await connection.recv(1), "the handshake has begun"
-            await scene.rig.kill(worker)
+            await scene.harness.kill(worker)
 
 
 async def waiting_for_the_answer(scene: Scene) -> None:
-    await scene.rig.answer(Answer(manner="never"), Answer())
+    await scene.harness.answer(Answer(manner="never"), Answer())
     await scene.spawn()
     worker = await scene.work()
     await scene.arrival()
-    await scene.rig.kill(worker)
+    await scene.harness.kill(worker)
 
 
 async def reading_the_answer(scene: Scene) -> None:
-    await scene.rig.answer(Answer(manner="half"), Answer())
+    await scene.harness.answer(Answer(manner="half"), Answer())
     await scene.spawn()
     worker = await scene.work()
     await scene.arrival()
-    await scene.rig.kill(worker)
+    await scene.harness.kill(worker)
 
 
 async def waiting_for_the_recorder(scene: Scene) -> None:
     """It is at work for another job, which was answered sooner."""
-    await scene.rig.answer(Answer(delay=0.2), Answer())
+    await scene.harness.answer(Answer(delay=0.2), Answer())
     with listening() as listener:
-        async with scene.rig.locked("attempt"):
+        async with scene.harness.locked("attempt"):
             await scene.spawn()
-            scene.jobs = frozenset(spawn.job for spawn in scene.rig.spawns() if spawn.channel == scene.name)
+            scene.jobs = frozenset(spawn.job for spawn in scene.harness.spawns() if spawn.channel == scene.name)
             await scene.spawn(url=f"http://127.0.0.1:{listener.getsockname()[1]}/", retry={"max_attempts": 1})
             worker = await scene.work(level="DEBUG")
             await answer_one(listener)
-            await scene.rig.until_held_up(worker, RECORD)
-            await scene.rig.until_logged(worker, "attempt", 2)
-            await scene.rig.kill(worker)
-            await scene.rig.end_backends(worker)
+            await scene.harness.until_held_up(worker, RECORD)
+            await scene.harness.until_logged(worker, "attempt", 2)
+            await scene.harness.kill(worker)
+            await scene.harness.end_backends(worker)
 
 
 @asynccontextmanager
 async def recording(scene: Scene, *answers: Answer) -> AsyncIterator[Program]:
     """The outcome is on its way to the database for as long as this block lasts."""
-    await scene.rig.answer(*answers)
-    async with scene.rig.locked("attempt"):
+    await scene.harness.answer(*answers)
+    async with scene.harness.locked("attempt"):
         await scene.spawn()
         worker = await scene.work()
         await scene.arrival()
-        await scene.rig.until_held_up(worker, RECORD)
+        await scene.harness.until_held_up(worker, RECORD)
         yield worker
 
 
 async def recording_a_success(scene: Scene) -> None:
     async with recording(scene, Answer()) as worker:
-        await scene.rig.kill(worker)
-        await scene.rig.end_backends(worker)
+        await scene.harness.kill(worker)
+        await scene.harness.end_backends(worker)
 
 
 async def recording_a_failure(scene: Scene) -> None:
     async with recording(scene, Answer(status=503), Answer()) as worker:
-        await scene.rig.kill(worker)
-        await scene.rig.end_backends(worker)
+        await scene.harness.kill(worker)
+        await scene.harness.end_backends(worker)
 
 
 async def waiting_for_the_confirmation(scene: Scene) -> None:
     async with recording(scene, Answer()) as worker:
         await worker.freeze()
     await scene.until_job("finished_at is not null")
-    await scene.rig.kill(worker)
+    await scene.harness.kill(worker)
 
 
 async def waiting_for_the_next_try(scene: Scene) -> None:
-    await scene.rig.answer(Answer(status=503), Answer())
+    await scene.harness.answer(Answer(status=503), Answer())
     await scene.spawn()
     worker = await scene.work()
     await scene.until_job("state = 'available' and attempts = 1")
-    await scene.rig.kill(worker)
+    await scene.harness.kill(worker)
 
 
 STEPS: dict[Callable[[Scene], Awaitable[None]], Fate] = {
@@ -212,18 +213,18 @@ STEPS: dict[Callable[[Scene], Awaitable[None]], Fate] = {
 }
 
 
-async def test_a_worker_may_be_killed_in_each_step_of_an_attempt(rig: Rig) -> None:
+async def test_a_worker_may_be_killed_in_each_step_of_an_attempt(harness: FaultHarness) -> None:
     """All of them in turn, each with jobs of its own; then one worker for what they left."""
-    await rig.start_receiver(Answer())
-    scenes = [Scene(rig, step.__name__) for step in STEPS]
+    await harness.start_receiver(Answer())
+    scenes = [Scene(harness, step.__name__) for step in STEPS]
     for step, scene in zip(STEPS, scenes, strict=True):
-        scene.arrived = len(rig.arrivals())
+        scene.arrived = len(harness.arrivals())
         await step(scene)
-    await rig.answer(Answer())
-    with rig.fault("nobody is there to see who is lost"):
-        await rig.start_worker(lease=LEASE)
-    await rig.until_finished()
-    history = await rig.must_hold()
+    await harness.answer(Answer())
+    with harness.fault("nobody is there to see who is lost"):
+        await harness.start_worker(lease=LEASE)
+    await harness.until_finished()
+    history = await harness.must_hold()
     fates = {scene.name: scene.fates(history) for scene in scenes}
     assert fates == {step.__name__: {fate} for step, fate in STEPS.items()}
 

@@ -20,9 +20,10 @@ import trio
 
 from requeuest_trio import Request, open_requeuest
 from requeuest_trio.testing import Receiver, Reply, Stall
-from tests.engine.support import Eye, until_done
+from tests.engine.probe import QueueProbe
 from tests.http.hostile import raw_server, read_head
 from tests.http.recording import OK
+from tests.waiting import until
 
 LEASE = 1.0
 JOBS = 3
@@ -47,7 +48,7 @@ class Stalling:
             self.told += map(json.loads, lines)
 
     async def wait_for(self, event: str) -> dict[str, Any]:
-        await until_done(lambda: self.all(event))
+        await until(lambda: self.all(event))
         return self.all(event)[0]
 
     def all(self, event: str) -> list[dict[str, Any]]:
@@ -63,9 +64,9 @@ class Stalling:
 
 
 @asynccontextmanager
-async def stalling_worker(eye: Eye, directory: Path) -> AsyncIterator[Stalling]:
+async def stalling_worker(probe: QueueProbe, directory: Path) -> AsyncIterator[Stalling]:
     may_go_on = directory / "may-go-on"
-    command = [sys.executable, "-m", "tests.faults.stalling", eye.dsn, str(LEASE), str(may_go_on), "/hook"]
+    command = [sys.executable, "-m", "tests.faults.stalling", probe.dsn, str(LEASE), str(may_go_on), "/hook"]
     process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     worker = Stalling(process, may_go_on)
     try:
@@ -91,16 +92,16 @@ async def at_least_two_leases_after(began: float) -> None:
 
 
 async def test_a_process_that_stood_still_sends_nothing_more_and_recovers(
-    eye: Eye, receiver: Receiver, tmp_path: Path
+    probe: QueueProbe, receiver: Receiver, tmp_path: Path
 ) -> None:
     """A blocking call in the host program, with attempts under way."""
     receiver.script(*[Stall()] * JOBS)
-    async with stalling_worker(eye, tmp_path) as stalled, open_requeuest(eye.dsn, (), poll_interval=0.1) as client:
+    async with stalling_worker(probe, tmp_path) as stalled, open_requeuest(probe.dsn, (), poll_interval=0.1) as client:
         ids = await client.spawn_many("shared", [Request.get(receiver.url)] * JOBS)
         await receiver.wait_for(JOBS)
         await stalled.block()
         began = trio.current_time()
-        async with open_requeuest(eye.dsn, ["shared"], lease=LEASE) as other:
+        async with open_requeuest(probe.dsn, ["shared"], lease=LEASE) as other:
             for job_id in ids:
                 await other.wait(job_id)
                 [lost, delivered] = await other.attempts(job_id)
@@ -116,10 +117,10 @@ async def test_a_process_that_stood_still_sends_nothing_more_and_recovers(
         # It is a worker like any other again.
         last = await client.spawn("own", Request.get(receiver.url + "/last"))
         await client.wait(last)
-        assert await eye.job(last) == ("succeeded", 1, None)
+        assert await probe.job(last) == ("succeeded", 1, None)
         assert (await stalled.wait_for("outcomes_stale"))["jobs"] == JOBS
         for job_id in ids:
-            assert await eye.job(job_id) == ("succeeded", 2, None)
+            assert await probe.job(job_id) == ("succeeded", 2, None)
     assert [arrival.target for arrival in receiver.arrivals] == ["/"] * 2 * JOBS + ["/last"]
 
 
@@ -150,19 +151,19 @@ class HalfRead:
             self.sent_after += len(data)
 
 
-async def test_a_request_half_sent_is_not_sent_on(eye: Eye, tmp_path: Path) -> None:
+async def test_a_request_half_sent_is_not_sent_on(probe: QueueProbe, tmp_path: Path) -> None:
     """The other has delivered it meanwhile: this one's last bytes would make it arrive whole a second time."""
     half = HalfRead()
     async with (
         raw_server(half.handle) as server,
-        stalling_worker(eye, tmp_path) as stalled,
-        open_requeuest(eye.dsn, (), poll_interval=0.1) as client,
+        stalling_worker(probe, tmp_path) as stalled,
+        open_requeuest(probe.dsn, (), poll_interval=0.1) as client,
     ):
         job_id = await client.spawn("shared", Request.post(server.url, content=LARGE))
         await half.has_begun.wait()
         await stalled.block()
         began = trio.current_time()
-        async with open_requeuest(eye.dsn, ["shared"], lease=LEASE) as other:
+        async with open_requeuest(probe.dsn, ["shared"], lease=LEASE) as other:
             await other.wait(job_id)
         await at_least_two_leases_after(began)
         half.may_drain.set()
@@ -172,23 +173,25 @@ async def test_a_request_half_sent_is_not_sent_on(eye: Eye, tmp_path: Path) -> N
         await stalled.wait_for("lease_lost")
         await server.wait_empty()
         assert half.sent_after == 0
-        assert await eye.job(job_id) == ("succeeded", 2, None)
+        assert await probe.job(job_id) == ("succeeded", 2, None)
 
 
-async def test_the_outcome_of_a_hook_that_blocked_is_refused(eye: Eye, receiver: Receiver, tmp_path: Path) -> None:
+async def test_the_outcome_of_a_hook_that_blocked_is_refused(
+    probe: QueueProbe, receiver: Receiver, tmp_path: Path
+) -> None:
     """It has an answer when it goes on, and another process is sending the same job."""
     receiver.script(Reply(200, body=b"late"), Reply(202, delay=2.5 * LEASE, body=b"counts"))
-    async with stalling_worker(eye, tmp_path) as stalled, open_requeuest(eye.dsn, (), poll_interval=0.1) as client:
+    async with stalling_worker(probe, tmp_path) as stalled, open_requeuest(probe.dsn, (), poll_interval=0.1) as client:
         job_id = await client.spawn("shared", Request.get(receiver.url + "/hook"))
         await stalled.wait_for("blocked")
         began = trio.current_time()
-        async with open_requeuest(eye.dsn, ["shared"], lease=LEASE) as other:
+        async with open_requeuest(probe.dsn, ["shared"], lease=LEASE) as other:
             await receiver.wait_for(2)
             await at_least_two_leases_after(began)
-            claim = await eye.value("select claim from requeuest.job")
+            claim = await probe.value("select claim from requeuest.job")
             stalled.go_on()
             assert (await stalled.wait_for("outcomes_stale"))["jobs"] == 1
-            assert await eye.value("select claim from requeuest.job") == claim
+            assert await probe.value("select claim from requeuest.job") == claim
             response = await other.result(job_id)
             assert (response.status_code, response.content) == (202, b"counts")
             [lost, delivered] = await other.attempts(job_id)
@@ -196,8 +199,8 @@ async def test_the_outcome_of_a_hook_that_blocked_is_refused(eye: Eye, receiver:
     assert len(receiver.arrivals) == 2
 
 
-async def test_the_lag_is_shown_also_by_a_process_that_only_enqueues(eye: Eye) -> None:
-    async with open_requeuest(eye.dsn, ()) as client:
+async def test_the_lag_is_shown_also_by_a_process_that_only_enqueues(probe: QueueProbe) -> None:
+    async with open_requeuest(probe.dsn, ()) as client:
         await trio.lowlevel.checkpoint()
         before = (await client.stats()).loop_lag
         assert 0 <= before < 5

@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from requeuest_trio import Client, Request, open_requeuest
 from requeuest_trio.testing import Receiver, Reply
-from tests.engine.support import Eye
+from tests.engine.probe import QueueProbe
 from tests.faults.outages import logged
 from tests.poolers import OWN, PGBOUNCER, direct, is_installed, running_pooler
 from tests.postgres_messages import Conversation, Loss, When, committing
@@ -48,7 +48,7 @@ def _storing_one(conversation: Conversation) -> bool:
 @pytest.mark.parametrize("lose", LOSSES, ids=lambda lose: lose.__name__)
 @pytest.mark.parametrize("kind", KINDS)
 async def test_no_answer_and_no_job_is_lost_with_a_commit(
-    server: TestServer, eye: Eye, receiver: Receiver, kind: str, lose: Callable[[Proxy, When], Loss]
+    server: TestServer, probe: QueueProbe, receiver: Receiver, kind: str, lose: Callable[[Proxy, When], Loss]
 ) -> None:
     receiver.decide = lambda arrival: Reply(body=b"answer to " + arrival.body)
     commits: dict[bytes, When] = {
@@ -57,7 +57,7 @@ async def test_no_answer_and_no_job_is_lost_with_a_commit(
         b"recorded": committing("record"),
     }
     with logged() as log:
-        async with _pooled(server, direct(eye.dsn), kind) as (client, proxy):
+        async with _pooled(server, direct(probe.dsn), kind) as (client, proxy):
             for name, when in commits.items():
                 loss = lose(proxy, when)
                 # Due a moment later, it goes by a claim, and not with the commit that stores it.
@@ -68,5 +68,5 @@ async def test_no_answer_and_no_job_is_lost_with_a_commit(
                         assert (await client.result(job_id)).content == b"answer to " + name
                     await loss.happened.wait()
     assert not log.fields("outcome_refused")
-    assert await eye.states() == {"succeeded": 9}
+    assert await probe.states() == {"succeeded": 9}
     assert len(receiver.arrivals) == 9

@@ -15,7 +15,7 @@ import trio
 
 from requeuest_trio.testing import Receiver
 from tests.engine.conftest import log
-from tests.engine.support import Eye, Log
+from tests.engine.probe import Log, QueueProbe
 from tests.faults import places_of_callers, places_of_workers
 from tests.faults.lost_commits import PATIENCE, PLACES, Lost, scene_of
 from tests.postgres_messages import query_texts
@@ -30,9 +30,9 @@ _READS = {"missing_rights", "strangers", "lock_tables"}
 
 @pytest.mark.parametrize("lost", get_args(Lost))
 @pytest.mark.parametrize("name", PLACES)
-async def test_a_commit_that_is_lost(name: str, lost: Lost, eye: Eye, receiver: Receiver, log: Log) -> None:
+async def test_a_commit_that_is_lost(name: str, lost: Lost, probe: QueueProbe, receiver: Receiver, log: Log) -> None:
     place = PLACES[name]
-    async with scene_of(place, lost, eye, receiver, log) as scene:
+    async with scene_of(place, lost, probe, receiver, log) as scene:
         with trio.fail_after(PATIENCE):
             await place.act(scene)
         await scene.must_have_become(place.became[lost])

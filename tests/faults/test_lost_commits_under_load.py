@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from tests.faults.arrivals import Answer
-from tests.faults.rig import Rig
+from tests.faults.fault_harness import FaultHarness
 from tests.faults.scale import scaled
 from tests.postgres_messages import committing
 from tests.proxy import Proxy, open_proxy
@@ -26,13 +26,13 @@ LEASE = 15.0
 MOST_CONNECTIONS = 8
 
 
-async def test_whatever_is_lost_everything_is_delivered_once_and_in_order(rig: Rig) -> None:
-    chance = random.Random(rig.seed)
-    await rig.start_receiver(Answer(delay=0.005))
-    async with open_proxy(rig.dsn) as proxy:
-        workers = [await rig.start_worker(dsn=proxy.dsn, lease=LEASE, concurrency=16) for _ in range(2)]
+async def test_whatever_is_lost_everything_is_delivered_once_and_in_order(harness: FaultHarness) -> None:
+    chance = random.Random(harness.seed)
+    await harness.start_receiver(Answer(delay=0.005))
+    async with open_proxy(harness.dsn) as proxy:
+        workers = [await harness.start_worker(dsn=proxy.dsn, lease=LEASE, concurrency=16) for _ in range(2)]
         producers = [
-            await rig.start_producer(dsn=proxy.dsn, asks_again=True, writers=3, pause=0.02, **orders)
+            await harness.start_producer(dsn=proxy.dsn, asks_again=True, writers=3, pause=0.02, **orders)
             for orders in ORDERS
         ]
         happened = 0
@@ -42,13 +42,13 @@ async def test_whatever_is_lost_everything_is_delivered_once_and_in_order(rig: R
         for producer in producers:
             producer.terminate()
             await producer.ended()
-        await rig.until_finished()
+        await harness.until_finished()
         for worker in workers:
-            await rig.until_true(
+            await harness.until_true(
                 f"select count(*) <= {MOST_CONNECTIONS} from pg_stat_activity where application_name = %s", worker.name
             )
-            await rig.leave(worker)
-    history = await rig.must_hold()
+            await harness.leave(worker)
+    history = await harness.must_hold()
     assert any(spawn.key is not None for spawn in history.spawns)
 
 

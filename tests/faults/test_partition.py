@@ -22,11 +22,12 @@ import trio
 
 from tests.faults.arrivals import Answer
 from tests.faults.checker import CLOCKS
+from tests.faults.fault_harness import FaultHarness
 from tests.faults.history import Arrival, History
 from tests.faults.namespaces import open_cable
-from tests.faults.processes import Program, until
-from tests.faults.rig import Rig
+from tests.faults.processes import Program
 from tests.proxy import Toward, open_proxy
+from tests.waiting import until
 
 LEASE = 3.0
 IMPATIENT = {"connect_timeout": 1.0, "statement_timeout": 0.5}
@@ -71,30 +72,30 @@ WAYS = {"frozen": way_through_proxy, "answers lost": way_without_answers, "packe
 
 @pytest.mark.parametrize("open_way", WAYS.values(), ids=WAYS)
 async def test_a_partitioned_worker_stops_before_another_one_takes_over(
-    rig: Rig, open_way: Callable[[str], AbstractAsyncContextManager[Way]]
+    harness: FaultHarness, open_way: Callable[[str], AbstractAsyncContextManager[Way]]
 ) -> None:
-    await rig.start_receiver(Answer(delay=0.02))
+    await harness.start_receiver(Answer(delay=0.02))
     # It is there for so long that it may rescue at the very moment when the lease is over.
-    await rig.start_worker("rescuer", lease=LEASE, channels=("no other",), config=IMPATIENT)
-    async with open_way(rig.dsn) as way:
-        cut_off = await rig.start_worker("cut-off", dsn=way.dsn, lease=LEASE, concurrency=2, config=IMPATIENT)
-        await rig.produce(jobs=60, largest_batch=10, keys=4, channels=("ordered",))
-        await rig.produce(jobs=400, largest_batch=100)
-        await rig.until_arrived(60)
-        cut_at, held = await _cut_off_with_jobs_in_hand(rig, cut_off, way)
-        successor = await rig.start_worker("successor", lease=LEASE, config=IMPATIENT)
-        await until(lambda: max(_times(rig.arrivals()).values()) == 2)
+    await harness.start_worker("rescuer", lease=LEASE, channels=("no other",), config=IMPATIENT)
+    async with open_way(harness.dsn) as way:
+        cut_off = await harness.start_worker("cut-off", dsn=way.dsn, lease=LEASE, concurrency=2, config=IMPATIENT)
+        await harness.produce(jobs=60, largest_batch=10, keys=4, channels=("ordered",))
+        await harness.produce(jobs=400, largest_batch=100)
+        await harness.until_arrived(60)
+        cut_at, held = await _cut_off_with_jobs_in_hand(harness, cut_off, way)
+        successor = await harness.start_worker("successor", lease=LEASE, config=IMPATIENT)
+        await until(lambda: max(_times(harness.arrivals()).values()) == 2)
         way.mend()  # while its successor is sending what was its own
         if not way.is_heard:  # or its outcomes may have been recorded in time, and confirmed now
-            await rig.until_logged(cut_off, "outcomes_stale")
-        await rig.until_finished()
-        rig.note_fault("partition", cut_at, jobs=held | await _rescued(rig))
-        await rig.leave(successor)
-        await rig.produce(jobs=5)
-        await rig.produce(jobs=5, keys=1, channels=("ordered",))
-        await rig.until_finished()
-        await rig.leave(cut_off)
-    history = await rig.must_hold()
+            await harness.until_logged(cut_off, "outcomes_stale")
+        await harness.until_finished()
+        harness.note_fault("partition", cut_at, jobs=held | await _rescued(harness))
+        await harness.leave(successor)
+        await harness.produce(jobs=5)
+        await harness.produce(jobs=5, keys=1, channels=("ordered",))
+        await harness.until_finished()
+        await harness.leave(cut_off)
+    history = await harness.must_hold()
     _must_have_fenced_itself(history, held, is_heard=way.is_heard)
     _must_have_sent_one_at_a_time(history.arrivals)
     assert max(_times(history.arrivals).values()) == 2
@@ -105,28 +106,30 @@ def _times(arrivals: Sequence[Arrival]) -> Counter[UUID]:
     return Counter(arrival.job for arrival in arrivals)
 
 
-async def _cut_off_with_jobs_in_hand(rig: Rig, worker: Program, way: Way) -> tuple[float, frozenset[UUID]]:
+async def _cut_off_with_jobs_in_hand(harness: FaultHarness, worker: Program, way: Way) -> tuple[float, frozenset[UUID]]:
     """Its places are taken by receivers that never answer, and it has more jobs that wait for these places."""
     while True:
-        await rig.answer(Answer(manner="never"))
-        before = len(rig.arrivals())
-        await rig.until_arrived(before + 1)
-        if len(await rig.held_by(worker)) > 4:
+        await harness.answer(Answer(manner="never"))
+        before = len(harness.arrivals())
+        await harness.until_arrived(before + 1)
+        if len(await harness.held_by(worker)) > 4:
             break
         # It had just run out of jobs that wait: let it work on.
-        await rig.answer(Answer(delay=0.02))
-        await rig.produce(jobs=100, largest_batch=100)
+        await harness.answer(Answer(delay=0.02))
+        await harness.produce(jobs=100, largest_batch=100)
     cut_at = time.monotonic()
     way.cut()
-    held = await rig.held_by(worker)
-    await rig.answer(Answer(), Answer(delay=1.5))
+    held = await harness.held_by(worker)
+    await harness.answer(Answer(), Answer(delay=1.5))
     # What it had asked for is still done. But who is heard also gives back what waits, and records what it cuts short.
-    return cut_at, held if way.is_heard else await rig.held_in_the_end(worker)
+    return cut_at, held if way.is_heard else await harness.held_in_the_end(worker)
 
 
-async def _rescued(rig: Rig) -> frozenset[UUID]:
+async def _rescued(harness: FaultHarness) -> frozenset[UUID]:
     """With those that it has claimed without ever hearing of it."""
-    return frozenset(row[0] for row in await rig.ask("select job_id from requeuest.attempt where reached = 'unknown'"))
+    return frozenset(
+        row[0] for row in await harness.ask("select job_id from requeuest.attempt where reached = 'unknown'")
+    )
 
 
 def _must_have_fenced_itself(history: History, held: frozenset[UUID], *, is_heard: bool) -> None:

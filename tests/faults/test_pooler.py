@@ -27,8 +27,8 @@ from requeuest_trio import (
 from requeuest_trio._store.database import Database
 from requeuest_trio._store.queries import Queries
 from requeuest_trio.testing import Receiver, Reply
+from tests.engine.probe import QueueProbe
 from tests.engine.roles import another_role
-from tests.engine.support import Eye
 from tests.engine.test_logging import check_table
 from tests.engine.test_store_settings import change_defaults
 from tests.faults.outages import in_thread, logged, open_replica, queue_server, spawn_surely
@@ -74,14 +74,14 @@ def pooled(pooler: Pooler, migrated_dsn: str) -> str:
 # --- what is found out ------------------------------------------------------------------------------------------------
 
 
-async def test_it_is_found_out_and_said_once_and_nobody_listens(pooled: str, eye: Eye) -> None:
+async def test_it_is_found_out_and_said_once_and_nobody_listens(pooled: str, probe: QueueProbe) -> None:
     with logged() as log:
         async with open_requeuest(pooled, poll_interval=0.1):
             await log.wait_for("opened")
             [said] = log.fields("pooled")
             assert said["poll_interval"] == 0.1
             assert "Config.listen_dsn" in said["advice"]
-            assert not any("LISTEN" in query for query in (await eye.sessions()).values())
+            assert not any("LISTEN" in query for query in (await probe.sessions()).values())
         async with open_requeuest(pooled, (), config=Config(notifications=False)):
             pass
     assert len(log.fields("pooled")) == 1
@@ -237,10 +237,10 @@ async def test_a_transaction_of_the_caller_has_the_databases_settings(pooled: st
 
 @pytest.mark.parametrize("left", LEFT.values(), ids=LEFT)
 async def test_what_a_caller_leaves_in_its_sessions_is_in_nobodys_way(
-    pooled: str, eye: Eye, receiver: Receiver, left: str
+    pooled: str, probe: QueueProbe, receiver: Receiver, left: str
 ) -> None:
     """It stays there: a session is the pooler's. But each operation brings with it all that it rests on."""
-    with another_role(eye.dsn) as theirs, logged() as log:
+    with another_role(probe.dsn) as theirs, logged() as log:
         statement = left.replace("{role}", str(conninfo_to_dict(theirs)["user"])).encode()
         config = Config(pool_size=SESSIONS + 1)
         async with open_requeuest(pooled, poll_interval=0.1, config=config) as client:
@@ -276,14 +276,14 @@ async def _leave(client: Client, statement: bytes, left_in: list[int], everywher
         await everywhere.wait()
 
 
-async def test_the_limits_of_statements_hold(pooled: str, eye: Eye, receiver: Receiver) -> None:
+async def test_the_limits_of_statements_hold(pooled: str, probe: QueueProbe, receiver: Receiver) -> None:
     request = Request.get(receiver.url)
     async with open_requeuest(pooled, (), config=Config(statement_timeout=0.5)) as client:
-        async with eye.connection.transaction():
-            await eye.connection.execute("LOCK TABLE requeuest.job")
+        async with probe.connection.transaction():
+            await probe.connection.execute("LOCK TABLE requeuest.job")
             with trio.fail_after(4), pytest.raises(DatabaseUnavailable, match="held a lock for too long"):
                 await client.spawn("a", request)
-            assert await eye.value("select count(*) from pg_stat_activity where wait_event_type = 'Lock'") == 0
+            assert await probe.value("select count(*) from pg_stat_activity where wait_event_type = 'Lock'") == 0
         await client.spawn("a", request)
 
 
@@ -321,7 +321,7 @@ async def test_a_transaction_looks_for_another_server_once_one_only_reads() -> N
 # --- what fails -------------------------------------------------------------------------------------------------------
 
 
-async def test_after_its_death_all_goes_on(pooler: Pooler, pooled: str, eye: Eye, receiver: Receiver) -> None:
+async def test_after_its_death_all_goes_on(pooler: Pooler, pooled: str, probe: QueueProbe, receiver: Receiver) -> None:
     receiver.script(Reply(200, delay=1.0), target="/slow")
     config = Config(connect_timeout=0.5, statement_timeout=1.0)
     async with open_requeuest(pooled, poll_interval=0.2, config=config) as client:
@@ -339,11 +339,13 @@ async def test_after_its_death_all_goes_on(pooler: Pooler, pooled: str, eye: Eye
         again = await spawn_surely(client, "a", Request.get(receiver.url))
         for job_id in (slow, again):
             assert (await client.result(job_id)).status_code == 200
-    assert await eye.states() == {"succeeded": 2}
+    assert await probe.states() == {"succeeded": 2}
     assert len(receiver.arrivals) == 2
 
 
-async def test_a_job_stored_as_claimed_is_not_sent_before_its_commit(pooled: str, eye: Eye, receiver: Receiver) -> None:
+async def test_a_job_stored_as_claimed_is_not_sent_before_its_commit(
+    pooled: str, probe: QueueProbe, receiver: Receiver
+) -> None:
     """Its commit is lost on the way, and it is stored anew, as any other: it must be sent by nobody before that."""
     async with open_proxy(pooled) as proxy, open_requeuest(proxy.dsn, poll_interval=0.2) as client:
         await client.spawn_returning("a", Request.get(receiver.url))
@@ -353,7 +355,7 @@ async def test_a_job_stored_as_claimed_is_not_sent_before_its_commit(pooled: str
             job_id = await client.spawn("a", Request.get(receiver.url))
             assert (await client.result(job_id)).status_code == 200
             jobs += 1
-    assert await eye.states() == {"succeeded": jobs}
+    assert await probe.states() == {"succeeded": jobs}
     assert len(receiver.arrivals) == jobs
 
 

@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from tests.engine.bench import open_bench
+from tests.engine.store_harness import open_store_harness
 from tests.faults.protocol import GUARDS, Bounds, Label, State, judge, search, start, steps
 from tests.faults.replay import Replay
 from tests.faults.scale import scale, scaled
@@ -52,10 +52,10 @@ async def test_the_store_does_what_the_model_says(migrated_dsn: str) -> None:
     """Random paths of the model, step by step on PostgreSQL."""
     chance, path = random.Random(random.randrange(2**32)), list[object]()
     done = set[object]()
-    async with open_bench(migrated_dsn) as bench:
-        connection = await bench.connect()
+    async with open_store_harness(migrated_dsn) as harness:
+        connection = await harness.connect()
         for _ in range(scaled(WALKS)):
-            state, replay = start(), Replay(bench, connection)
+            state, replay = start(), Replay(harness, connection)
             await replay.begin(state)
             path.clear()
             for _ in range(STEPS):

@@ -13,10 +13,11 @@ from psycopg.conninfo import make_conninfo
 
 from requeuest_trio import Config, Request, migrate, open_requeuest
 from requeuest_trio.testing import Receiver
-from tests.engine.support import Eye, nothing_left, until_done
+from tests.engine.probe import QueueProbe, nothing_left
 from tests.postgres.harness import Conn, connect, value
 from tests.postgres_messages import committing, executing, query_texts
 from tests.proxy import Proxy, Toward, open_proxy
+from tests.waiting import until
 
 NOTE = "insert into note values (%s)"
 NOTED = "insert into note values ($1)"
@@ -81,7 +82,7 @@ async def test_a_frozen_direction_lets_nothing_through_until_it_is_thawed(proxy:
             assert (number in await _numbers(direct)) == (toward is Toward.CLIENT)
             assert nursery.child_tasks
             proxy.thaw()
-            await until_done(lambda: not nursery.child_tasks)
+            await until(lambda: not nursery.child_tasks)
     assert await _numbers(direct) == [0, 1]
 
 
@@ -102,7 +103,7 @@ async def test_a_cut_connection_breaks_at_once(proxy: Proxy) -> None:
     async with through(proxy) as conn:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(partial(_must_break, conn))
-            await until_done(lambda: proxy.used_for("select pg_sleep(60)"))
+            await until(lambda: proxy.used_for("select pg_sleep(60)"))
             proxy.cut()
         assert conn.broken
     assert not proxy.links
@@ -170,13 +171,13 @@ async def test_a_connection_is_known_by_the_name_of_its_program(proxy: Proxy) ->
         assert [link.conversation.program for link in proxy.links] == [None, "a program"]
 
 
-async def test_statements_of_the_library_go_by_their_names(eye: Eye, receiver: Receiver) -> None:
-    async with nothing_left(eye), open_proxy(eye.dsn) as proxy:
+async def test_statements_of_the_library_go_by_their_names(probe: QueueProbe, receiver: Receiver) -> None:
+    async with nothing_left(probe), open_proxy(probe.dsn) as proxy:
         async with open_requeuest(proxy.dsn, poll_interval=0.2, lease=1.0, config=Config(pool_size=2)) as client:
             request = Request.get(receiver.url)
             await client.spawn_returning("a", request)
             await client.spawn_many("a", [request] * 2, ordering_key="k")
-            await eye.until_states(succeeded=3)
+            await probe.until_states(succeeded=3)
             for names in (["listen"], ["claim"], ["record"], ["spawn_one", "spawn_claimed"], ["spawn_ordered"]):
                 assert len(proxy.used_for(*names)) == 1, names
             assert proxy.used_for("listen") != proxy.used_for("claim") != proxy.used_for("record")

@@ -9,8 +9,8 @@ import trio
 
 from requeuest_trio import open_requeuest
 from requeuest_trio.testing import open_receiver
-from tests.engine.bench import Bench, open_bench
-from tests.engine.support import eye_on
+from tests.engine.probe import open_probe
+from tests.engine.store_harness import StoreHarness, open_store_harness
 from tests.postgres.harness import value
 
 MANY = 10_000
@@ -28,9 +28,13 @@ LOCK = "SELECT id FROM requeuest.job WHERE channel = 'many' FOR UPDATE"
 
 @pytest.mark.parametrize("why", ["their process lives", "another transaction has locked them"])
 async def test_one_lost_job_behind_ten_thousand_that_cannot_be_rescued(migrated_dsn: str, why: str) -> None:
-    async with open_bench(migrated_dsn) as bench, eye_on(migrated_dsn) as eye, open_receiver() as receiver:
-        conn, locker = await bench.connect(), await bench.connect()
-        holder = await _fill(bench, why, receiver.url)
+    async with (
+        open_store_harness(migrated_dsn) as harness,
+        open_probe(migrated_dsn) as probe,
+        open_receiver() as receiver,
+    ):
+        conn, locker = await harness.connect(), await harness.connect()
+        holder = await _fill(harness, why, receiver.url)
         async with locker.transaction():
             if holder == "dead":
                 await locker.execute(LOCK.encode())
@@ -38,30 +42,30 @@ async def test_one_lost_job_behind_ten_thousand_that_cannot_be_rescued(migrated_
             async with open_requeuest(migrated_dsn, ["one"], lease=LEASE, poll_interval=POLL):
                 with trio.fail_after(LEASE + BOUND):
                     await receiver.wait_for(1)
-                await eye.until_true("SELECT count(*) = 1 FROM requeuest.job WHERE state = 'succeeded'")
+                await probe.until_true("SELECT count(*) = 1 FROM requeuest.job WHERE state = 'succeeded'")
             assert await value(conn, "SELECT count(*) FROM requeuest.job WHERE state = 'running'") == MANY
 
 
-async def _fill(bench: Bench, why: str, url: str) -> str:
-    conn, many, one = await bench.connect(), uuid4(), uuid4()
+async def _fill(harness: StoreHarness, why: str, url: str) -> str:
+    conn, many, one = await harness.connect(), uuid4(), uuid4()
     if why == "their process lives":
-        await bench.rows(conn, ALIVE, many)
+        await harness.rows(conn, ALIVE, many)
     else:
         one = many  # so that they come first, whatever the order
-    await bench.rows(conn, FILL, "many", url, many, MANY)
-    await bench.rows(conn, FILL, "one", url, one, 1)
+    await harness.rows(conn, FILL, "many", url, many, MANY)
+    await harness.rows(conn, FILL, "one", url, one, 1)
     return "alive" if many != one else "dead"
 
 
 async def test_a_job_that_was_lost_and_claimed_anew_is_not_taken_from_the_living(migrated_dsn: str) -> None:
     """Between a rescuer's look at the table and its lock, another rescues the job, and a process that lives has it."""
-    async with open_bench(migrated_dsn) as bench:
-        conn, rival, claimer = [await bench.connect() for _ in range(3)]
-        await bench.rows(conn, FILL, "c", "http://x.test/", uuid4(), 50)
+    async with open_store_harness(migrated_dsn) as harness:
+        conn, rival, claimer = [await harness.connect() for _ in range(3)]
+        await harness.rows(conn, FILL, "c", "http://x.test/", uuid4(), 50)
         await conn.execute(
             b"CREATE FUNCTION slow(bigint) RETURNS bigint LANGUAGE sql AS 'SELECT $1 FROM pg_sleep(0.02)'"
         )
-        slowly = bench.queries["rescue"].replace(b"LIMIT 1000", b"AND slow(1) = 1 LIMIT 1000")
+        slowly = harness.queries["rescue"].replace(b"LIMIT 1000", b"AND slow(1) = 1 LIMIT 1000")
         rescued: list[int] = []
 
         async def rescue_slowly() -> None:
@@ -74,8 +78,8 @@ async def test_a_job_that_was_lost_and_claimed_anew_is_not_taken_from_the_living
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rescue_slowly)
             await trio.sleep(0.2)
-            first = await bench.rescue(conn)
-            taken = await bench.claim(claimer, await bench.worker(claimer), 50)
+            first = await harness.rescue(conn)
+            taken = await harness.claim(claimer, await harness.worker(claimer), 50)
         assert 0 < len(taken) <= first < 50, "the two did not meet"
         assert first + rescued[0] == 50
         assert await value(conn, "SELECT count(*) FROM requeuest.job WHERE state = 'running'") == len(taken)

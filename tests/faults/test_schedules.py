@@ -28,7 +28,7 @@ from requeuest_trio._store.claimed import Claimed
 from requeuest_trio._store.store import Store
 from requeuest_trio._waiters import Waiters
 from requeuest_trio._wiring import Options, wire_runner
-from tests.engine.bench import new_id
+from tests.engine.store_harness import new_id
 from tests.faults.fake_store import FakeDatabase, FakeQueue, FakeStore
 from tests.faults.scale import scaled
 from tests.faults.store_model import LEASE, Spawned

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from tests.faults.arrivals import Answer
+from tests.faults.fault_harness import FaultHarness
 from tests.faults.history import Usage
 from tests.faults.outages import in_thread, queue_server
 from tests.faults.processes import Program
-from tests.faults.rig import Rig
 from tests.faults.scale import scale, scaled
 from tests.throwaway import Throwaway
 
@@ -34,35 +34,37 @@ async def server() -> AsyncIterator[Throwaway]:
 
 @pytest.fixture
 async def migrated_dsn(server: Throwaway) -> str:
-    """What the rig is built on."""
+    """What the harness is built on."""
     return server.dsn()
 
 
-async def test_restarts_as_after_power_cuts_lose_nothing_and_send_nothing_twice(server: Throwaway, rig: Rig) -> None:
+async def test_restarts_as_after_power_cuts_lose_nothing_and_send_nothing_twice(
+    server: Throwaway, harness: FaultHarness
+) -> None:
     """Every ten seconds for five minutes in the long tier; in the fast one, three times."""
-    await rig.start_receiver(Answer(delay=0.02, failing=0.05))
-    workers = [await rig.start_worker(concurrency=16, **WORKER) for _ in range(3)]
-    producers = await start_producers(rig)
-    await rig.until_arrived(1)
-    began = rig.arrivals()[0].at
-    await rig.run_for(STEADY)
+    await harness.start_receiver(Answer(delay=0.02, failing=0.05))
+    workers = [await harness.start_worker(concurrency=16, **WORKER) for _ in range(3)]
+    producers = await start_producers(harness)
+    await harness.until_arrived(1)
+    began = harness.arrivals()[0].at
+    await harness.run_for(STEADY)
     for _ in range(scaled(3, most=30)):
-        with rig.fault("server restarted", jobs=()):
+        with harness.fault("server restarted", jobs=()):
             await in_thread(server.restart)
-        await rig.run_for(min(1.5 * scale(), 10.0))
-    await rig.until_recovered(began)
+        await harness.run_for(min(1.5 * scale(), 10.0))
+    await harness.until_recovered(began)
     for producer in producers:
         producer.terminate()
         await producer.ended()
-    await rig.until_finished()
+    await harness.until_finished()
     for worker in workers:
         assert [line["said"] for line in worker.heard] == ["ready"], "it has noticed nothing"
-        await rig.leave(worker)
-    await note_connections(rig)
-    await rig.must_hold()
+        await harness.leave(worker)
+    await note_connections(harness)
+    await harness.must_hold()
 
 
-async def start_producers(rig: Rig) -> list[Program]:
+async def start_producers(harness: FaultHarness) -> list[Program]:
     """Lone jobs, batches, jobs in order, and lone jobs by a process that delivers too. They ask until they know."""
     orders: list[dict[str, Any]] = [
         {"pause": 0.02, "writers": 3},
@@ -71,9 +73,11 @@ async def start_producers(rig: Rig) -> list[Program]:
         {"pause": 0.04, "lease": LEASE},
     ]
     retry = {"initial": 0.05, "max_backoff": 0.2}
-    return [await rig.start_producer(asks_again=True, retry=retry, **each) for each in orders]
+    return [await harness.start_producer(asks_again=True, retry=retry, **each) for each in orders]
 
 
-async def note_connections(rig: Rig) -> None:
-    [[clients]] = await rig.ask("select count(*) from pg_stat_activity where application_name ~ '^(worker|producer)'")
-    rig.usages.append(Usage(what="connections", before=0, after=clients, allowed=0))
+async def note_connections(harness: FaultHarness) -> None:
+    [[clients]] = await harness.ask(
+        "select count(*) from pg_stat_activity where application_name ~ '^(worker|producer)'"
+    )
+    harness.usages.append(Usage(what="connections", before=0, after=clients, allowed=0))

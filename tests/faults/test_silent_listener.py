@@ -18,8 +18,9 @@ from requeuest_trio._engine import listener
 from requeuest_trio._postgres import SETTLE_TIMEOUT
 from requeuest_trio.testing import Receiver
 from tests.engine.conftest import log
-from tests.engine.support import Eye, Log, nothing_left, until_done
+from tests.engine.probe import Log, QueueProbe, nothing_left
 from tests.proxy import Proxy, open_proxy
+from tests.waiting import until
 
 __all__ = ["log"]
 
@@ -34,21 +35,21 @@ def _has_looked_since_it_listens(proxy: Proxy) -> bool:
 
 
 @asynccontextmanager
-async def deaf(eye: Eye, receiver: Receiver, poll_interval: float) -> AsyncIterator[tuple[Proxy, Client]]:
+async def deaf(probe: QueueProbe, receiver: Receiver, poll_interval: float) -> AsyncIterator[tuple[Proxy, Client]]:
     """A process that delivers, whose listening connection is frozen; and a client of another one, which is not."""
-    async with nothing_left(eye), open_proxy(eye.dsn) as proxy:
+    async with nothing_left(probe), open_proxy(probe.dsn) as proxy:
         delivering = open_requeuest(proxy.dsn, ["a"], poll_interval=poll_interval)
-        async with delivering, open_requeuest(eye.dsn, ()) as client:
+        async with delivering, open_requeuest(probe.dsn, ()) as client:
             await client.spawn_returning("a", Request.get(receiver.url))
             # Whoever has begun to listen looks at everything once: that look is not the one that the tests wait for.
-            await until_done(lambda: _has_looked_since_it_listens(proxy))
+            await until(lambda: _has_looked_since_it_listens(proxy))
             [listening] = proxy.used_for("listen")
             listening.freeze()
             yield proxy, client
 
 
-async def test_a_job_waits_until_the_poll_and_no_longer(eye: Eye, receiver: Receiver) -> None:
-    async with deaf(eye, receiver, POLL) as (_, client):
+async def test_a_job_waits_until_the_poll_and_no_longer(probe: QueueProbe, receiver: Receiver) -> None:
+    async with deaf(probe, receiver, POLL) as (_, client):
         for number in range(2, 5):
             with trio.fail_after(POLL + 1):
                 await client.spawn("a", Request.get(receiver.url))
@@ -56,14 +57,14 @@ async def test_a_job_waits_until_the_poll_and_no_longer(eye: Eye, receiver: Rece
 
 
 async def test_it_is_noticed_and_then_everything_is_looked_at_once(
-    eye: Eye, receiver: Receiver, log: Log, monkeypatch: pytest.MonkeyPatch
+    probe: QueueProbe, receiver: Receiver, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a fifth of the time that it takes outside of tests."""
     seconds = listener._CHECK_SECONDS + listener._ANSWER_SECONDS
     assert seconds + SETTLE_TIMEOUT < NOTICED_WITHIN
     monkeypatch.setattr(listener, "_CHECK_SECONDS", listener._CHECK_SECONDS / 5)
     monkeypatch.setattr(listener, "_ANSWER_SECONDS", listener._ANSWER_SECONDS / 5)
-    async with deaf(eye, receiver, NEVER) as (proxy, client):
+    async with deaf(probe, receiver, NEVER) as (proxy, client):
         others = [link for link in proxy.links if not link.has_executed("listen")]
         looks = sum(map(proxy.executed.count, LOOKS))
         await client.spawn("a", Request.get(receiver.url))

@@ -17,10 +17,11 @@ import trio
 from requeuest_trio import Client, JobState, Reached, Request, RetryPolicy, open_requeuest
 from requeuest_trio._http.net import lookup_threads
 from requeuest_trio.testing import Receiver, Reply, open_receiver
-from tests.engine.support import Eye, nothing_left, until_done
+from tests.engine.probe import QueueProbe, nothing_left
 from tests.faults.memory import Peak
 from tests.faults.steady import Steady, percentile
 from tests.http.lookups import Lookups
+from tests.waiting import until
 
 NAMES = 150
 HANGING = lookup_threads._MOST_PER_SHARE
@@ -52,13 +53,13 @@ def at(receiver: Receiver, host: str) -> str:
     return receiver.url.replace("127.0.0.1", host) + "/path"
 
 
-async def test_names_that_hang_delay_no_other(eye: Eye, receiver: Receiver, lookups: Lookups) -> None:
-    async with nothing_left(eye):
-        async with open_requeuest(eye.dsn, concurrency=NAMES, grace=0) as client:
+async def test_names_that_hang_delay_no_other(probe: QueueProbe, receiver: Receiver, lookups: Lookups) -> None:
+    async with nothing_left(probe):
+        async with open_requeuest(probe.dsn, concurrency=NAMES, grace=0) as client:
             healthy, peak = Steady(client, receiver, url=at(receiver, "healthy.fine"), rate=RATE), Peak()
             requests = [Request.get(at(receiver, f"{number}.slow"), timeout=TIMEOUT) for number in range(NAMES)]
             ids = await client.spawn_many("dead", requests, retry=AT_ONCE)
-            await until_done(lambda: lookups.running.total() >= HANGING)
+            await until(lambda: lookups.running.total() >= HANGING)
             delays = await healthy.flow_for(2.0)
             assert percentile(delays, 0.9) / healthy.stretch < TIMEOUT / 2
             assert lookups.running.total() == HANGING
@@ -69,7 +70,7 @@ async def test_names_that_hang_delay_no_other(eye: Eye, receiver: Receiver, look
         lookups.may_end.set()
         await lookups.until_running(0)
     assert {arrival.header("host") for arrival in receiver.arrivals} == {at(receiver, "healthy.fine")[7:-5]}
-    assert await eye.value("select count(*) from requeuest.attempt where duration > %s", TIMEOUT + 0.5) == 0
+    assert await probe.value("select count(*) from requeuest.attempt where duration > %s", TIMEOUT + 0.5) == 0
 
 
 async def assert_never_sent(client: Client, job_id: UUID) -> None:
@@ -79,9 +80,11 @@ async def assert_never_sent(client: Client, job_id: UUID) -> None:
         assert (attempt.reached, attempt.error) == (Reached.RESOLVE, f"timed out after {TIMEOUT:g} s")
 
 
-async def test_failures_of_the_resolver_are_retried_and_told(eye: Eye, receiver: Receiver, lookups: Lookups) -> None:
+async def test_failures_of_the_resolver_are_retried_and_told(
+    probe: QueueProbe, receiver: Receiver, lookups: Lookups
+) -> None:
     errors = {"a.servfail": "Temporary failure", "b.nxdomain": "not known", "c.nxdomain.": "not known"}
-    async with nothing_left(eye), open_requeuest(eye.dsn) as client:
+    async with nothing_left(probe), open_requeuest(probe.dsn) as client:
         for host, text in errors.items():
             job_id = await client.spawn("c", Request.get(at(receiver, host)), retry=TWICE)
             assert (await client.wait(job_id)).state is JobState.DEAD
@@ -92,9 +95,9 @@ async def test_failures_of_the_resolver_are_retried_and_told(eye: Eye, receiver:
     assert receiver.arrivals == []
 
 
-async def test_absolute_and_international_names_arrive(eye: Eye, receiver: Receiver, lookups: Lookups) -> None:
+async def test_absolute_and_international_names_arrive(probe: QueueProbe, receiver: Receiver, lookups: Lookups) -> None:
     names = {"a.fine": "a.fine", "a.fine.": "a.fine.", "bücher.fine": "xn--bcher-kva.fine", "A.FINE": "a.fine"}
-    async with nothing_left(eye), open_requeuest(eye.dsn) as client, trio.open_nursery() as nursery:
+    async with nothing_left(probe), open_requeuest(probe.dsn) as client, trio.open_nursery() as nursery:
         for given in names:
             nursery.start_soon(client.spawn_returning, "c", Request.get(at(receiver, given)))
     port = receiver.url.rpartition(":")[2]

@@ -8,40 +8,40 @@ is no longer its to tell, or sends what others have sent, or never works again.
 from collections import Counter
 
 from tests.faults.arrivals import Answer
-from tests.faults.rig import Rig
+from tests.faults.fault_harness import FaultHarness
 
 LEASE = 4.0
 """Seconds: so long that no machine keeps a worker from renewing it which does not stand still."""
 LONG = 30.0
 
 
-async def test_a_worker_that_stood_still_past_its_lease_records_nothing_and_works_on(rig: Rig) -> None:
+async def test_a_worker_that_stood_still_past_its_lease_records_nothing_and_works_on(harness: FaultHarness) -> None:
     answers = [Answer(manner="held"), Answer(manner="held"), Answer()]
-    await rig.start_receiver(*answers)
-    zombie = await rig.start_worker(lease=LEASE, attempt_timeout=LONG)
-    await rig.produce(jobs=4, largest_batch=4)
-    await rig.produce(jobs=4, largest_batch=4, keys=1)  # of these, only the first is sent
-    await rig.until_arrived(5)
-    held = await rig.held_in_the_end(zombie)
+    await harness.start_receiver(*answers)
+    zombie = await harness.start_worker(lease=LEASE, attempt_timeout=LONG)
+    await harness.produce(jobs=4, largest_batch=4)
+    await harness.produce(jobs=4, largest_batch=4, keys=1)  # of these, only the first is sent
+    await harness.until_arrived(5)
+    held = await harness.held_in_the_end(zombie)
     assert len(held) == 5
-    with rig.fault("standstill", jobs=held):
+    with harness.fault("standstill", jobs=held):
         await zombie.freeze()
-        await rig.answer(*answers)
-        successor = await rig.start_worker(lease=LEASE, attempt_timeout=LONG)
-        await rig.until_arrived(10)
-        running = await rig.ask("select id, attempts, claim from requeuest.job where state = 'running' order by id")
+        await harness.answer(*answers)
+        successor = await harness.start_worker(lease=LEASE, attempt_timeout=LONG)
+        await harness.until_arrived(10)
+        running = await harness.ask("select id, attempts, claim from requeuest.job where state = 'running' order by id")
         zombie.thaw()
-        stale = await rig.until_logged(zombie, "outcomes_stale")
+        stale = await harness.until_logged(zombie, "outcomes_stale")
     assert stale == {"jobs": 5}
-    now_running = await rig.ask("select id, attempts, claim from requeuest.job where state = 'running' order by id")
+    now_running = await harness.ask("select id, attempts, claim from requeuest.job where state = 'running' order by id")
     assert now_running == running, "its successor's attempts go on"
-    await rig.answer(Answer())
-    await rig.until_finished()
-    await rig.leave(successor)
-    await rig.produce(jobs=5)
-    await rig.until_finished()
-    await rig.leave(zombie)
-    history = await rig.must_hold(lease=LEASE)
+    await harness.answer(Answer())
+    await harness.until_finished()
+    await harness.leave(successor)
+    await harness.produce(jobs=5)
+    await harness.until_finished()
+    await harness.leave(zombie)
+    history = await harness.must_hold(lease=LEASE)
     times = Counter(arrival.job for arrival in history.arrivals)
     assert {job for job, number in times.items() if number == 2} == held
     assert max(times.values()) == 2

@@ -17,10 +17,10 @@ from requeuest_trio import DatabaseUnavailable, Request, open_requeuest
 from requeuest_trio._engine.lease import Lease
 from requeuest_trio._model.backoff import Backoff
 from requeuest_trio.testing import open_receiver
-from tests.engine.support import Eye, Log, until_done
+from tests.engine.probe import Log, QueueProbe
 from tests.faults.outages import IMPATIENT, in_thread, logged, looking_at, queue_server
-from tests.postgres.harness import until
 from tests.throwaway import Throwaway
+from tests.waiting import until
 
 BACK_WITHIN = 5.0
 
@@ -76,7 +76,7 @@ async def _one_more_vain_try(log: Log) -> None:
         return sum("connection attempt failed" in record.getMessage() for record in log.records)
 
     before = tries()
-    await until_done(lambda: tries() > before)
+    await until(lambda: tries() > before)
 
 
 def _make_every_pause_the_longest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,8 +108,8 @@ async def test_after_an_outage_longer_than_a_lease_nobody_rescues_before_a_whole
             opening = open_requeuest(server.dsn(), lease=lease, poll_interval=0.3, config=IMPATIENT)
             await stack.enter_async_context(opening)
         await trio.sleep(lease + 0.1)  # they have seen the database up for a lease, and may rescue
-        async with looking_at(server) as eye:
-            orphan = await _plant_job_of_a_process(eye, receiver.url, lease)
+        async with looking_at(server) as probe:
+            orphan = await _plant_job_of_a_process(probe, receiver.url, lease)
         await in_thread(server.stop)
         await trio.sleep(1.2 * lease)
         with logged() as log:
@@ -123,10 +123,10 @@ async def test_after_an_outage_longer_than_a_lease_nobody_rescues_before_a_whole
         assert log.fields("rescued") == [{"jobs": 1}]
 
 
-async def _plant_job_of_a_process(eye: Eye, url: str, lease: float) -> UUID:
+async def _plant_job_of_a_process(probe: QueueProbe, url: str, lease: float) -> UUID:
     """It was seen just now, and will not be seen again."""
     worker, job_id = uuid4(), uuid4()
-    await eye.rows(
+    await probe.rows(
         "with gone as (insert into requeuest.worker (id, lease, host, pid) values (%s, %s * interval '1 s', '', 1)) "
         "insert into requeuest.job (id, channel, method, url, state, attempts, worker, claim, claimed_at) "
         "values (%s, 'a', 'GET', %s, 'running', 1, %s, gen_random_uuid(), now()) returning id",

@@ -16,7 +16,15 @@ from requeuest_trio import Channel, JobState
 from requeuest_trio._store.claimed import Claimed, Reservation
 from requeuest_trio._store.maintaining import FIRST_KEY
 from requeuest_trio._store.outcomes import Report
-from tests.engine.bench import Bench, delivered, gave_up, new_id, new_job, open_bench, to_be_retried
+from tests.engine.store_harness import (
+    StoreHarness,
+    delivered,
+    gave_up,
+    new_id,
+    new_job,
+    open_store_harness,
+    to_be_retried,
+)
 from tests.faults.scale import scale, scaled
 from tests.faults.store_model import LEASE, ModelQueue, Spawned
 from tests.postgres.harness import Conn
@@ -52,8 +60,8 @@ class Command(NamedTuple):
 class Play:
     """The same on the model and on the store, compared after every command."""
 
-    def __init__(self, bench: Bench, connection: Conn) -> None:
-        self.bench, self.connection, self.store = bench, connection, bench.on(connection)
+    def __init__(self, harness: StoreHarness, connection: Conn) -> None:
+        self.harness, self.connection, self.store = harness, connection, harness.on(connection)
         self.model = ModelQueue({ORDERED})
         self.workers: list[UUID] = []
         self.spawned: list[Spawned] = []
@@ -62,12 +70,12 @@ class Play:
 
     async def prepare(self) -> None:
         for table in ("job", "attempt", "worker"):
-            await self.bench.rows(self.connection, f"DELETE FROM requeuest.{table}")
+            await self.harness.rows(self.connection, f"DELETE FROM requeuest.{table}")
         await self.store.set_channel(Channel(ORDERED, ordered=True))
         await self.register(0, 0)
 
     async def check(self) -> None:
-        stored = {row[0]: row[1:] for row in await self.bench.rows(self.connection, ROWS)}
+        stored = {row[0]: row[1:] for row in await self.harness.rows(self.connection, ROWS)}
         wanted: dict[UUID, tuple[object, ...]] = {
             job_id: (job.state, job.attempts, job.worker, job.claim, job.key, _in_order(job.outcomes))
             for job_id, job in self.model.jobs.items()
@@ -87,7 +95,7 @@ class Play:
         self.spawned += new
         self.model.spawn(new)
         jobs = [new_job(j.channel, j.key, id=j.id, priority=j.priority, delay=j.delay) for j in new]
-        await self.bench.spawn(self.connection, *jobs)
+        await self.harness.spawn(self.connection, *jobs)
 
     async def spawn_claimed(self, one: int, two: int) -> None:
         """Also in ordered channels, of processes that are not registered any more, and what is there already."""
@@ -104,7 +112,7 @@ class Play:
             self.claimed.append((place.worker, place.job))
 
     async def register(self, one: int, two: int) -> None:
-        worker = await self.bench.worker(self.connection, lease=LEASE)
+        worker = await self.harness.worker(self.connection, lease=LEASE)
         self.workers.append(worker)
         self.model.seen[worker] = self.model.clock
 
@@ -123,7 +131,7 @@ class Play:
         for n, (_, job) in enumerate(chosen):
             how = (two + n) // 3 % 4
             reports[job.id] = (delivered, gave_up, to_be_retried, lambda j: to_be_retried(j, 100.0))[how](job)
-        counted = await self.bench.record(self.connection, reports.values())
+        counted = await self.harness.record(self.connection, reports.values())
         rows = [(r.job.id, r.job.claim, str(r.outcome.state), r.outcome.retry_in or 0.0) for r in reports.values()]
         assert counted == self.model.record(rows)
 
@@ -157,13 +165,13 @@ class Play:
 
     async def rescue(self, one: int, two: int) -> None:
         rescuer = None if two % 2 else self.worker(one)
-        assert await self.bench.rescue(self.connection, rescuer) == self.model.rescue(rescuer)
+        assert await self.harness.rescue(self.connection, rescuer) == self.model.rescue(rescuer)
 
     async def pass_time(self, one: int, two: int) -> None:
         seconds = (20.0, 50.0, 110.0)[one % 3]
         self.model.clock += seconds
         for query in LATER:
-            await self.bench.rows(self.connection, query, *[timedelta(seconds=seconds)] * query.count("%s"))
+            await self.harness.rows(self.connection, query, *[timedelta(seconds=seconds)] * query.count("%s"))
 
     async def prune(self, one: int, two: int) -> None:
         state, keep = (JobState.SUCCEEDED, JobState.DEAD)[one % 2], (0.0, 50.0)[two % 2]
@@ -198,8 +206,8 @@ COMMANDS = st.lists(COMMAND, min_size=50, max_size=50)
 
 
 async def play(dsn: str, commands: list[Command]) -> None:
-    async with open_bench(dsn) as bench:
-        game = Play(bench, await bench.connect())
+    async with open_store_harness(dsn) as harness:
+        game = Play(harness, await harness.connect())
         await game.prepare()
         for command in commands:
             method: Any = getattr(game, command.name)

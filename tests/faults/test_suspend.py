@@ -20,9 +20,9 @@ from requeuest_trio._http.progress import Progress
 from requeuest_trio._http.sender import open_sender
 from requeuest_trio.testing import Receiver
 from tests.faults.arrivals import Answer
+from tests.faults.fault_harness import FaultHarness
 from tests.faults.journal import read_journal
 from tests.faults.processes import Program
-from tests.faults.rig import Rig
 from tests.faults.wall import Wall
 
 LEASE = 1.5
@@ -34,7 +34,7 @@ LONG = 30.0
 """A lease that nobody loses, however slow the machine is."""
 
 
-async def holding_more_than_it_sends(rig: Rig, worker: Program) -> tuple[frozenset[UUID], frozenset[UUID]]:
+async def holding_more_than_it_sends(harness: FaultHarness, worker: Program) -> tuple[frozenset[UUID], frozenset[UUID]]:
     """
     Let it go on until it has jobs that wait for its places, and stands still with them.
 
@@ -43,94 +43,94 @@ async def holding_more_than_it_sends(rig: Rig, worker: Program) -> tuple[frozens
     """
     while True:
         await worker.freeze()
-        held = await rig.held_in_the_end(worker)
-        await rig.answer_from_now(ANSWER)
-        arrived = frozenset(arrival.job for arrival in rig.arrivals())
+        held = await harness.held_in_the_end(worker)
+        await harness.answer_from_now(ANSWER)
+        arrived = frozenset(arrival.job for arrival in harness.arrivals())
         if held & arrived and held - arrived:
-            return held, arrived & {job for [job] in await rig.ask(UNFINISHED)}
+            return held, arrived & {job for [job] in await harness.ask(UNFINISHED)}
         worker.thaw()
         await trio.sleep(0.01)
 
 
-def sent_twice(rig: Rig) -> set[UUID]:
-    return {job for job, number in Counter(arrival.job for arrival in rig.arrivals()).items() if number > 1}
+def sent_twice(harness: FaultHarness) -> set[UUID]:
+    return {job for job, number in Counter(arrival.job for arrival in harness.arrivals()).items() if number > 1}
 
 
 @pytest.mark.parametrize("seconds", [0.0, FIVE_MINUTES])
-async def test_after_suspend_it_sends_nothing_that_others_may_have_sent(rig: Rig, seconds: float) -> None:
-    wall = Wall(rig.dsn)
+async def test_after_suspend_it_sends_nothing_that_others_may_have_sent(harness: FaultHarness, seconds: float) -> None:
+    wall = Wall(harness.dsn)
     await wall.hang_up(FIVE_MINUTES)
-    await rig.start_receiver(ANSWER)
-    others = [await rig.start_worker(lease=LEASE, channels=("none yet",)) for _ in range(2)]
-    worker = await rig.start_worker(lease=LEASE, concurrency=CONCURRENCY)
-    await rig.produce(jobs=1_500, largest_batch=500)
-    held, in_flight = await holding_more_than_it_sends(rig, worker)
+    await harness.start_receiver(ANSWER)
+    others = [await harness.start_worker(lease=LEASE, channels=("none yet",)) for _ in range(2)]
+    worker = await harness.start_worker(lease=LEASE, concurrency=CONCURRENCY)
+    await harness.produce(jobs=1_500, largest_batch=500)
+    held, in_flight = await holding_more_than_it_sends(harness, worker)
     async with worker.suspended(seconds):
-        others.append(await rig.start_worker(lease=LONG, concurrency=16))
-        await rig.until_finished()
+        others.append(await harness.start_worker(lease=LONG, concurrency=16))
+        await harness.until_finished()
         await wall.set(seconds)
-    await rig.until_logged(worker, "lease_lost")
-    assert sent_twice(rig) <= in_flight
+    await harness.until_logged(worker, "lease_lost")
+    assert sent_twice(harness) <= in_flight
     await wall.set(0.0)
     # It is a worker like any other again.
     for other in others:
-        await rig.leave(other)
-    await rig.produce(jobs=5)
-    await rig.until_finished()
-    rig.note_fault("suspend", 0.0, jobs=held | in_flight)
-    await rig.leave(worker)
-    await rig.must_hold(lease=LEASE)
+        await harness.leave(other)
+    await harness.produce(jobs=5)
+    await harness.until_finished()
+    harness.note_fault("suspend", 0.0, jobs=held | in_flight)
+    await harness.leave(worker)
+    await harness.must_hold(lease=LEASE)
 
 
-async def test_what_was_in_flight_ends_soon_after_suspend(rig: Rig) -> None:
+async def test_what_was_in_flight_ends_soon_after_suspend(harness: FaultHarness) -> None:
     """Its receivers have not answered meanwhile."""
-    await rig.start_receiver(Answer(manner="never"), Answer())
-    worker = await rig.start_worker(lease=LEASE, concurrency=CONCURRENCY, attempt_timeout=60.0)
-    await rig.produce(jobs=CONCURRENCY, largest_batch=CONCURRENCY)
-    await rig.until_arrived(CONCURRENCY)
+    await harness.start_receiver(Answer(manner="never"), Answer())
+    worker = await harness.start_worker(lease=LEASE, concurrency=CONCURRENCY, attempt_timeout=60.0)
+    await harness.produce(jobs=CONCURRENCY, largest_batch=CONCURRENCY)
+    await harness.until_arrived(CONCURRENCY)
     async with worker.suspended():
         await trio.sleep(2 * LEASE)
-    assert (await rig.until_logged(worker, "lease_lost"))["cut_short"] == CONCURRENCY
-    await rig.until_finished()
-    assert {arrival.status for arrival in rig.arrivals()[:CONCURRENCY]} == {None}
+    assert (await harness.until_logged(worker, "lease_lost"))["cut_short"] == CONCURRENCY
+    await harness.until_finished()
+    assert {arrival.status for arrival in harness.arrivals()[:CONCURRENCY]} == {None}
 
 
-async def test_all_wake_up_at_once(rig: Rig) -> None:
+async def test_all_wake_up_at_once(harness: FaultHarness) -> None:
     """With a database that went on: each looks lost to each, and nobody is taken for dead."""
-    await rig.start_receiver(Answer(manner="never"), Answer())
-    workers = [await rig.start_worker(lease=LEASE, concurrency=1, attempt_timeout=60.0) for _ in range(3)]
-    await rig.produce(jobs=3, largest_batch=3)
-    await rig.until_arrived(3)
+    await harness.start_receiver(Answer(manner="never"), Answer())
+    workers = [await harness.start_worker(lease=LEASE, concurrency=1, attempt_timeout=60.0) for _ in range(3)]
+    await harness.produce(jobs=3, largest_batch=3)
+    await harness.until_arrived(3)
     async with workers[0].suspended(), workers[1].suspended(), workers[2].suspended():
         await trio.sleep(2 * LEASE)
-    await rig.until_finished()
+    await harness.until_finished()
     for worker in workers:
         assert "rescued" not in {line["event"] for line in read_journal(worker.log)}
-    assert Counter(Counter(arrival.job for arrival in rig.arrivals()).values()) == {2: 3}
+    assert Counter(Counter(arrival.job for arrival in harness.arrivals()).values()) == {2: 3}
 
 
-async def test_all_of_it_is_in_suspend_for_five_minutes(rig: Rig) -> None:
+async def test_all_of_it_is_in_suspend_for_five_minutes(harness: FaultHarness) -> None:
     """Three workers and their database, with jobs in flight and others that were claimed and not begun."""
-    wall = Wall(rig.dsn)
+    wall = Wall(harness.dsn)
     await wall.hang_up(FIVE_MINUTES)
-    await rig.start_receiver(ANSWER)
-    await rig.produce(jobs=3_000, largest_batch=500)
-    workers = [await rig.start_worker(lease=LONG, concurrency=CONCURRENCY) for _ in range(3)]
-    holdings = [await holding_more_than_it_sends(rig, worker) for worker in workers]
+    await harness.start_receiver(ANSWER)
+    await harness.produce(jobs=3_000, largest_batch=500)
+    workers = [await harness.start_worker(lease=LONG, concurrency=CONCURRENCY) for _ in range(3)]
+    holdings = [await holding_more_than_it_sends(harness, worker) for worker in workers]
     held, in_flight = (frozenset[UUID]().union(*parts) for parts in zip(*holdings, strict=True))
     async with AsyncExitStack() as suspends:
         for worker in workers:
             await suspends.enter_async_context(worker.suspended(FIVE_MINUTES))
         await wall.set(FIVE_MINUTES)
     for worker in workers:
-        await rig.until_logged(worker, "lease_lost")
-    await rig.until_finished()
-    assert sent_twice(rig) <= in_flight
+        await harness.until_logged(worker, "lease_lost")
+    await harness.until_finished()
+    assert sent_twice(harness) <= in_flight
     await wall.set(0.0)
-    rig.note_fault("suspend", 0.0, jobs=held | in_flight)
+    harness.note_fault("suspend", 0.0, jobs=held | in_flight)
     for worker in workers:
-        await rig.leave(worker)
-    await rig.must_hold()
+        await harness.leave(worker)
+    await harness.must_hold()
 
 
 async def test_before_the_first_byte_the_lease_is_looked_at(receiver: Receiver) -> None:

@@ -17,7 +17,7 @@ import trio
 from requeuest_trio import Client, DatabaseUnavailable, Request, open_requeuest
 from requeuest_trio._postgres import TrioConnection
 from requeuest_trio.testing import Receiver
-from tests.engine.support import Eye
+from tests.engine.probe import QueueProbe
 from tests.faults.outages import looking_at, open_replica, queue_server
 from tests.throwaway import Throwaway
 
@@ -31,34 +31,34 @@ REQUEST = Request.get("http://receiver.invalid/")
 class Primary:
     """A server that can be told to wait for a replica."""
 
-    def __init__(self, server: Throwaway, eye: Eye) -> None:
+    def __init__(self, server: Throwaway, probe: QueueProbe) -> None:
         self.server = server
-        self.eye = eye
+        self.probe = probe
 
     async def wait_for(self, replicas: str) -> None:
-        await self.eye.connection.execute(f"alter system set synchronous_standby_names = '{replicas}'".encode())
-        await self.eye.connection.execute("select pg_reload_conf()")
-        await self.eye.until_true("select current_setting('synchronous_standby_names') = %s", replicas)
+        await self.probe.connection.execute(f"alter system set synchronous_standby_names = '{replicas}'".encode())
+        await self.probe.connection.execute("select pg_reload_conf()")
+        await self.probe.until_true("select current_setting('synchronous_standby_names') = %s", replicas)
 
     async def until_it_waits(self) -> None:
-        await self.eye.until_true(WAITING)
+        await self.probe.until_true(WAITING)
 
     async def break_off(self) -> None:
         """What an administrator can do, and what a client does whose patience is at its end."""
         await self.until_it_waits()
-        await self.eye.rows("select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'")
+        await self.probe.rows("select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'")
 
     async def stored(self, job_id: UUID) -> int:
-        stored: int = await self.eye.value("select count(*) from requeuest.job where id = %s", job_id)
+        stored: int = await self.probe.value("select count(*) from requeuest.job where id = %s", job_id)
         return stored
 
 
 @pytest.fixture
 async def primary() -> AsyncIterator[Primary]:
-    async with queue_server() as server, looking_at(server) as eye:
+    async with queue_server() as server, looking_at(server) as probe:
         # Whoever looks must not be made to wait.
-        await eye.connection.execute("set synchronous_commit = off")
-        yield Primary(server, eye)
+        await probe.connection.execute("set synchronous_commit = off")
+        yield Primary(server, probe)
 
 
 # --- a connection -----------------------------------------------------------------------------------------------------
@@ -66,7 +66,7 @@ async def primary() -> AsyncIterator[Primary]:
 
 @asynccontextmanager
 async def inserting(primary: Primary) -> AsyncIterator[TrioConnection]:
-    await primary.eye.connection.execute("create table note (text text)")
+    await primary.probe.connection.execute("create table note (text text)")
     await primary.wait_for("nobody")
     async with await TrioConnection.connect(primary.server.dsn(), autocommit=True) as connection:
         yield connection
@@ -80,7 +80,7 @@ async def test_a_commit_whose_wait_was_broken_off_is_in_doubt(primary: Primary, 
             async with connection.transaction() if in_transaction else nullcontext():
                 await connection.execute("insert into note values ('a')")
         assert connection.broken
-    assert await primary.eye.value("select count(*) from note") == 1
+    assert await primary.probe.value("select count(*) from note") == 1
 
 
 async def test_a_statement_cancelled_in_that_wait_is_no_success(primary: Primary) -> None:
@@ -153,7 +153,7 @@ async def test_a_job_sent_by_its_own_process_is_not_acknowledged_without_the_rep
             @nursery.start_soon
             async def come_to_an_agreement() -> None:
                 await primary.break_off()
-                await primary.eye.until_true(WAITING_TO_STORE)
+                await primary.probe.until_true(WAITING_TO_STORE)
                 assert not acknowledged.is_set()
                 await primary.wait_for("")
 
@@ -164,10 +164,10 @@ async def test_a_job_sent_by_its_own_process_is_not_acknowledged_without_the_rep
 
 
 async def test_what_a_replica_has_acknowledged_is_there_when_it_takes_over() -> None:
-    async with queue_server() as server, open_replica(server) as replica, looking_at(server) as eye:
-        await eye.connection.execute("set synchronous_commit = off")
-        await Primary(server, eye).wait_for("*")
-        await eye.until_true("select count(*) = 1 from pg_stat_replication where sync_state = 'sync'")
+    async with queue_server() as server, open_replica(server) as replica, looking_at(server) as probe:
+        await probe.connection.execute("set synchronous_commit = off")
+        await Primary(server, probe).wait_for("*")
+        await probe.until_true("select count(*) = 1 from pg_stat_replication where sync_state = 'sync'")
         async with open_requeuest(server.dsn(), ()) as client:
             job_ids = [await client.spawn("a", REQUEST) for _ in range(10)]
             job_ids += await client.spawn_many("a", [REQUEST] * 10)

@@ -8,8 +8,8 @@ backlog that has come after them.
 import pytest
 
 from tests.faults.arrivals import Answer
+from tests.faults.fault_harness import FaultHarness
 from tests.faults.figures import takeover_time
-from tests.faults.rig import Rig
 from tests.faults.scale import VARIABLE, scale
 
 A_MOMENT = 3.0
@@ -24,22 +24,24 @@ DEFAULT = pytest.mark.skipif(scale() < 5, reason=f"takes a minute; {VARIABLE}=5 
     [pytest.param(1.5, 0.3, id="short lease"), pytest.param(30.0, 5.0, id="default lease", marks=DEFAULT)],
 )
 async def test_jobs_of_a_killed_worker_are_begun_elsewhere_in_time_also_with_a_backlog(
-    rig: Rig, lease: float, poll_interval: float
+    harness: FaultHarness, lease: float, poll_interval: float
 ) -> None:
     """With the default lease of 30 s, within 38 s."""
     within = lease * 7 / 6 + A_MOMENT
-    await rig.start_receiver(Answer(delay=DELAY))
+    await harness.start_receiver(Answer(delay=DELAY))
     # One worker alone can't empty it in twice that time.
-    await rig.produce(jobs=round(3 * within * PLACES / DELAY), largest_batch=100)
-    victim, _ = [await rig.start_worker(lease=lease, poll_interval=poll_interval, concurrency=PLACES) for _ in range(2)]
-    await rig.until_arrived(4 * PLACES)
-    in_hand = await rig.kill(victim)
+    await harness.produce(jobs=round(3 * within * PLACES / DELAY), largest_batch=100)
+    victim, _ = [
+        await harness.start_worker(lease=lease, poll_interval=poll_interval, concurrency=PLACES) for _ in range(2)
+    ]
+    await harness.until_arrived(4 * PLACES)
+    in_hand = await harness.kill(victim)
     assert in_hand
     begun_again = "select every(attempts = 2 or state = 'succeeded') from requeuest.job where id = any(%s)"
-    await rig.until_true(begun_again, list(in_hand), patience=3 * within)
-    assert await rig.ask("select 1 from requeuest.job where state = 'available'"), "there was a backlog"
-    await rig.answer(Answer())
-    await rig.until_finished()
-    taken_over = takeover_time(await rig.must_hold())
+    await harness.until_true(begun_again, list(in_hand), patience=3 * within)
+    assert await harness.ask("select 1 from requeuest.job where state = 'available'"), "there was a backlog"
+    await harness.answer(Answer())
+    await harness.until_finished()
+    taken_over = takeover_time(await harness.must_hold())
     assert taken_over is not None
     assert taken_over < within

@@ -21,7 +21,8 @@ from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._store.notifications import Notifications
 from requeuest_trio._store.queries import Queries
 from requeuest_trio.testing import Receiver, Reply, open_receiver
-from tests.postgres.harness import Conn, connect, until, value
+from tests.postgres.harness import Conn, connect, value
+from tests.waiting import until
 
 LONG_POLL = 60.0
 SCHEMAS = ("one", "two")
@@ -156,16 +157,16 @@ async def test_a_process_takes_over_from_none_of_the_other_queue(
 ) -> None:
     """The only process of the first queue dies, and that of the second lives on for several leases."""
     receiver.script(Reply(200, delay=60.0), target="/held")
-    async with await connect(queues) as eye, _opened(queues, channels=(), poll_interval=0.1) as (one, two):
+    async with await connect(queues) as probe, _opened(queues, channels=(), poll_interval=0.1) as (one, two):
         with _worker(queues, "one") as first, _worker(queues, "two"):
             for schema in SCHEMAS:
-                await _until_registered(eye, schema)
+                await _until_registered(probe, schema)
             held = await one.spawn("c", Request.get(receiver.url + "/held"))
             await receiver.wait_for(1)
             first.kill()
             await _lives_on(two, there)
-            assert await _state(eye, held) == "running"
-            assert await value(eye, "select count(*) from one.worker") == 1
+            assert await _state(probe, held) == "running"
+            assert await value(probe, "select count(*) from one.worker") == 1
         with _worker(queues, "one"):
             await receiver.wait_for(2)
     assert len(there.arrivals) == 22
@@ -179,5 +180,5 @@ async def _lives_on(client: Client, receiver: Receiver) -> None:
         await trio.sleep(0.1)
 
 
-async def _state(eye: Conn, job_id: UUID) -> str:
-    return str(await value(eye, "select state::text from one.job where id = %s", job_id))
+async def _state(probe: Conn, job_id: UUID) -> str:
+    return str(await value(probe, "select state::text from one.job where id = %s", job_id))

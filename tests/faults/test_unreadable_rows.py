@@ -23,12 +23,13 @@ from requeuest_trio._engine.large_bodies import PATIENCE as LARGE_BODIES_PATIENC
 from requeuest_trio._postgres import connection
 from requeuest_trio._store import database
 from requeuest_trio.testing import Receiver
-from tests.engine.bench import new_id
 from tests.engine.conftest import log
-from tests.engine.support import PATIENCE, Eye, Log, eye_on, until_done
+from tests.engine.probe import Log, QueueProbe, open_probe
+from tests.engine.store_harness import new_id
 from tests.faults.outages import in_thread, queue_server
 from tests.proxy import Proxy, open_proxy
 from tests.throwaway import Throwaway
+from tests.waiting import PATIENCE, until
 
 __all__ = ["log"]
 
@@ -43,11 +44,11 @@ WITHIN_LONGER = f" within {LARGE_BODIES_PATIENCE * SECONDS:g} s, the time for a 
 
 
 @pytest.fixture
-async def proxy(eye: Eye, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Proxy]:
+async def proxy(probe: QueueProbe, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Proxy]:
     """Over which a mebibyte takes a second."""
     monkeypatch.setattr(database, "_GRACE_SECONDS", SECONDS)
     monkeypatch.setattr(connection, "SETTLE_TIMEOUT", SECONDS)
-    async with open_proxy(eye.dsn) as opened:
+    async with open_proxy(probe.dsn) as opened:
         opened.bytes_per_second = MIB
         yield opened
 
@@ -73,17 +74,17 @@ async def _check_given_up(client: Client, culprit: UUID, problem: str, log: Log)
 @pytest.mark.needs_sessions("who waits is to hear of it here, not to find it by polling")
 @pytest.mark.parametrize("mebibytes", [8, 3.9])
 async def test_a_row_that_comes_too_slowly_is_given_up_and_delays_nobody(
-    eye: Eye, proxy: Proxy, receiver: Receiver, log: Log, mebibytes: float
+    probe: QueueProbe, proxy: Proxy, receiver: Receiver, log: Log, mebibytes: float
 ) -> None:
     """One that is too large to be read with a claim, and one that is not: that one keeps others waiting for a while."""
     async with (
-        open_requeuest(eye.dsn, (), poll_interval=NEVER, config=PATIENT) as client,
+        open_requeuest(probe.dsn, (), poll_interval=NEVER, config=PATIENT) as client,
         trio.open_nursery() as nursery,
     ):
         culprit, successor = await _spawn_behind(client, receiver.url, bytes(int(mebibytes * MIB)))
         nursery.start_soon(client.wait, culprit)
         async with open_requeuest(proxy.dsn, lease=30, poll_interval=NEVER, config=CONFIG):
-            while (await eye.job(culprit))[0] != "dead":
+            while (await probe.job(culprit))[0] != "dead":
                 with trio.fail_after(4 * SECONDS if mebibytes > 4 else PATIENCE):
                     await client.spawn_returning("b", Request.get(receiver.url))
             with trio.fail_after(PATIENCE):
@@ -95,12 +96,12 @@ async def test_a_row_that_comes_too_slowly_is_given_up_and_delays_nobody(
 
 @pytest.mark.needs_sessions("who waits is to hear of it here, not to find it by polling")
 async def test_a_large_body_may_take_longer_than_a_statement(
-    eye: Eye, proxy: Proxy, receiver: Receiver, log: Log
+    probe: QueueProbe, proxy: Proxy, receiver: Receiver, log: Log
 ) -> None:
     """As from a machine that is slow for a while: here it takes more than twice as long as that."""
     proxy.bytes_per_second = 3 * MIB
     config = replace(CONFIG, statement_timeout=1.0)
-    async with open_requeuest(eye.dsn, (), config=PATIENT) as client:
+    async with open_requeuest(probe.dsn, (), config=PATIENT) as client:
         job_id = await client.spawn("a", Request.post(receiver.url, content=bytes(8 * MIB)))
         async with open_requeuest(proxy.dsn, lease=30, config=config):
             with trio.fail_after(PATIENCE):
@@ -108,9 +109,9 @@ async def test_a_large_body_may_take_longer_than_a_statement(
     assert [len(request.body) for request in receiver.arrivals] == [8 * MIB]
 
 
-async def test_a_large_body_is_sent(eye: Eye, receiver: Receiver) -> None:
+async def test_a_large_body_is_sent(probe: QueueProbe, receiver: Receiver) -> None:
     body = bytes(range(256)) * (5 * MIB // 256)
-    async with open_requeuest(eye.dsn, ["a"], config=PATIENT) as client:
+    async with open_requeuest(probe.dsn, ["a"], config=PATIENT) as client:
         await client.spawn_returning("a", Request.post(receiver.url, content=body))
     assert [request.body for request in receiver.arrivals] == [body]
 
@@ -120,20 +121,20 @@ def _has_read(proxy: Proxy, bodies: int) -> bool:
 
 
 async def test_while_nothing_is_answered_no_job_is_given_up(
-    eye: Eye, proxy: Proxy, receiver: Receiver, log: Log
+    probe: QueueProbe, proxy: Proxy, receiver: Receiver, log: Log
 ) -> None:
     """Not even the large one that is just being read."""
     proxy.bytes_per_second = 16 * MIB
-    async with open_requeuest(eye.dsn, (), config=PATIENT) as client:
+    async with open_requeuest(probe.dsn, (), config=PATIENT) as client:
         for mebibytes in (8, 0, 0) * 4:
             await client.spawn("a", Request.post(receiver.url, content=bytes(mebibytes * MIB)))
     async with open_requeuest(proxy.dsn, ["a"], concurrency=3, lease=3, poll_interval=0.3, config=CONFIG):
         for number in (1, 2):
-            await until_done(partial(_has_read, proxy, number), patience=PATIENCE)
+            await until(partial(_has_read, proxy, number), patience=PATIENCE)
             proxy.freeze()
             await log.wait_for("claim_failed", len(log.fields("claim_failed")) + 3)
             proxy.thaw()
-        await eye.until_states(succeeded=12, patience=3 * PATIENCE)
+        await probe.until_states(succeeded=12, patience=3 * PATIENCE)
 
 
 def _destroy(server: Throwaway, job: UUID) -> None:
@@ -155,13 +156,13 @@ async def test_a_row_that_is_destroyed_is_given_up_and_all_others_are_delivered(
         async with open_requeuest(server.dsn(), ()) as client:
             culprit, successor = await _spawn_behind(client, receiver.url, os.urandom(200_000))
         await in_thread(_destroy, server, culprit)
-        async with open_requeuest(server.dsn(), poll_interval=0.5) as client, eye_on(server.dsn()) as eye:
+        async with open_requeuest(server.dsn(), poll_interval=0.5) as client, open_probe(server.dsn()) as probe:
             for channel in ("a", "b"):
                 await client.spawn_many(channel, [Request.get(receiver.url)] * 20)
-            await eye.until_states(dead=1, succeeded=41)
-            problem = (await eye.job(culprit))[2]
+            await probe.until_states(dead=1, succeeded=41)
+            problem = (await probe.job(culprit))[2]
             assert problem is not None
             assert problem.startswith("the stored job is damaged: it can't be read: ")
-            assert (await eye.job(successor))[0] == "succeeded"
+            assert (await probe.job(successor))[0] == "succeeded"
             [attempt] = await client.attempts(culprit)
             assert attempt.error == problem

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from requeuest_trio import Client, JobDead, JobState, Reached, Request, RetryPolicy, TrioTransport, open_requeuest
-from tests.engine.support import Eye
+from tests.engine.probe import QueueProbe
 from tests.http.hostile import RawServer, raw_server, read_head
 
 BODY = bytes(9_000_000)
@@ -52,11 +52,11 @@ class Early:
         await self.afterwards(stream)
 
     @asynccontextmanager
-    async def met_by_a_queue(self, eye: Eye) -> AsyncIterator[tuple[Client, RawServer, TrioTransport]]:
+    async def met_by_a_queue(self, probe: QueueProbe) -> AsyncIterator[tuple[Client, RawServer, TrioTransport]]:
         transport = TrioTransport(ssl_context=self.tls and self.tls[1])
         async with (
             raw_server(self.handle, tls=self.tls and self.tls[0]) as server,
-            open_requeuest(eye.dsn, http=transport) as client,
+            open_requeuest(probe.dsn, http=transport) as client,
         ):
             with trio.fail_after(PATIENCE):
                 yield client, server, transport
@@ -92,10 +92,12 @@ async def statuses(client: Client, job_id: UUID) -> list[tuple[Reached, int | No
 
 
 @pytest.mark.parametrize("afterwards", [reads_no_more, ends_its_side, closes, resets])
-async def test_a_status_to_give_up_on_ends_the_job_at_once(eye: Eye, tls: Contexts, afterwards: Afterwards) -> None:
+async def test_a_status_to_give_up_on_ends_the_job_at_once(
+    probe: QueueProbe, tls: Contexts, afterwards: Afterwards
+) -> None:
     """Also if a reset follows: the kernel keeps what had come before it, and it is read."""
     early = Early(413, afterwards, tls)
-    async with early.met_by_a_queue(eye) as (client, server, _):
+    async with early.met_by_a_queue(probe) as (client, server, _):
         request = Request.post(server.url, content=BODY, timeout=NEVER)
         with pytest.raises(JobDead) as caught:
             await client.result(job_id := await client.spawn("c", request, retry=GIVES_UP))
@@ -106,10 +108,10 @@ async def test_a_status_to_give_up_on_ends_the_job_at_once(eye: Eye, tls: Contex
 
 @pytest.mark.parametrize("afterwards", [reads_no_more, closes])
 async def test_any_other_refusal_is_tried_again_as_the_policy_says(
-    eye: Eye, tls: Contexts, afterwards: Afterwards
+    probe: QueueProbe, tls: Contexts, afterwards: Afterwards
 ) -> None:
     early = Early(401, afterwards, tls)
-    async with early.met_by_a_queue(eye) as (client, server, _):
+    async with early.met_by_a_queue(probe) as (client, server, _):
         request = Request.post(server.url, content=BODY, timeout=NEVER)
         with pytest.raises(JobDead):
             await client.result(job_id := await client.spawn("c", request, retry=TWICE))
@@ -118,10 +120,10 @@ async def test_any_other_refusal_is_tried_again_as_the_policy_says(
 
 
 @pytest.mark.parametrize("afterwards", [reads_no_more, ends_its_side, closes])
-async def test_an_early_success_is_a_success(eye: Eye, tls: Contexts, afterwards: Afterwards) -> None:
+async def test_an_early_success_is_a_success(probe: QueueProbe, tls: Contexts, afterwards: Afterwards) -> None:
     """Sending goes on for as long as the rest is read, and ends when it is stuck."""
     early = Early(200, afterwards, tls)
-    async with early.met_by_a_queue(eye) as (client, server, _):
+    async with early.met_by_a_queue(probe) as (client, server, _):
         request = Request.post(server.url, content=BODY, timeout=NEVER)
         response = await client.result(job_id := await client.spawn("c", request, retry=TWICE))
         assert (response.status_code, response.text) == (200, "early")
@@ -131,7 +133,7 @@ async def test_an_early_success_is_a_success(eye: Eye, tls: Contexts, afterwards
     assert early.heads == 1
 
 
-async def test_the_rest_of_the_request_is_not_sent(eye: Eye, tls: Contexts) -> None:
+async def test_the_rest_of_the_request_is_not_sent(probe: QueueProbe, tls: Contexts) -> None:
     may_look, came = trio.Event(), 0
 
     async def looks_later(stream: trio.abc.Stream) -> None:
@@ -141,7 +143,7 @@ async def test_the_rest_of_the_request_is_not_sent(eye: Eye, tls: Contexts) -> N
             came += len(more)
 
     early = Early(413, looks_later, tls)
-    async with early.met_by_a_queue(eye) as (client, server, transport):
+    async with early.met_by_a_queue(probe) as (client, server, transport):
         with pytest.raises(JobDead):
             await client.result(
                 await client.spawn("c", Request.post(server.url, content=BODY, timeout=NEVER), retry=GIVES_UP)

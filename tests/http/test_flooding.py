@@ -25,10 +25,10 @@ from requeuest_trio import Config, TrioTransport
 from requeuest_trio._http.sender import Sender, open_sender
 from requeuest_trio._http.turns import Turns
 from requeuest_trio._model.outcome import Delivery
-from tests.engine.support import until_done
 from tests.engine.test_scope_storm import AtStep
 from tests.http.flooding import CHUNKED, FLOODS, GZIP, OK
 from tests.http.hostile import raw_server, read_head, send, until_left
+from tests.waiting import until
 
 AT_ONCE = 8
 LONGEST = 0.025
@@ -259,7 +259,7 @@ async def test_who_opens_many_connections_has_no_more_turns(
     async with trio.open_nursery() as nursery:
         for number in range(50):
             nursery.start_soon(read_on, number)
-        await until_done(lambda: steps >= 50)
+        await until(lambda: steps >= 50)
         turns = Turns(*honest)
         await turns.step(lambda: None, took=took)  # from here on it is in line, as they are
         before = steps

@@ -1,4 +1,4 @@
-"""Connections for these tests: `conn` under test, `observer` to look at it through the server's eyes."""
+"""Connections for these tests: `conn` under test, `observer` to look at it through the server's probes."""
 
 from collections.abc import AsyncIterator, Iterator
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, TypeAlias, cast
 
 import psycopg
@@ -13,6 +13,7 @@ from psycopg import pq
 from requeuest_trio._postgres import TrioConnection
 from tests.poolers import direct
 from tests.servers import DEFAULTS_VARIABLE, PLAIN
+from tests.waiting import until
 
 Conn: TypeAlias = TrioConnection[tuple[Any, ...]]
 
@@ -40,13 +41,6 @@ async def value(conn: Conn, query: str, *params: object) -> Any:
 def stream(cursor: psycopg.AsyncCursor[Any], query: str, *, size: int = 1) -> AsyncGenerator[tuple[Any, ...]]:
     """What `stream()` really returns: psycopg's annotation does not say that it can be closed."""
     return cast("AsyncGenerator[tuple[Any, ...]]", cursor.stream(query.encode(), size=size))
-
-
-async def until(condition: Callable[[], Awaitable[object]], *, patience: float = 5.0) -> None:
-    """Wait for a state of the outside world, which tells nobody when it changes."""
-    with trio.fail_after(patience):
-        while not await condition():  # noqa: ASYNC110 - there is no event to wait for
-            await trio.sleep(0.002)
 
 
 async def is_running(observer: Conn, pid: int) -> bool:

@@ -13,7 +13,8 @@ from psycopg.rows import dict_row, namedtuple_row, scalar_row
 from psycopg.types.json import Jsonb
 
 from requeuest_trio._postgres import TrioConnection
-from tests.postgres.harness import IDLE, INTRANS, Conn, assert_usable, connect, stream, until, value
+from tests.postgres.harness import IDLE, INTRANS, Conn, assert_usable, connect, stream, value
+from tests.waiting import until
 
 
 async def test_execute_returns_rows(conn: Conn) -> None:

@@ -24,12 +24,12 @@ from tests.postgres.harness import (
     open_fds,
     stream,
     terminate,
-    until,
     until_at_rest,
     until_gone,
     value,
 )
 from tests.proxy import Proxy
+from tests.waiting import until
 
 QUICK = Backoff(initial=0.01, cap=0.05)
 

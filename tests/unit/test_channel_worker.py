@@ -38,7 +38,7 @@ class Holding:
         return self.shortage
 
 
-class Bench:
+class StoreHarness:
     """A worker, and what it has told."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
@@ -60,55 +60,55 @@ class Bench:
 
 
 async def test_an_attempt_that_is_cut_short_leaves_its_slot_to_the_next(nursery: trio.Nursery) -> None:
-    bench = Bench(nursery)
-    bench.worker.hand_over([new_job() for _ in range(4)])
+    harness = StoreHarness(nursery)
+    harness.worker.hand_over([new_job() for _ in range(4)])
     await trio.testing.wait_all_tasks_blocked()
-    assert len(bench.holding.scopes) == SLOTS
+    assert len(harness.holding.scopes) == SLOTS
     for number in (0, 2):
-        bench.holding.scopes[number].cancel()
+        harness.holding.scopes[number].cancel()
         await trio.testing.wait_all_tasks_blocked()
-    assert len(bench.holding.scopes) == 4, "the others began in the slot of those that were cut short"
-    assert not bench.holding.scopes[1].cancel_called
-    assert not bench.holding.scopes[3].cancel_called
-    assert bench.worker.in_hand == SLOTS
+    assert len(harness.holding.scopes) == 4, "the others began in the slot of those that were cut short"
+    assert not harness.holding.scopes[1].cancel_called
+    assert not harness.holding.scopes[3].cancel_called
+    assert harness.worker.in_hand == SLOTS
     for number in (1, 3):
-        await bench.end(number)
-    assert bench.worker.wish == Wish("a", 0, SLOTS, 0)
+        await harness.end(number)
+    assert harness.worker.wish == Wish("a", 0, SLOTS, 0)
 
 
 async def test_a_scope_whose_time_was_over_when_its_attempt_ended_serves_for_no_other(nursery: trio.Nursery) -> None:
-    bench = Bench(nursery)
-    bench.worker.hand_over([new_job(), new_job(), new_job()])
+    harness = StoreHarness(nursery)
+    harness.worker.hand_over([new_job(), new_job(), new_job()])
     await trio.testing.wait_all_tasks_blocked()
-    bench.holding.may_end[0].set()
-    bench.holding.scopes[0].cancel()
+    harness.holding.may_end[0].set()
+    harness.holding.scopes[0].cancel()
     await trio.testing.wait_all_tasks_blocked()
-    assert len(bench.holding.scopes) == 3
-    assert bench.holding.scopes[2] is not bench.holding.scopes[0]
-    assert not bench.holding.scopes[2].cancel_called
+    assert len(harness.holding.scopes) == 3
+    assert harness.holding.scopes[2] is not harness.holding.scopes[0]
+    assert not harness.holding.scopes[2].cancel_called
     nursery.cancel_scope.cancel()
 
 
 async def test_it_tells_of_a_free_slot_and_of_claims_while_they_are_in_hand(nursery: trio.Nursery) -> None:
-    bench = Bench(nursery)
+    harness = StoreHarness(nursery)
     jobs = [new_job() for _ in range(3)]
-    bench.worker.hand_over(jobs)
-    assert bench.worker.claims == {job.claim for job in jobs}
-    assert bench.worker.wish.free == 0
-    assert bench.worker.take_back() == [jobs[2]]
+    harness.worker.hand_over(jobs)
+    assert harness.worker.claims == {job.claim for job in jobs}
+    assert harness.worker.wish.free == 0
+    assert harness.worker.take_back() == [jobs[2]]
     await trio.testing.wait_all_tasks_blocked()
-    await bench.end(0)
-    assert bench.wishes == [Wish("a", 1, 1, 0)]
-    assert bench.worker.claims == {bench.holding.jobs[1].claim}
-    await bench.end(1)
+    await harness.end(0)
+    assert harness.wishes == [Wish("a", 1, 1, 0)]
+    assert harness.worker.claims == {harness.holding.jobs[1].claim}
+    await harness.end(1)
 
 
 async def test_what_could_not_be_sent_is_the_callers_again(nursery: trio.Nursery) -> None:
-    bench = Bench(nursery)
+    harness = StoreHarness(nursery)
     job = new_job()
-    bench.worker.hand_over([job])
+    harness.worker.hand_over([job])
     await trio.testing.wait_all_tasks_blocked()
-    bench.holding.shortage = "no descriptors"
-    await bench.end(0)
-    assert bench.short == [job]
-    assert bench.worker.in_hand == 0
+    harness.holding.shortage = "no descriptors"
+    await harness.end(0)
+    assert harness.short == [job]
+    assert harness.worker.in_hand == 0

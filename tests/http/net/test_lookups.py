@@ -17,6 +17,7 @@ from requeuest_trio.testing import Receiver
 from tests.http.hostile import PATIENT, SHORT, SMALL, send, send_request
 from tests.http.lookups import Lookups
 from tests.machine import within
+from tests.waiting import until
 
 SHARE = _MOST_PER_HOST
 
@@ -155,11 +156,7 @@ async def test_names_that_hang_hold_up_no_other_share(lookups: Lookups) -> None:
         assert lookups.running.total() < MOST
         nursery.cancel_scope.cancel()
     lookups.may_end.set()
-    with trio.fail_after(5):
-        while resolver._threads._of_shares:  # noqa: ASYNC110 - threads tell nobody
-            await trio.sleep(0.001)
-    assert not resolver._threads._waiting
-    assert not resolver._threads._running
+    await until(lambda: "0 running, 0 waiting" in repr(resolver))
 
 
 async def test_names_that_hang_hold_up_no_other_domain(lookups: Lookups) -> None:

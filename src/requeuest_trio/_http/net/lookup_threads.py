@@ -35,6 +35,10 @@ class LookupThreads:
         self.short_at = -math.inf
         """When this machine lacked something last, by `time.monotonic`."""
 
+    def __repr__(self) -> str:
+        waiting = sum(len(line) for domains in self._waiting.values() for line in domains.values())
+        return f"<LookupThreads: {self._running} running, {waiting} waiting>"
+
     def short_of(self, code: int) -> OutOfResources:
         """Note it. Called in threads."""
         self.short_at = monotonic()

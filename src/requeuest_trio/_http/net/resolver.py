@@ -34,6 +34,9 @@ class Resolver:
         self._threads = LookupThreads()
         self._of_hosts: WeakValueDictionary[tuple[str, str], _Lookups] = WeakValueDictionary()
 
+    def __repr__(self) -> str:
+        return f"<Resolver: {self._threads}>"
+
     async def addresses(self, host: str, port: int, share: str | None = None) -> list[Address]:
         """The addresses of a host, in the order in which the system prefers them.
 

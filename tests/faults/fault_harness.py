@@ -31,9 +31,10 @@ from tests.faults.history import (
     read_spawns,
 )
 from tests.faults.journal import read_journal
-from tests.faults.processes import PATIENCE, Program, start_program, until
+from tests.faults.processes import Program, start_program
 from tests.faults.producing import Orders
 from tests.faults.working import Terms
+from tests.waiting import PATIENCE, until
 
 ALL = -1
 FINISHED = (
@@ -54,7 +55,7 @@ CLAIM, RECORD = "RECURSIVE place", "json_to_recordset"
 MIB = 1_048_576
 
 
-class Rig:
+class FaultHarness:
     """One database, one receiver, and any number of producers and workers."""
 
     def __init__(self, dsn: str, directory: Path, seed: int, nursery: trio.Nursery) -> None:
@@ -395,16 +396,16 @@ class Rig:
 
 
 @asynccontextmanager
-async def open_rig(dsn: str, directory: Path, seed: int) -> AsyncIterator[Rig]:
-    """A rig on a migrated database. When the block ends, however it does, so have all its programs."""
+async def open_fault_harness(dsn: str, directory: Path, seed: int) -> AsyncIterator[FaultHarness]:
+    """A harness on a migrated database. When the block ends, however it does, so have all its programs."""
     try:
         async with trio.open_nursery(strict_exception_groups=True) as nursery:
-            rig = Rig(dsn, directory, seed, nursery)
+            harness = FaultHarness(dsn, directory, seed, nursery)
             try:
-                yield rig
+                yield harness
             finally:
                 with trio.CancelScope(shield=True):
-                    await rig.close()
+                    await harness.close()
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         raise_bare(group)

@@ -1,9 +1,9 @@
 """
 Starts programs by forking: everything is imported once, and not again for most of a second of CPU by each of them.
 
-`Zygote` is the side of the test, `main` that of the process that forks. A program gets descriptors for its standard
-input, output and errors; the test gets one that becomes readable when the program has ended. The zygote ends with the
-test.
+`ForkServer` is the side of the test, `main` that of the process that forks. A program gets descriptors for its standard
+input, output and errors; the test gets one that becomes readable when the program has ended. The server
+ends with the test.
 """
 
 import atexit
@@ -25,14 +25,14 @@ LARGEST = 65_536
 MODULES = ("arrivals", "producing", "working")
 
 
-class Zygote:
-    """One for each process that runs tests; see `zygote`."""
+class ForkServer:
+    """One for each process that runs tests; see `fork_server`."""
 
     def __init__(self) -> None:
         self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.faults.zygote", str(theirs.fileno())],
+                [sys.executable, "-m", "tests.faults.fork_server", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 cwd=ROOT,
                 pass_fds=[theirs.fileno()],
@@ -52,9 +52,9 @@ class Zygote:
 
 
 @cache
-def zygote() -> Zygote:
+def fork_server() -> ForkServer:
     """That of this process, started when it is first needed."""
-    started = Zygote()
+    started = ForkServer()
     atexit.register(started.end)
     return started
 

@@ -76,7 +76,7 @@ def store_on(connection: Conn) -> Store:
     return Store(OneConnection(connection), Queries(SCHEMA), Notifications(SCHEMA, Emitter()))
 
 
-class Bench:
+class StoreHarness:
     """A migrated database, connections to it as the library has them, and the store."""
 
     def __init__(self, dsn: str, stack: AsyncExitStack) -> None:
@@ -143,6 +143,6 @@ class Bench:
 
 
 @asynccontextmanager
-async def open_bench(dsn: str) -> AsyncIterator[Bench]:
+async def open_store_harness(dsn: str) -> AsyncIterator[StoreHarness]:
     async with AsyncExitStack() as stack:
-        yield Bench(dsn, stack)
+        yield StoreHarness(dsn, stack)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 from uuid import UUID
@@ -14,12 +14,11 @@ import trio
 from requeuest_trio import Client
 from requeuest_trio._engine.runner import Runner
 from tests.poolers import direct
-from tests.postgres.harness import Conn, connect, open_fds, until
+from tests.postgres.harness import Conn, connect, open_fds
+from tests.waiting import PATIENCE, until
 
-PATIENCE = 20.0
 
-
-class Eye:
+class QueueProbe:
     """The queue as PostgreSQL sees it, over a connection of its own."""
 
     def __init__(self, dsn: str, connection: Conn) -> None:
@@ -41,7 +40,7 @@ class Eye:
         async def reached() -> bool:
             return await self.states() == wanted
 
-        with suppress(trio.TooSlowError):
+        with suppress(AssertionError):
             await until(reached, patience=patience)
             return
         raise AssertionError(f"{await self.states()} after {patience} s, not {wanted}")
@@ -88,31 +87,31 @@ class Eye:
 
 
 @asynccontextmanager
-async def eye_on(dsn: str) -> AsyncIterator[Eye]:
+async def open_probe(dsn: str) -> AsyncIterator[QueueProbe]:
     connection = await connect(dsn)
     try:
-        yield Eye(dsn, connection)
+        yield QueueProbe(dsn, connection)
     finally:
         connection.close_nowait()
 
 
 @asynccontextmanager
-async def nothing_left(eye: Eye) -> AsyncIterator[None]:
+async def nothing_left(probe: QueueProbe) -> AsyncIterator[None]:
     """Whatever happens in the block: afterwards no task, connection, file, claim or lease of it is left."""
-    tasks, files, sessions = _tasks(), open_fds(), await eye.sessions()
+    tasks, files, sessions = _tasks(), open_fds(), await probe.sessions()
     yield
-    assert (await eye.states()).get("running", 0) == 0
-    assert await eye.value("select count(*) from requeuest.worker where pid = %s", os.getpid()) == 0
+    assert (await probe.states()).get("running", 0) == 0
+    assert await probe.value("select count(*) from requeuest.worker where pid = %s", os.getpid()) == 0
 
     async def as_before() -> bool:
         # The other ends of what was closed need a moment to notice.
-        left = (await eye.sessions()).keys() - sessions.keys()
+        left = (await probe.sessions()).keys() - sessions.keys()
         return not left and _tasks() <= tasks and open_fds() <= files
 
-    with suppress(trio.TooSlowError):
+    with suppress(AssertionError):
         await until(as_before)
         return
-    left = f"{_tasks() - tasks} tasks, {open_fds() - files} files, sessions {await eye.sessions()}"
+    left = f"{_tasks() - tasks} tasks, {open_fds() - files} files, sessions {await probe.sessions()}"
     raise AssertionError(f"left behind: {left}")
 
 
@@ -140,7 +139,7 @@ class Log(logging.Handler):
 
         try:
             await until(logged, patience=patience)
-        except trio.TooSlowError:
+        except AssertionError:
             raise AssertionError(f"no {event}: {[record.getMessage() for record in self.records]}") from None
         return self.fields(event)
 
@@ -149,12 +148,3 @@ def runner_of(client: Client) -> Runner:
     """What delivers in an open queue."""
     runner: Runner = client._load.__self__  # type: ignore[union-attr] # a bound method of it
     return runner
-
-
-async def until_done(condition: Callable[[], object], *, patience: float = PATIENCE) -> None:
-    """Wait for something in this process that tells nobody when it changes."""
-
-    async def check() -> object:
-        return condition()
-
-    await until(check, patience=patience)
