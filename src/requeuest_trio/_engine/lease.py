@@ -103,7 +103,9 @@ class Lease:
         still.
         """
         self._attempts[scope] = ends_at
-        scope.deadline = min(ends_at, self._lapses_at)
+        # Trio sorts deadlines, and looks for one in vain that it has already.
+        if scope.deadline != (deadline := min(ends_at, self._lapses_at)):
+            scope.deadline = deadline
 
     def ended(self, scope: trio.CancelScope) -> bool:
         """The attempt has ended. Returns whether the lease has cut it short, and not its own time."""
