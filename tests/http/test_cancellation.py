@@ -73,7 +73,7 @@ async def test_cancelled_in_the_moment_in_which_it_may_go_on_nothing_is_sent(rec
     transport.close()
 
 
-async def ignore(_: Reached) -> None:
+def ignore(_: Reached) -> None:
     """How far it has come."""
 
 

@@ -49,7 +49,7 @@ class Incoming(Protocol):
     """The body, if the transport or client has read and decoded it already."""
 
     def whole(self) -> bytes | None:
-        """The body as it came, if all of it has come together with the head: then it need not be read."""
+        """The body, if all of it has come together with the head and it has no coding: then it need not be read."""
         ...
 
     async def read(self, keep: Keep) -> bool:
@@ -92,17 +92,18 @@ def exchange_through(http: Any) -> Exchange:
 
 class _Own:
     decoded: bytes | None = None
+    _is_stopped = False
 
     def __init__(self, transport: TrioTransport, connection: Connection) -> None:
         self._transport = transport
         self._connection = connection
-        self._is_stopped = False
-        self.status = connection.answer.head.status
-        self.headers = connection.answer.head.text
+        head = connection.answer.head
+        self.status = head.status
+        self.headers = head.text
 
     def whole(self) -> bytes | None:
         answer = self._connection.answer
-        return b"".join(answer.pieces) if answer.is_complete else None
+        return b"".join(answer.pieces) if answer.is_complete and not answer.head.has_coding else None
 
     async def read(self, keep: Keep) -> bool:
         connection = self._connection

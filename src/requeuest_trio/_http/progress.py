@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Final
 
 import trio
@@ -17,10 +17,7 @@ from requeuest_trio._model.outcome import Answer, Delivery
 
 __all__ = ["Progress"]
 
-_ORDER: Final = {
-    reached: place
-    for place, reached in enumerate((Reached.RESOLVE, Reached.CONNECT, Reached.TLS, Reached.SENT, Reached.RESPONSE))
-}
+_ORDER: Final = (Reached.RESOLVE, Reached.CONNECT, Reached.TLS, Reached.SENT, Reached.RESPONSE)
 
 _BEFORE_SENT: Final = frozenset({Reached.RESOLVE, Reached.CONNECT, Reached.TLS})
 
@@ -47,18 +44,18 @@ class Progress:
         self._is_complete = False
         self._not_followed: str | None = None
 
-    async def step(self, reached: Reached) -> None:
-        """The library's own transport begins a step."""
+    def step(self, reached: Reached) -> Awaitable[None] | None:
+        """The library's own transport begins a step. If a cancellation may have come, that is to be waited for."""
         self._is_traced = True
         if reached is Reached.SENT and not self._confirm():
-            await trio.lowlevel.checkpoint_if_cancelled()
-        # Forward only: a second hop, or a second connection, does not unsend the first.
-        if _ORDER[reached] > _ORDER[self._reached]:
-            self._reached = reached
+            return self._step_unless_cancelled(reached)
+        self._come_to(reached)
+        return None
 
     async def trace(self, event: str, info: Mapping[str, Any]) -> None:
         """Another transport does, and tells it as httpcore would."""
-        await self.step(reached_by(event))
+        if (cancellation := self.step(reached_by(event))) is not None:
+            await cancellation
 
     def answered(self, status: int, headers: Headers, url: str | None = None) -> None:
         """Keep status and headers, and the URL to which redirects have led."""
@@ -91,7 +88,7 @@ class Progress:
         """The answer, read to its end or to the limit; with the reason, if it is a redirect that was not followed."""
         self._is_complete = True
         self._not_followed = not_followed or self._not_followed
-        return self._ended(Delivery(self._reached), cut_off=None)
+        return self._answered() or Delivery(self._reached)
 
     def failed(self, error: Exception) -> Delivery:
         """What an exception leaves behind."""
@@ -106,7 +103,7 @@ class Progress:
         elif reached is Reached.CONNECT and any(isinstance(cause, socket.gaierror) for cause in causes(error)):
             reached = Reached.RESOLVE
         is_shortage = reached in _BEFORE_SENT and caused_by_shortage(error)
-        return self._ended(Delivery(reached, error=text, is_shortage=is_shortage), cut_off=text)
+        return self._answered(cut_off=text) or Delivery(reached, error=text, is_shortage=is_shortage)
 
     def timed_out(self, timeout: float) -> Delivery:
         """What the deadline leaves behind."""
@@ -114,11 +111,21 @@ class Progress:
             return self.complete()
         text = f"timed out after {timeout:g} s"
         reached = self._reached if self._is_traced else Reached.SENT
-        return self._ended(Delivery(reached, error=text), cut_off=text)
+        return self._answered(cut_off=text) or Delivery(reached, error=text)
 
-    def _ended(self, without_answer: Delivery, cut_off: str | None) -> Delivery:
+    async def _step_unless_cancelled(self, reached: Reached) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._come_to(reached)
+
+    def _come_to(self, reached: Reached) -> None:
+        # Forward only: a second hop, or a second connection, does not unsend the first.
+        if _ORDER.index(reached) > _ORDER.index(self._reached):
+            self._reached = reached
+
+    def _answered(self, cut_off: str | None = None) -> Delivery | None:
+        """The answer as far as it has come, if one has; with the reason, if that is why no more of it came."""
         if self._status is None:
-            return without_answer
+            return None
         is_truncated = self._is_truncated or cut_off is not None
         answer = Answer(self._status, self._kept_headers(), bytes(self.body), is_truncated, cut_off, self._url)
         return Delivery(Reached.RESPONSE, answer, self._not_followed)

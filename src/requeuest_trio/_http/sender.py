@@ -91,7 +91,10 @@ class Sender:
                     if isinstance(following, Hop) and not redirects_left:
                         following = f"more than {self._max_redirects} redirects"
                     if not isinstance(following, Hop):
-                        await self._read_body(hop, answer, progress)
+                        if (body := answer.whole()) is None:
+                            await self._read_body(hop, answer, progress)
+                        else:
+                            progress.take(body, self._body_limit)
                         return progress.complete(following)
                 finally:
                     # Of a redirect, the body is not read: it may be endless.
@@ -118,9 +121,6 @@ class Sender:
             progress.is_decoded = find(answer.headers, "content-encoding") is not None
             return
         decoder = decoder_for(answer.headers)
-        if decoder is None and (body := answer.whole()) is not None:
-            progress.take(body, self._body_limit)
-            return
         try:
             if decoder is None:
                 is_whole = await answer.read(partial(self._keep, answer, progress))

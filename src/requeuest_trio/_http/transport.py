@@ -14,7 +14,7 @@ import httpx2
 import trio
 
 from requeuest_trio._http.net.connection import Connection, Disconnected, NotSent
-from requeuest_trio._http.net.connector import Connector, OnStep
+from requeuest_trio._http.net.connector import Connector, OnStep, tell
 from requeuest_trio._http.net.pool import Connections, ConnectionStatistics
 from requeuest_trio._http.net.shortages import OutOfResources
 from requeuest_trio._http.net.timeouts import NO_TIMEOUTS, Timeouts
@@ -167,7 +167,9 @@ class TrioTransport(httpx2.AsyncBaseTransport):
                 # Sending need not wait for anything, and what has no more time must not be sent.
                 await trio.lowlevel.checkpoint_if_cancelled()
                 connection.require_unread_nothing()
-                await on_step(Reached.SENT)
+                if (pause := on_step(Reached.SENT)) is not None:
+                    await pause
+                    connection.require_unread_nothing()
                 await connection.ask(message)
             except NotSent:
                 self._drop(connection)
@@ -226,7 +228,7 @@ class TrioTransport(httpx2.AsyncBaseTransport):
             on_step = _reporting(request.extensions.get("trace"))
             connection = await self.exchange(message, on_step, Timeouts.of(request.extensions.get("timeout")))
             try:
-                await on_step(Reached.RESPONSE)
+                await tell(on_step, Reached.RESPONSE)
             except BaseException:
                 self.release(connection)
                 raise
@@ -333,5 +335,5 @@ def _reporting(trace: Callable[[str, Mapping[str, Any]], Awaitable[None]] | None
     return report
 
 
-async def _ignore(_: Reached) -> None:
+def _ignore(_: Reached) -> None:
     pass

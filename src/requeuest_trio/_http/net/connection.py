@@ -74,7 +74,8 @@ class Connection:
         return self.answer.is_reusable and not self.is_closed and not self._is_last
 
     def require_unread_nothing(self) -> None:
-        """Raise `NotSent` if something has come, data or an end: it answers nothing before anything was asked."""
+        """Raise `NotSent` if something has come, data or an end. To be called right before `ask`: what comes before a
+        request answers nothing (RFC 9112 section 9.2)."""
         if self._stream.is_readable():
             raise NotSent("the connection was closed, or said something, before it was asked anything")
 
@@ -87,12 +88,9 @@ class Connection:
         """Send a request, unless an answer comes before it has gone: who answers early may read no more of it. Then
         read the answer until status and fields are there.
 
-        Whatever comes before the first byte has gone answers nothing (RFC 9112 section 9.2).
-
-        Raises `NotSent`, `Disconnected`, `WriteError`, `WriteTimeout`, `ReadError`, `ReadTimeout` or
+        Raises `Disconnected`, `WriteError`, `WriteTimeout`, `ReadError`, `ReadTimeout` or
         `RemoteProtocolError`, and what a body in pieces raises.
         """
-        self.require_unread_nothing()
         self._is_last = message.is_last
         self.answer.expect(is_head=message.method == "HEAD")
         self._turns, self._share = None, message.share

@@ -18,10 +18,16 @@ from requeuest_trio._model.ecosystem import ConnectError
 from requeuest_trio._model.job import Reached
 from requeuest_trio._model.origin import Origin
 
-__all__ = ["Connector", "OnStep"]
+__all__ = ["Connector", "OnStep", "tell"]
 
-OnStep = Callable[[Reached], Awaitable[None]]
-"""Told before each step that it begins."""
+OnStep = Callable[[Reached], Awaitable[None] | None]
+"""Told before each step that it begins. What it returns is waited for."""
+
+
+async def tell(on_step: OnStep, reached: Reached) -> None:
+    """Tell of a step, and wait if whoever is told wants to."""
+    if (pause := on_step(reached)) is not None:
+        await pause
 
 
 class Connector:
@@ -43,16 +49,16 @@ class Connector:
 
         Raises `ConnectError`, `OutOfResources` among them. Cancelled: nothing is left open.
         """
-        await on_step(Reached.RESOLVE)
+        await tell(on_step, Reached.RESOLVE)
         try:
             addresses = await self._resolver.addresses(origin.host, origin.port, share)
             context = None if origin.scheme == "http" else await self._tls_context()
-            await on_step(Reached.CONNECT)
+            await tell(on_step, Reached.CONNECT)
             sock = await first_connected(addresses, extra)
             if context is None:
                 return PlainStream(sock)
             try:
-                await on_step(Reached.TLS)
+                await tell(on_step, Reached.TLS)
             except BaseException:
                 sock.close()
                 raise

@@ -41,7 +41,7 @@ _SAFETY_SECONDS: Final = 1.0
 class Head:
     """Status line and fields of an answer, and what follows from them. Many answers share one: not to be changed."""
 
-    __slots__ = ("fields", "plain_framing", "promised", "reason", "status", "text", "version")
+    __slots__ = ("fields", "has_coding", "plain_framing", "promised", "reason", "status", "text", "version")
 
     def __init__(self, version: bytes, status: int, reason: bytes, fields: RawHeaders) -> None:
         self.version: bytes = version
@@ -51,6 +51,8 @@ class Head:
         self.text: Headers = tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields])
         self.promised: float = _promised_seconds(fields)
         """How long the other side keeps an idle connection open."""
+        self.has_coding = any(len(name) == 16 and name.lower() == b"content-encoding" for name, _ in fields)
+        """Whether the body may not be as it was meant."""
         self.plain_framing: Framing | None = None
         """What `framing_of` gives for a plain head that answers no HEAD, once it was asked."""
 
