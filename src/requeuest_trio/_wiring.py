@@ -167,9 +167,9 @@ async def wire(
 
 
 def wire_runner(
-    claims: Store,
-    records: Store,
-    bodies: Store,
+    claiming: Store,
+    recording: Store,
+    reading_bodies: Store,
     sender: Sender,
     waiters: Waiters,
     readiness: Readiness,
@@ -180,36 +180,37 @@ def wire_runner(
 ) -> Runner:
     """Build what delivers.
 
-    The dispatcher shares one connection with heartbeat and maintenance; the recorder has one for itself, so that a slow
-    claim never holds up an outcome. Large bodies have another, which is made when the first of them is claimed.
+    Each store is bound to a connection of its own, named by what goes over it. Heartbeat and maintenance share that of
+    the dispatcher; the recorder has one for itself, so that a slow claim never holds up an outcome. That of large
+    bodies is made when the first of them is claimed.
     """
     config = options.config
-    recorder = Recorder(records, config, AfterRecording(waiters, wake_ups), emitter)
-    deliverer = Deliverer(sender, recorder, LargeBodies(bodies, lease), lease, config, emitter)
+    recorder = Recorder(recording, config, AfterRecording(waiters, wake_ups), emitter)
+    deliverer = Deliverer(sender, recorder, LargeBodies(reading_bodies, lease), lease, config, emitter)
     shortages = Shortages(options.concurrency, emitter)
     workers = ChannelWorkers(deliverer, readiness, wake_ups, shortages, concurrency=options.concurrency)
-    claiming = Claims(claims, lease, [recorder, workers], wake_ups, waiters.wake, emitter)
+    claims = Claims(claiming, lease, [recorder, workers], wake_ups, waiters.wake, emitter)
     slots = Slots(config.max_running, None if readiness.channels is None else len(readiness.channels))
     clock = DatabaseClock()
     return Runner(
         Dispatcher(
-            claims,
+            claiming,
             lease,
             readiness,
             wake_ups,
             slots,
             workers,
-            claiming,
+            claims,
             emitter,
             poll_interval=options.poll_interval,
         ),
-        ShortCut(readiness, slots, workers, claiming, lease, wake_ups),
+        ShortCut(readiness, slots, workers, claims, lease, wake_ups),
         workers,
         recorder,
-        Heartbeat(claims, lease, clock, workers.give_up_waiting, emitter),
-        Maintenance(claims, config, lease, claiming, wake_ups, clock, emitter),
+        Heartbeat(claiming, lease, clock, workers.give_up_waiting, emitter),
+        Maintenance(claiming, config, lease, claims, wake_ups, clock, emitter),
         lease,
-        records,
+        recording,
         emitter,
     )
 

@@ -24,7 +24,7 @@ import trio
 
 from requeuest_trio import Config, Request, migrate, open_requeuest
 from requeuest_trio._engine.clocks import DatabaseClock
-from requeuest_trio._engine.watch import Watch
+from requeuest_trio._engine.signs_of_life import SignsOfLife
 from requeuest_trio._store.maintaining import Sign
 from requeuest_trio.testing import open_receiver
 from tests.engine.probe import open_probe
@@ -214,17 +214,17 @@ def test_a_step_is_told_from_a_slow_answer() -> None:
 
 
 def test_a_process_is_lost_once_nothing_has_changed_for_its_own_lease() -> None:
-    watch = Watch()
+    seen = SignsOfLife()
     signs = [Sign(UUID(int=number), "2026-01-01", float(lease)) for number, lease in enumerate([1, 1, 30])]
-    watch.look(signs, 100.0)
-    assert watch.lost(100.99) == []
-    assert watch.next_loss(100.5) == 101.0
+    seen.look(signs, 100.0)
+    assert seen.lost(100.99) == []
+    assert seen.next_loss(100.5) == 101.0
     beat = signs[0]._replace(seen_at="1999-01-01")  # an earlier time is a sign as well
-    watch.look([beat, *signs[1:]], 100.9)
-    assert watch.lost(101.0) == [signs[1]]
-    watch.look([beat], 102.0)
-    assert watch.lost(102.0) == [beat]
-    watch.start_over()
-    watch.look([beat], 103.0)
-    assert watch.lost(103.5) == []
-    assert watch.next_loss(103.5) == 104.0
+    seen.look([beat, *signs[1:]], 100.9)
+    assert seen.lost(101.0) == [signs[1]]
+    seen.look([beat], 102.0)
+    assert seen.lost(102.0) == [beat]
+    seen.start_over()
+    seen.look([beat], 103.0)
+    assert seen.lost(103.5) == []
+    assert seen.next_loss(103.5) == 104.0

@@ -22,7 +22,7 @@ it (`_wiring.py`).
    `after_recording.py` wakes the callers and channels that this concerns.
 
 Beside them, and not on a request's way: `heartbeat.py` renews the lease (`lease.py`, measured on the clock of
-`clocks.py`), and `maintenance.py` rescues, repairs and prunes (`watch.py` says which processes are lost).
+`clocks.py`), and `maintenance.py` rescues, repairs and prunes (`signs_of_life.py` says which processes are lost).
 
 # The states of a job
 

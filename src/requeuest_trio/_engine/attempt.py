@@ -56,7 +56,7 @@ class _Shortage(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Deliverer:
-    """What every attempt needs."""
+    """Makes the attempts of all channels, each in the task of its slot."""
 
     sender: Sender
     recorder: Recorder

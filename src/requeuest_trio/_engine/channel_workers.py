@@ -197,7 +197,7 @@ class ChannelWorkers:
         """This machine could not send a job, and may not be able to send others either."""
         self._unwanted += [job, *worker.take_back()]
         self._shortages.met(worker.channel, worker.in_hand, problem, trio.current_time())
-        self._wake_ups.look_up()
+        self._wake_ups.wake()
 
     def take_back(self) -> list[Claimed]:
         """Take from the workers what they have not begun, and return it."""

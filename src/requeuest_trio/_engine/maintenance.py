@@ -17,8 +17,8 @@ from requeuest_trio._config import Config
 from requeuest_trio._engine.claims import Claims
 from requeuest_trio._engine.clocks import DatabaseClock
 from requeuest_trio._engine.lease import Lease
+from requeuest_trio._engine.signs_of_life import SignsOfLife
 from requeuest_trio._engine.wake_ups import WakeUps
-from requeuest_trio._engine.watch import Watch
 from requeuest_trio._model.errors import first_line
 from requeuest_trio._model.states import JobState
 from requeuest_trio._observe import events
@@ -62,7 +62,7 @@ class Maintenance:
         ]
         self._clock = clock
         self._emitter = emitter
-        self._watch = Watch()
+        self._signs = SignsOfLife()
         self._answered_at = -math.inf
         self._up_since = math.inf
         self._times_set: int | None = None
@@ -81,7 +81,7 @@ class Maintenance:
 
     async def _until_next_round(self) -> None:
         now = trio.current_time()
-        await trio.sleep_until(min(now + self._lease.length / _ROUNDS_PER_LEASE, self._watch.next_loss(now)))
+        await trio.sleep_until(min(now + self._lease.length / _ROUNDS_PER_LEASE, self._signs.next_loss(now)))
 
     async def _take(self, step: Callable[[], Awaitable[None]]) -> None:
         """Errors are logged, and the next round tries again: one step that fails for long disables no other."""
@@ -104,7 +104,7 @@ class Maintenance:
         if now - self._answered_at > self._lease.length / 2:
             # Not heard from for so long: for all that is known it was down or stood still, or this machine did.
             self._up_since = trio.current_time()
-            self._watch.start_over()
+            self._signs.start_over()
         self._answered_at = now
 
     def _was_up_for_a_lease(self) -> bool:
@@ -139,9 +139,9 @@ class Maintenance:
     async def _rescue(self) -> None:
         try:
             signs = await self._ask(self._store.signs_of_life())
-            self._watch.look(signs, trio.current_time())
+            self._signs.look(signs, trio.current_time())
             while self._was_up_for_a_lease():
-                lost = self._watch.lost(trio.current_time())
+                lost = self._signs.lost(trio.current_time())
                 rescued = await self._ask(self._store.rescue(self._lease.worker, lost))
                 if not rescued:
                     await self._ask(self._store.forget(lost))

@@ -83,7 +83,7 @@ class ShortCut:
             return
         if job is not None or reservation.is_unknown:
             self._claims.doubt()
-        self._wake_ups.look_up()
+        self._wake_ups.wake()
 
     def close(self) -> None:
         """Reserve nothing more; what is being stored may still be sent."""

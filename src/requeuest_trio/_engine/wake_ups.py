@@ -1,4 +1,4 @@
-"""Wake-ups: what makes the dispatcher look up, each with the moment at which it came.
+"""Wake-ups: what makes the dispatcher take its next step, each with the moment at which it came.
 
 They are hints. One may be lost, or come twice, or be invented by another role; the poll finds what they miss.
 """
@@ -54,7 +54,7 @@ class WakeUps:
         if self._readiness.ready:
             self._woken.set()
 
-    def look_up(self) -> None:
+    def wake(self) -> None:
         """There is something to do that has nothing to do with readiness."""
         self._woken.set()
 

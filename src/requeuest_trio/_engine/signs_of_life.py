@@ -13,10 +13,10 @@ from collections.abc import Iterable
 
 from requeuest_trio._store.maintaining import Sign
 
-__all__ = ["Watch"]
+__all__ = ["SignsOfLife"]
 
 
-class Watch:
+class SignsOfLife:
     """The last sign of each process, and since when it has been the last. Times are those of Trio's clock."""
 
     def __init__(self) -> None:
