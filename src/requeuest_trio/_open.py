@@ -21,7 +21,8 @@ from requeuest_trio._model.errors import InvalidRequest, RequeuestError
 from requeuest_trio._model.exact import exact_text
 from requeuest_trio._model.groups import Kept, raise_bare
 from requeuest_trio._observe.emitter import Emitter
-from requeuest_trio._postgres import Dsn, Route, move_on_after
+from requeuest_trio._postgres import Dsn, Route
+from requeuest_trio._real_time import move_on_after
 from requeuest_trio._store.migrate import apply_migrations
 from requeuest_trio._store.notifications import Notifications
 from requeuest_trio._store.opening import Opening

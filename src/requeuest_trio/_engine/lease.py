@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 import trio
 
 from requeuest_trio._engine.clocks import boottime
-from requeuest_trio._postgres import is_mocked
+from requeuest_trio._real_time import is_mocked
 
 __all__ = ["Lease"]
 

@@ -18,7 +18,8 @@ from requeuest_trio._model.backoff import Backoff
 from requeuest_trio._model.errors import DatabaseUnavailable, first_line
 from requeuest_trio._observe import events
 from requeuest_trio._observe.emitter import Emitter
-from requeuest_trio._postgres import TrioConnection, move_on_after
+from requeuest_trio._postgres import TrioConnection
+from requeuest_trio._real_time import move_on_after
 from requeuest_trio._store.database import DATABASE_ERRORS, Database
 from requeuest_trio._store.store import Store
 

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 import trio
 from trio.lowlevel import RunVar
 
-from requeuest_trio._postgres.real_time import is_mocked
+from requeuest_trio._real_time import is_mocked
 
 __all__ = ["Turns"]
 

@@ -3,7 +3,7 @@ PostgreSQL for Trio: psycopg's protocol, Trio's waiting. Knows nothing of queues
 
 Reading order: `waiting` (a socket and a generator), `connection` (what an operation is, and what follows when it is
 cancelled) with its parts `lock`, `connecting`, `draining` and `transaction`, then `encoded`, `route`,
-`forgetting` and `pool`; and `real_time`, whose limits all of them have.
+`forgetting` and `pool`. Time limits are those of `_real_time`.
 """
 
 from requeuest_trio._postgres.connecting import ELSEWHERE, is_of_server
@@ -11,7 +11,6 @@ from requeuest_trio._postgres.connection import SETTLE_TIMEOUT, TrioConnection
 from requeuest_trio._postgres.encoded import Statement, execute_encoded
 from requeuest_trio._postgres.forgetting import forget_prepared, prepared_names
 from requeuest_trio._postgres.pool import ConnectionPool, PoolStatistics, PoolTimeout
-from requeuest_trio._postgres.real_time import is_mocked, move_on_after
 from requeuest_trio._postgres.route import Dsn, Route
 from requeuest_trio._postgres.transaction import TrioTransaction
 
@@ -28,8 +27,6 @@ __all__ = (
     "TrioTransaction",
     "execute_encoded",
     "forget_prepared",
-    "is_mocked",
     "is_of_server",
-    "move_on_after",
     "prepared_names",
 )

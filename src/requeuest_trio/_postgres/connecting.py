@@ -16,8 +16,8 @@ from psycopg._conninfo_utils import get_param, get_param_def, is_ip_address, spl
 from psycopg.conninfo import make_conninfo
 
 from requeuest_trio._model.escaping import cut
-from requeuest_trio._postgres.real_time import move_on_after
 from requeuest_trio._postgres.waiting import run_connecting
+from requeuest_trio._real_time import move_on_after
 
 if TYPE_CHECKING:
     from collections.abc import Callable

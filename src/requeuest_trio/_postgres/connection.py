@@ -25,9 +25,9 @@ from psycopg.rows import Row, tuple_row
 from requeuest_trio._postgres.connecting import Address, Addresses, connection_attempts, first_to_connect
 from requeuest_trio._postgres.draining import come_to_rest, dispose_of, request_cancel
 from requeuest_trio._postgres.lock import ConnectionLock
-from requeuest_trio._postgres.real_time import move_on_after
 from requeuest_trio._postgres.transaction import TrioServerCursor, TrioTransaction
 from requeuest_trio._postgres.waiting import SocketWaiter, run_connecting
+from requeuest_trio._real_time import move_on_after
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

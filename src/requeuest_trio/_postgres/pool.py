@@ -18,8 +18,8 @@ import trio
 from requeuest_trio._model.backoff import Backoff
 from requeuest_trio._postgres.connection import SETTLE_TIMEOUT, TrioConnection
 from requeuest_trio._postgres.forgetting import forget_news, forget_options
-from requeuest_trio._postgres.real_time import move_on_after, move_on_at
 from requeuest_trio._postgres.route import Route
+from requeuest_trio._real_time import move_on_after, move_on_at
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable

@@ -13,7 +13,7 @@ from requeuest_trio._model.dsn import HiddenText, problem_of
 from requeuest_trio._model.exact import exact_text
 from requeuest_trio._postgres.connecting import Addresses
 from requeuest_trio._postgres.connection import TrioConnection
-from requeuest_trio._postgres.real_time import move_on_after
+from requeuest_trio._real_time import move_on_after
 
 __all__ = ("Dsn", "Route")
 

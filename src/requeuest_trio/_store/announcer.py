@@ -16,7 +16,7 @@ from requeuest_trio._model.backoff import Backoff
 from requeuest_trio._model.errors import first_line
 from requeuest_trio._observe import events
 from requeuest_trio._observe.emitter import Emitter
-from requeuest_trio._postgres import move_on_after
+from requeuest_trio._real_time import move_on_after
 from requeuest_trio._store.database import DATABASE_ERRORS
 from requeuest_trio._store.store import Store
 from requeuest_trio._store.waits import Waits, first_two

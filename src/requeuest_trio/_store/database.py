@@ -23,9 +23,9 @@ from requeuest_trio._postgres import (
     TrioConnection,
     TrioTransaction,
     forget_prepared,
-    move_on_after,
     prepared_names,
 )
+from requeuest_trio._real_time import move_on_after
 from requeuest_trio._store.failures import (
     Meaning,
     answer_of,

@@ -14,7 +14,8 @@ from functools import partial
 
 from requeuest_trio._config import Config
 from requeuest_trio._model.errors import DatabaseUnavailable, InvalidRequest
-from requeuest_trio._postgres import Route, TrioConnection, move_on_after
+from requeuest_trio._postgres import Route, TrioConnection
+from requeuest_trio._real_time import move_on_after
 from requeuest_trio._store.database import connected, for_callers, run_once
 from requeuest_trio._store.queries import Queries
 

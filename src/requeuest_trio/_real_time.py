@@ -1,5 +1,4 @@
-"""
-Time limits for what waits for the real world, such as the answer of a server.
+"""Time limits for what waits for the real world, such as the answer of a server.
 
 They are those of Trio, unless its clock is a `trio.testing.MockClock`: a server does not answer sooner because a test's
 clock is run faster, or jumps. Then they are measured in real time; and as long as one is running, a clock that jumps
