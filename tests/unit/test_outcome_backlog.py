@@ -147,3 +147,5 @@ def test_what_took_too_long_is_not_tried_again_in_the_end() -> None:
     assert backlog.next_batch(0.0) == []
     backlog.end_pauses()
     assert backlog.next_batch(0.0) == [quick]
+    backlog.confirm([quick])
+    assert backlog.next_batch(0.0) == []
