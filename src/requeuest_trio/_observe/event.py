@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import FrozenInstanceError, dataclass
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 from requeuest_trio._model.escaping import cut, escaped
@@ -53,9 +53,29 @@ class Event:
     def __str__(self) -> str:
         return " ".join([self.name, *(f"{name}={value}" for name, value in self.fields().items())])
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if hasattr(self, name):
+            raise FrozenInstanceError(f"an event does not change, nor its {name}")
+        object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        raise FrozenInstanceError(f"an event does not change, nor its {name}")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__qualname__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self._names)})"
+
+    def __eq__(self, other: object) -> bool:
+        return self._values() == other._values() if isinstance(other, type(self)) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._values())
+
     def fields(self) -> dict[str, Any]:
         """The fields by name, as JSON has values: ids and states are texts, and several texts are a list."""
         return {name: _plain(getattr(self, name)) for name in self._names}
+
+    def _values(self) -> tuple[object, ...]:
+        return tuple(getattr(self, name) for name in self._names)
 
 
 E = TypeVar("E", bound=Event)
@@ -66,7 +86,8 @@ def kind(room: str, level: int) -> Callable[[type[E]], type[E]]:
     """Make a class a kind of event. The class has its fields, and says in its docstring what it means."""
 
     def made(cls: type[E]) -> type[E]:
-        value = dataclass(frozen=True, slots=True, kw_only=True)(cls)
+        # What all have in common is written once, in `Event`: to generate it for each kind takes longer to import.
+        value = dataclass(slots=True, kw_only=True, repr=False, eq=False, match_args=False)(cls)
         value.room = room
         value.level = level
         return value
