@@ -1,7 +1,7 @@
 """
 PostgreSQL's protocol, as far as one who passes it on has to understand it: where messages end, and what is executed.
 
-Statements of the library go by their names in `queries.sql` and `migrations/`, all others by their text.
+Statements of the library go by their names in `_store/sql/` and `migrations/`, all others by their text.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
-from importlib.resources import files
 
 import trio
 
 from requeuest_trio._store.migrate import migrations
-from requeuest_trio._store.queries import Queries
+from requeuest_trio._store.queries import Queries, parsed
 
 SSL_REQUEST, GSS_REQUEST, CANCEL_REQUEST = 80877103, 80877104, 80877102
 # By the client; by the server.
@@ -190,7 +189,6 @@ def _names() -> dict[str, str]:
 
 
 def query_texts() -> dict[str, str]:
-    """All statements of `queries.sql`, by name."""
-    source = files("requeuest_trio._store").joinpath("queries.sql").read_text("utf-8")
+    """All statements of the store, by name."""
     queries = Queries(_SCHEMA)
-    return {name: queries[name].decode() for name in re.findall(r"^-- name: (\w+)$", source, re.MULTILINE)}
+    return {name: queries[name].decode() for name in parsed()}

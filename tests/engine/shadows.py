@@ -20,13 +20,13 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from requeuest_trio._store.migrate import migrations
-from requeuest_trio._store.queries import _parsed
+from requeuest_trio._store.queries import parsed
 from tests.poolers import direct
 
 _SQL = re.sub(
     r"--.*|%(\(\w+\)[sb])?",
     "",
-    "\n".join([*_parsed().values(), *(text for step in migrations() for text in (step.up, step.down))]),
+    "\n".join([*parsed().values(), *(text for step in migrations() for text in (step.up, step.down))]),
 )
 _WORDS = sorted(set(re.findall(r"[a-z_]\w*", _SQL)))
 _OPERATORS = sorted({*re.findall(r"[-+*/<>=~!@#%^&|`?]+", _SQL), "~~", "!~~"})

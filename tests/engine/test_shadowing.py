@@ -36,7 +36,7 @@ from requeuest_trio import (
     open_requeuest,
 )
 from requeuest_trio._store.migrate import migrations
-from requeuest_trio._store.queries import Queries, _parsed
+from requeuest_trio._store.queries import Queries, parsed
 from requeuest_trio._store.store import Store
 from requeuest_trio.testing import Receiver, Reply
 from tests.engine.roles import another_role
@@ -176,7 +176,7 @@ async def test_in_all_that_the_library_does(trapped: Trapped, receiver: Receiver
     trapped.check()
     assert used.by_callers - UNPINNED == set()
     assert used.by_callers >= {"spawn_one", "spawn", "spawn_ordered", "announce", "ordered_channels", "lock_keys"}
-    assert set(_parsed()) - used.at_all - _not_here(trapped.dsn) == set()
+    assert set(parsed()) - used.at_all - _not_here(trapped.dsn) == set()
 
 
 async def _deliver(client: Client, channel: str, receiver: Receiver) -> None:

@@ -1,7 +1,7 @@
 """
 The protocol of claims, fences, ordering keys and rescue as a small pure model, and an exhaustive search of it.
 
-Two processes, two jobs of one ordering key. Every step of a process and every statement of `queries.sql` is one
+Two processes, two jobs of one ordering key. Every step of a process and every statement of the store is one
 transition, and they come in any order: so a process may stall anywhere, for as long as it likes. It may also crash
 anywhere, lose the answer to a statement, and have a statement carried out long after it was given up (`wire`).
 

@@ -39,7 +39,7 @@ async def test_a_commit_that_is_lost(name: str, lost: Lost, probe: QueueProbe, r
 
 
 def test_every_statement_that_writes_has_its_place() -> None:
-    """In the table above: who adds one to queries.sql adds a line there."""
+    """In the table above: who adds one to the store adds a line there."""
     writing = {name for name, statement in query_texts().items() if _WRITES.search(statement)} - _READS
     assert {"claim", "record", "spawn", "heartbeat", "prune"} <= writing
     assert {"job", "locked_jobs", "lock_keys", "due_channels"}.isdisjoint(writing)

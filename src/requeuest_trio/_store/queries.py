@@ -1,16 +1,26 @@
-"""Reads queries.sql: the one place where run-time SQL stands."""
+"""Reads sql/: the one place where run-time SQL stands, a file for each step of a job.
+
+Each statement has a name and says what it is for. `{schema}` stands for the quoted schema. Statements that change
+several rows lock them in the order of their ids; those that touch ordering keys run in a transaction that has run
+`lock_keys` first.
+
+`configure` sees to it that names are looked up in pg_catalog alone. What runs before it, or in a transaction of the
+application's, which has a path of its own, leaves nothing to look up: functions, types and operators are qualified, but
+for what the grammar itself knows, such as coalesce, extract and boolean.
+"""
 
 from __future__ import annotations
 
 import re
 from functools import cache
 from importlib.resources import files
+from operator import attrgetter
 
 from requeuest_trio._model.errors import InvalidRequest, shown
 from requeuest_trio._model.exact import exact_text
 from requeuest_trio._postgres import Statement
 
-__all__ = ["Queries", "checked_schema"]
+__all__ = ["Queries", "checked_schema", "parsed"]
 
 _NAME = re.compile(r"^-- name: (\w+)\n((?:--.*\n)*)", re.MULTILINE)
 _PLACEHOLDER = re.compile(rb"%\((\w+)\)s")
@@ -27,11 +37,17 @@ def checked_schema(schema: object) -> str:
 
 
 @cache
-def _parsed() -> dict[str, str]:
-    text = files(__package__).joinpath("queries.sql").read_text("utf-8")
-    parts = _NAME.split(text)
-    # split() gives: what stands before, then name, comment and statement of each query in turn.
-    return dict(zip(parts[1::3], (statement.strip() for statement in parts[3::3]), strict=True))
+def parsed() -> dict[str, str]:
+    """The statements as they stand there, by name."""
+    statements: dict[str, str] = {}
+    for file in sorted((files(__package__) / "sql").iterdir(), key=attrgetter("name")):
+        parts = _NAME.split(file.read_text("utf-8"))
+        # split() gives: what stands before, then name, comment and statement of each query in turn.
+        for name, statement in zip(parts[1::3], parts[3::3], strict=True):
+            if name in statements:
+                raise ValueError(f"two statements have the name {name}")
+            statements[name] = statement.strip()
+    return statements
 
 
 class Queries:
@@ -39,7 +55,7 @@ class Queries:
 
     def __init__(self, schema: str) -> None:
         self.schema: str = checked_schema(schema)
-        self._statements = {name: self.filled_in(statement) for name, statement in _parsed().items()}
+        self._statements = {name: self.filled_in(statement) for name, statement in parsed().items()}
         self._numbered: dict[str, tuple[Statement, list[str]]] = {}
 
     def filled_in(self, text: str) -> bytes:
