@@ -8,12 +8,13 @@ these too.
 To read the code, follow one request from the top down; each room imports only those below it:
 
 - `_open` wires everything, and `cli` is the command on top of it.
-- `_client` takes the request; what `spawn` checks is beside it.   1. spawn
+- `_client` takes the request.                                     1. spawn
 - `_engine` has the tasks that deliver: the listener hears of it,  3. wake up
   the dispatcher claims it, a worker takes it,                     4. claim
   an attempt sends it, the recorder writes what came of it.        5. attempt, 8. record
+- `_enqueue` checks its arguments, and commits it with others.     2. commit
 - `_waiters` wakes those who wait for the response.                9. wait
-- `_store` has all SQL, and the group commit of spawns.            2. commit
+- `_store` has all SQL.
 - `_http` sends.                                                   6. send
 - `_postgres` drives psycopg from Trio.
 - `_observe` has the events, and those that take them: the log, and who subscribes.
@@ -22,6 +23,7 @@ To read the code, follow one request from the top down; each room imports only t
 
 from requeuest_trio._client import Client
 from requeuest_trio._config import Config
+from requeuest_trio._enqueue.arguments import SpawnOptions
 from requeuest_trio._http.transport import TrioTransport
 from requeuest_trio._model.channel import ALL, All, Channel
 from requeuest_trio._model.errors import (
@@ -62,6 +64,7 @@ __all__ = [
     "RequeuestError",
     "RetryPolicy",
     "SchemaMismatch",
+    "SpawnOptions",
     "Stats",
     "StatusClass",
     "TrioConnection",

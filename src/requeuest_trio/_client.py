@@ -14,6 +14,8 @@ import trio
 from psycopg.pq import TransactionStatus
 
 from requeuest_trio._config import Config
+from requeuest_trio._enqueue.arguments import JobFactory, SpawnOptions
+from requeuest_trio._enqueue.group_commit import Spawner
 from requeuest_trio._model import checks
 from requeuest_trio._model.channel import All, Channel
 from requeuest_trio._model.ecosystem import Response
@@ -35,10 +37,8 @@ from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._observe.event import Event
 from requeuest_trio._owner import Owner
 from requeuest_trio._postgres import TrioConnection
-from requeuest_trio._spawning import Checked, Options
 from requeuest_trio._store.database import Database, for_callers
 from requeuest_trio._store.new_jobs import NewJob
-from requeuest_trio._store.spawner import Spawner
 from requeuest_trio._store.store import Store
 from requeuest_trio._waiters import Waiters
 
@@ -72,7 +72,7 @@ class Client:
         self._store = store
         self._spawner = spawner
         self._waiters = waiters
-        self._checked = Checked(config, settings)
+        self._factory = JobFactory(config, settings)
         self._emitter = emitter
         self._load = load
         self._loop_lag = loop_lag
@@ -145,9 +145,11 @@ class Client:
 
             job_id = await client.spawn("mail", Request.post("https://mail.example.com/send", json=mail), delay=60)
         """
-        options = Options(delay, at, priority, ordering_key, retry, timeout)
+        options = SpawnOptions(
+            delay=delay, at=at, priority=priority, ordering_key=ordering_key, retry=retry, timeout=timeout
+        )
         self._require_open()
-        [job] = self._checked.jobs(channel, [request], None if job_id is None else [job_id], options)
+        [job] = self._factory.jobs(channel, [request], None if job_id is None else [job_id], options)
         if connection is None:
             await self._spawner.spawn(job)
         else:
@@ -192,11 +194,13 @@ class Client:
 
             await client.spawn_many("mail", [Request.post(url, json={"to": name}) for name in names])
         """
-        options = Options(delay, at, priority, ordering_key, retry, timeout)
+        options = SpawnOptions(
+            delay=delay, at=at, priority=priority, ordering_key=ordering_key, retry=retry, timeout=timeout
+        )
         self._require_open()
         if isinstance(requests, str | bytes) or not isinstance(requests, Iterable):
             raise InvalidRequest("requests", f"must be a collection of Request, not {kind_of(requests)}")
-        jobs = self._checked.jobs(channel, list(requests), job_id, options)
+        jobs = self._factory.jobs(channel, list(requests), job_id, options)
         if not jobs:
             await trio.lowlevel.checkpoint()
         elif connection is None:
@@ -243,9 +247,11 @@ class Client:
 
             response = await client.spawn_returning("billing", Request.get("https://api.example.com/charges/7"))
         """
-        options = Options(delay, at, priority, ordering_key, retry, timeout)
+        options = SpawnOptions(
+            delay=delay, at=at, priority=priority, ordering_key=ordering_key, retry=retry, timeout=timeout
+        )
         self._require_open()
-        [job] = self._checked.jobs(channel, [request], None if job_id is None else [job_id], options)
+        [job] = self._factory.jobs(channel, [request], None if job_id is None else [job_id], options)
         job.awaited = True
         await self._spawner.spawn(job)
         return await self.result(job.id)

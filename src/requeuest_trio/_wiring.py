@@ -30,16 +30,16 @@ from requeuest_trio._engine.short_cut import ShortCut
 from requeuest_trio._engine.shortages import Shortages
 from requeuest_trio._engine.slots import Slots
 from requeuest_trio._engine.wake_ups import WakeUps
+from requeuest_trio._enqueue.announcer import Announcer
+from requeuest_trio._enqueue.group_commit import FLUSH_LOCK_SECONDS, Spawner
 from requeuest_trio._http.sender import Sender
 from requeuest_trio._model.channel import All, Channel
 from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._observe.loop_lag import LoopLag
 from requeuest_trio._postgres import Route
-from requeuest_trio._store.announcer import Announcer
 from requeuest_trio._store.database import Database
 from requeuest_trio._store.notifications import Notifications
 from requeuest_trio._store.queries import Queries
-from requeuest_trio._store.spawner import FLUSH_LOCK_SECONDS, Spawner
 from requeuest_trio._store.store import Store
 from requeuest_trio._waiters import Waiters
 

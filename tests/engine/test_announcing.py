@@ -14,8 +14,8 @@ import trio
 import trio.testing
 
 from requeuest_trio import Config, DatabaseUnavailable, Request, open_requeuest
+from requeuest_trio._enqueue.announcer import Announcer
 from requeuest_trio._observe.emitter import Emitter
-from requeuest_trio._store.announcer import Announcer
 from requeuest_trio._store.store import Store
 from requeuest_trio._store.waits import Waits
 from requeuest_trio.testing import Receiver

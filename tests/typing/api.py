@@ -29,6 +29,7 @@ from requeuest_trio import (
     RequeuestError,
     RetryPolicy,
     SchemaMismatch,
+    SpawnOptions,
     Stats,
     StatusClass,
     TrioConnection,
@@ -106,6 +107,8 @@ async def spawning(client: Client) -> None:
     await client.spawn("billing", request, delay=5, priority=1, ordering_key="customer-7", retry=RetryPolicy())
     await client.spawn("billing", request, at=datetime(2030, 1, 1, tzinfo=UTC), timeout=timedelta(seconds=3))
     await client.spawn("billing", request, job_id=UUID(int=7))
+    options: SpawnOptions = {"delay": 5, "ordering_key": "customer-7"}
+    await client.spawn("billing", request, **options)
     assert_type(await client.spawn_many("billing", [request, request], delay=timedelta(hours=1)), list[UUID])
     assert_type(await client.spawn_returning("billing", request), httpx2.Response)
     async with client.transaction() as connection:

@@ -10,20 +10,20 @@ from datetime import datetime, timedelta
 from enum import Enum
 from http import HTTPMethod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import pytest
 
 import requeuest_trio
 from requeuest_trio import ALL, Channel, Config, InvalidRequest, Request, RetryPolicy, TrioTransport, migrate
+from requeuest_trio._enqueue.arguments import JobFactory, SpawnOptions
 from requeuest_trio._http.exchanges import _checked_status
 from requeuest_trio._model import checks
 from requeuest_trio._model.channel import channels_of
 from requeuest_trio._model.checks import seconds, whole_number
 from requeuest_trio._model.dsn import HiddenText
 from requeuest_trio._open import _hidden
-from requeuest_trio._spawning import Checked, Options
 from requeuest_trio._store.new_jobs import NewJob
 from requeuest_trio._store.queries import Queries, checked_schema
 from requeuest_trio.embedded import embedded_path
@@ -64,9 +64,7 @@ def leaves(value: Any) -> Iterator[Any]:
 
 
 def jobs(channel: Any = "c", **options: Any) -> list[NewJob]:
-    known: dict[str, Any] = dict.fromkeys(Options._fields)
-    given = Options(**(known | {"priority": 0} | options))
-    return Checked(Config(), ()).jobs(channel, [Request.get(URL)], None, given)
+    return JobFactory(Config(), ()).jobs(channel, [Request.get(URL)], None, cast("SpawnOptions", options))
 
 
 CALLS: dict[str, tuple[Any, Any]] = {

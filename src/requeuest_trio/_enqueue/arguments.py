@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, TypedDict
 from uuid import UUID
 
 from requeuest_trio._config import Config
@@ -14,15 +14,19 @@ from requeuest_trio._model.errors import InvalidRequest, kind_of, shown
 from requeuest_trio._model.ids import Ids
 from requeuest_trio._model.request import Request
 from requeuest_trio._model.retry import DEFAULT_RETRY, RetryPolicy
+from requeuest_trio._postgres import TrioConnection
 from requeuest_trio._store.new_jobs import NewJob
 
-__all__ = ["Checked", "Options"]
+__all__ = ["JobFactory", "SpawnOptions"]
 
 _OF_HTTPX = frozenset({"httpx.Request", "httpx2.Request"})
 
 
-class Options(NamedTuple):
-    """What the three ways of spawning have in common, as it was given."""
+class SpawnOptions(TypedDict, total=False):
+    """What may be given to `Client.spawn` by name; see there. For a program that passes options on: `**options`.
+
+    `spawn_many` takes the same, but in `job_id` one id for each request, and `spawn_returning` no `connection`.
+    """
 
     delay: float | timedelta | None
     at: datetime | None
@@ -30,10 +34,12 @@ class Options(NamedTuple):
     ordering_key: str | None
     retry: RetryPolicy | None
     timeout: float | timedelta | None
+    job_id: UUID | None
+    connection: TrioConnection[Any] | None
 
 
-class Checked:
-    """Makes jobs of arguments that have passed. Raises `InvalidRequest`, naming the argument and its limit."""
+class JobFactory:
+    """Makes jobs of arguments that it has checked. Raises `InvalidRequest`, naming the argument and its limit."""
 
     def __init__(self, config: Config, settings: Iterable[Channel]) -> None:
         self._body_limit = config.max_request_body
@@ -41,17 +47,18 @@ class Checked:
         self._ids = Ids()
 
     def jobs(
-        self, channel: str, requests: Sequence[Request], ids: Sequence[UUID] | None, options: Options
+        self, channel: str, requests: Sequence[Request], ids: Sequence[UUID] | None, options: SpawnOptions
     ) -> list[NewJob]:
-        """One job for each request."""
+        """One job for each request. `ids` has the ids of their own, in place of `job_id`."""
         channel = checks.new_name("channel", channel, checks.MAX_CHANNEL_LENGTH)
         for request in requests:
             self._check_request(request)
-        delay, at = _due(options.delay, options.at)
-        priority = checks.priority(options.priority)
-        key = self._ordering_key(channel, options.ordering_key)
-        retry = _retry(options.retry)
-        timeout = None if options.timeout is None else checks.seconds("timeout", options.timeout, positive=True)
+        delay, at = _due(options.get("delay"), options.get("at"))
+        priority = checks.priority(options.get("priority", 0))
+        key = self._ordering_key(channel, options.get("ordering_key"))
+        retry = _retry(options.get("retry"))
+        timeout = options.get("timeout")
+        timeout = None if timeout is None else checks.seconds("timeout", timeout, positive=True)
         return [
             NewJob(
                 id=job_id,

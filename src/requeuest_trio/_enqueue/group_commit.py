@@ -15,10 +15,10 @@ import psycopg
 import trio
 from psycopg.errors import LockNotAvailable
 
+from requeuest_trio._enqueue.announcer import Announcer
 from requeuest_trio._model.backoff import Backoff
 from requeuest_trio._model.errors import DatabaseUnavailable, InvalidRequest, RequeuestError, SchemaMismatch, first_line
 from requeuest_trio._postgres import PoolTimeout
-from requeuest_trio._store.announcer import Announcer
 from requeuest_trio._store.claimed import Reservation
 from requeuest_trio._store.database import DATABASE_ERRORS
 from requeuest_trio._store.failures import answer_of
