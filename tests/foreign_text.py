@@ -53,7 +53,7 @@ from requeuest_trio._model.tokens import is_token
 from requeuest_trio._model.urls import MAX_URL_LENGTH, checked_url, normal_form, url_text
 from requeuest_trio._observe import events
 from requeuest_trio._observe.emitter import Emitter
-from requeuest_trio._store.claimed import Claimed
+from requeuest_trio._store.claimed import Claimed, StoredRequest
 from requeuest_trio._store.outcomes import Report, outcome_rows
 from requeuest_trio._store.reading import attempt_from_row, job_from_row
 from requeuest_trio.cli.display import body_text, one_line, say
@@ -102,11 +102,10 @@ def headers_of(use: Callable[[Headers], object], *names: str) -> list[Call]:
 
 
 def claimed(**parts: Any) -> Claimed:
-    usual = {"method": "GET", "url": "http://h/", "headers": "[]", "body": b"", "accept": "{[200,300)}", "retry": None}
-    return Claimed(
-        claim=ID, id=ID, channel="c", ordering_key=None, attempt=1, timeout=None, follow_redirects=False,
-        **{**usual, **parts},
-    )  # fmt: skip
+    usual = {"method": "GET", "url": "http://h/", "headers": "[]", "body": b"", "accept": "{[200,300)}"}
+    retry = parts.pop("retry", None)
+    request = StoredRequest(timeout=None, follow_redirects=False, **{**usual, **parts})
+    return Claimed(claim=ID, id=ID, channel="c", ordering_key=None, attempt=1, request=request, retry=retry)
 
 
 def job(text: str) -> Job:
@@ -403,6 +402,7 @@ EXEMPT: Mapping[str, str] = {
     "_model.request.Request.post": _SAME,
     "_model.request.Request.put": _SAME,
     "_model.request.Request.patch": _SAME,
+    "_store.claimed.Claimed.add_body": _KEEPS,
     "_store.parsing.headers_in": "is called by `Claimed.read` and `job_from_row`",
     "_store.parsing.statuses_in": "is called by `Claimed.read` and `job_from_row`",
     "cli.display.logging_to": _OURS,

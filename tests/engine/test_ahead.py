@@ -24,7 +24,7 @@ JOBS = 2_000
 
 
 def new_job() -> Claimed:
-    return Claimed(uuid4(), uuid4(), "a", None, 1, "GET", "http://h/", "[]", b"", "{[200,300)}", None, False, None)
+    return Claimed(uuid4(), uuid4(), "a", None, 1, Request.get("http://h/"), None)
 
 
 class Slow:

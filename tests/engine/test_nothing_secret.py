@@ -14,7 +14,7 @@ from requeuest_trio._model.origin import Origin
 from requeuest_trio._model.outcome import Answer, Delivery, Outcome
 from requeuest_trio._model.states import JobState
 from requeuest_trio._postgres import TrioConnection
-from requeuest_trio._store.claimed import Claimed
+from requeuest_trio._store.claimed import Claimed, StoredRequest
 from requeuest_trio._store.database import for_callers
 from requeuest_trio._store.new_jobs import NewJob
 from requeuest_trio._store.outcomes import Report
@@ -26,13 +26,12 @@ HEADERS = (("Authorization", "Bearer s3cret"), ("X-Own", "s3cret"))
 
 def holders() -> list[object]:
     url = "https://h/?token=s3cret&tenant=s3cret;s3cret"
-    claimed = Claimed(
-        uuid4(), uuid4(), "c", None, 1, "POST", url, '[["Authorization", "s3cret"]]', b"s3cret", "{}", None, False, None
-    )
+    stored = StoredRequest("POST", url, '[["Authorization", "s3cret"]]', b"s3cret", "{}", None, False)
+    claimed = Claimed(uuid4(), uuid4(), "c", None, 1, stored, None)
     answer = Answer(200, HEADERS, b"s3cret")
     origin = Origin("https", "h", 443)
     return [
-        claimed, Report(claimed, Outcome(JobState.SUCCEEDED, Reached.RESPONSE, answer=answer), 0.0, 0.1),
+        stored, claimed, Report(claimed, Outcome(JobState.SUCCEEDED, Reached.RESPONSE, answer=answer), 0.0, 0.1),
         NewJob(id=uuid4(), channel="c", request=Request.post(url, headers=HEADERS, content=b"s3cret")),
         answer, Delivery(Reached.RESPONSE, answer), Hop("POST", url, HEADERS, b"s3cret"),
         Request.post(url, headers=HEADERS, content=b"s3cret"),

@@ -37,13 +37,7 @@ def report(body: bytes = b"ok", state: JobState = JobState.SUCCEEDED, job_id: UU
         channel="a",
         ordering_key=None,
         attempt=1,
-        method="GET",
-        url="http://localhost/",
-        headers="[]",
-        body=b"",
-        accept="{[200,300)}",
-        timeout=None,
-        follow_redirects=False,
+        request=Request.get("http://localhost/"),
         retry=None,
     )
     return Report(job, Outcome(state, Reached.RESPONSE, answer=Answer(200, (), body)), 0.0, 0.0)

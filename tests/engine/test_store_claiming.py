@@ -10,8 +10,10 @@ from uuid import UUID, uuid4
 import pytest
 import trio
 
-from requeuest_trio import InvalidRequest, Request, open_requeuest
+from requeuest_trio import InvalidRequest, Request, RetryPolicy, open_requeuest
 from requeuest_trio._config import Config
+from requeuest_trio._model.retry import DEFAULT_RETRY
+from requeuest_trio._store.claimed import Reservation
 from requeuest_trio._store.new_jobs import NewJob
 from requeuest_trio.testing import Receiver
 from tests.engine.probe import QueueProbe
@@ -155,7 +157,12 @@ async def test_a_body_larger_than_a_claim_is_read_apart(harness: StoreHarness, c
     worker = await harness.worker(conn)
     jobs, is_cut, _ = await harness.on(conn).claim(worker, uuid4(), {"c": 10})
     assert not is_cut
-    assert [job.body and len(job.body) for job in jobs] == [None, len(REQUEST.body), None, 3 * 1_048_576]
+    assert [job.request.body and len(job.request.body) for job in jobs] == [
+        None,
+        len(REQUEST.body),
+        None,
+        3 * 1_048_576,
+    ]
     assert await harness.on(other).body(jobs[0]) == b"x" * 5 * 1_048_576
     with pytest.raises(InvalidRequest, match="body: was not read"):
         jobs[0].read()
@@ -209,3 +216,24 @@ async def test_a_job_that_is_too_large_is_named_and_left(harness: StoreHarness, 
     await harness.on(conn).condemn(claims.oversized, "too large")
     last = await harness.on(conn).claim(worker, uuid4(), {"c": 1})
     assert ([job.id for job in last.jobs], last.is_cut, last.oversized) == ([small[1]], False, [])
+
+
+@pytest.mark.parametrize("seconds", [None, 7.0])
+@pytest.mark.parametrize("policy", [DEFAULT_RETRY, RetryPolicy(max_attempts=3, give_up_on=[404])])
+async def test_what_is_claimed_as_it_is_stored_is_what_a_later_claim_reads(
+    harness: StoreHarness, conn: Conn, seconds: float | None, policy: RetryPolicy
+) -> None:
+    request = Request.post(
+        "http://receiver.test/hook?a=%C3%A4",
+        headers=[("X-A", "1"), ("x-a", "2")],
+        content=b"\0\xff",
+        accept=[204, range(500, 503)],
+    )
+    worker = await harness.worker(conn)
+    reservation, job = Reservation("c", worker, uuid4()), new_job(request=request, timeout=seconds, retry=policy)
+    assert (await harness.on(conn).store([job], reservation=reservation)).is_claimed
+    reservation.settle(job)
+    await harness.on(conn).release(worker)
+    [later] = await harness.claim(conn, worker)
+    assert reservation.job is not None
+    assert reservation.job.read() == later.read()

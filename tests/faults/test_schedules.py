@@ -24,7 +24,7 @@ from requeuest_trio._engine.runner import FINISH_SECONDS, Runner
 from requeuest_trio._engine.wake_ups import WakeUps
 from requeuest_trio._model.outcome import Answer, Delivery
 from requeuest_trio._observe.emitter import Emitter
-from requeuest_trio._store.claimed import Claimed
+from requeuest_trio._store.claimed import Claimed, StoredRequest
 from requeuest_trio._store.store import Store
 from requeuest_trio._waiters import Waiters
 from requeuest_trio._wiring import Options, wire_runner
@@ -63,8 +63,8 @@ class FakeSender:
 
 def claimed(job: Spawned, claim: UUID, attempt: int) -> Claimed:
     return Claimed(
-        claim=claim, id=job.id, channel=job.channel, ordering_key=None, attempt=attempt, method="POST",
-        url="http://x.test/", headers="[]", body=b"", accept="{[200,300)}", timeout=None, follow_redirects=False,
+        claim=claim, id=job.id, channel=job.channel, ordering_key=None, attempt=attempt,
+        request=StoredRequest("POST", "http://x.test/", "[]", b"", "{[200,300)}", None, False),
         retry='{"initial": 0.05, "jitter": 0, "max_attempts": 4}',
     )  # fmt: skip
 

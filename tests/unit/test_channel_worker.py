@@ -8,6 +8,7 @@ from uuid import uuid4
 import trio
 import trio.testing
 
+from requeuest_trio import Request
 from requeuest_trio._engine.attempt import Deliverer
 from requeuest_trio._engine.channel_worker import ChannelWorker
 from requeuest_trio._engine.slots import Wish
@@ -17,7 +18,7 @@ SLOTS = 2
 
 
 def new_job() -> Claimed:
-    return Claimed(uuid4(), uuid4(), "a", None, 1, "GET", "http://h/", "[]", b"", "{[200,300)}", None, False, None)
+    return Claimed(uuid4(), uuid4(), "a", None, 1, Request.get("http://h/"), None)
 
 
 class Holding:

@@ -9,6 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from requeuest_trio import Request
 from requeuest_trio._engine.outcome_backlog import (
     MAX_BACKLOG_BYTES,
     MAX_BATCH_BYTES,
@@ -24,9 +25,7 @@ from requeuest_trio._store.outcomes import Report
 
 
 def report(job: int, claim: int = 0, body: bytes = b"") -> Report:
-    claimed = Claimed(
-        UUID(int=claim), UUID(int=job), "a", None, 1, "GET", "http://h/", "[]", b"", "{[200,300)}", None, False, None
-    )
+    claimed = Claimed(UUID(int=claim), UUID(int=job), "a", None, 1, Request.get("http://h/"), None)
     return Report(claimed, Outcome(JobState.SUCCEEDED, Reached.RESPONSE, answer=Answer(200, (), body)), 0.0, 0.0)
 
 

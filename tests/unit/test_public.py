@@ -21,7 +21,8 @@ import requeuest_trio.testing
 CONTRACT = {
     "ALL", "All", "Attempt", "Channel", "Client", "Config", "DatabaseUnavailable", "Event", "InvalidRequest", "Job",
     "JobCancelled", "JobDead", "JobNotFound", "JobState", "Reached", "Request", "RequeuestError", "RetryPolicy",
-    "SchemaMismatch", "Stats", "StatusClass", "TrioConnection", "TrioTransport", "migrate", "open_requeuest",
+    "SchemaMismatch", "SpawnOptions", "Stats", "StatusClass", "TrioConnection", "TrioTransport", "migrate",
+    "open_requeuest",
 }  # fmt: skip
 FACES = [requeuest_trio, requeuest_trio.checks, requeuest_trio.events, requeuest_trio.masking, requeuest_trio.testing]
 PUBLIC = [(face, name) for face in FACES for name in face.__all__]

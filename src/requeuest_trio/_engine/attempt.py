@@ -83,7 +83,7 @@ class Deliverer:
         started = trio.current_time()
         try:
             try:
-                if job.body is None:
+                if job.lacks_body:
                     if not await self._read_body(job, scope):
                         return None
                     started = trio.current_time()
@@ -113,7 +113,7 @@ class Deliverer:
         """Read what the claim has left unread. Returns whether the job is still held under its claim."""
         self.lease.begin(scope, math.inf)
         try:
-            job.body = await self.bodies.read(job)
+            job.add_body(await self.bodies.read(job))
         except UnreadableError as error:
             self.lease.ended(scope)
             raise _NotOpened(damaged(str(error))) from error
@@ -126,7 +126,7 @@ class Deliverer:
                 self.give_up(job)
             raise
         self.lease.ended(scope)
-        return job.body is not None
+        return not job.lacks_body
 
     def _open(self, job: Claimed) -> tuple[Request, RetryPolicy]:
         """Read the row, which another program may have written, and see whether the job may still be sent."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from psycopg import AsyncCursor, errors
@@ -29,7 +29,7 @@ from requeuest_trio._store.ordering_keys import OrderingKeys
 from requeuest_trio._store.parsing import headers_in, statuses_in
 from requeuest_trio._store.statements import operation
 
-__all__ = ["TOO_LARGE", "Claimed", "ClaimedJobs", "Claims", "Condemned", "Reservation"]
+__all__ = ["TOO_LARGE", "Claimed", "ClaimedJobs", "Claims", "Condemned", "Reservation", "StoredRequest"]
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -42,16 +42,11 @@ _LONG_HEADERS = 2_000
 _LONGEST_SHOWN = 2_000
 
 
-# No tuple: what shows the locals of a traceback takes tuples apart, whatever their `repr` hides.
+# No tuples: what shows the locals of a traceback takes tuples apart, whatever their `repr` hides.
 @dataclass(slots=True, repr=False)
-class Claimed:
-    """A job in the hands of this process. Reading the request is put off, because the row may be damaged."""
+class StoredRequest:
+    """A request as it stands in its row. Reading it is put off, because the row may be damaged."""
 
-    claim: UUID
-    id: UUID
-    channel: str
-    ordering_key: str | None
-    attempt: int
     method: str
     url: str
     headers: str
@@ -60,29 +55,17 @@ class Claimed:
     accept: str
     timeout: float | None
     follow_redirects: bool
-    retry: str | None
-    awaited: bool = False
-    """Whether somebody waited for the outcome when it was claimed; somebody may do so since."""
 
     def __repr__(self) -> str:
         """Without secrets: no headers, no body, of parameters only harmless ones."""
-        where = cut(escaped(f"{self.method} {masked_url_for_logs(self.url)}"), _LONGEST_SHOWN)
-        size = "unread" if self.body is None else f"{len(self.body)} bytes"
-        return f"<Claimed {self.id}, attempt {self.attempt}: {where}, body={size}>"
+        return f"<StoredRequest {_shown(self)}>"
 
-    def read(self) -> tuple[Request, RetryPolicy]:
-        """The request and its policy. Raises `InvalidRequest`, naming the column, if the row holds none."""
-        return self._request(), self.policy()
-
-    def policy(self) -> RetryPolicy:
-        """The policy alone. Raises the same."""
-        return _read("retry", _policy, self.retry)
-
-    def _request(self) -> Request:
+    def read(self) -> Request:
+        """The request. Raises `InvalidRequest`, naming the column, if the row holds none."""
         if self.body is None:
             raise InvalidRequest("body", "was not read")
         if self.method not in METHODS or len(self.url) > MAX_URL_LENGTH or normal_form(self.url) is None:
-            # Somebody else may have stored it.
+            # Another program may have stored it.
             return Request(
                 self.method,
                 self.url,
@@ -97,6 +80,52 @@ class Claimed:
         headers = _read("headers", _checked_headers, self.headers)
         accept = _read("accept", _accepted, self.accept)
         return Request.restored(self.method, self.url, headers, self.body, accept, timeout, self.follow_redirects)
+
+
+@dataclass(slots=True, repr=False)
+class Claimed:
+    """A job in the hands of this process."""
+
+    claim: UUID
+    id: UUID
+    channel: str
+    ordering_key: str | None
+    attempt: int
+    request: Request | StoredRequest
+    """By value, where this process has spawned it; as stored, where it was claimed."""
+    retry: RetryPolicy | str | None
+    """The same: as stored it is JSON, or None for the default."""
+    awaited: bool = False
+    """Whether a caller waited for the outcome when it was claimed; one may do so since."""
+
+    def __repr__(self) -> str:
+        """As a request's: without secrets."""
+        return f"<Claimed {self.id}, attempt {self.attempt}: {_shown(self.request)}>"
+
+    def read(self) -> tuple[Request, RetryPolicy]:
+        """The request and its policy. Raises `InvalidRequest`, naming the column, if the row holds none."""
+        request = self.request.read() if isinstance(self.request, StoredRequest) else self.request
+        return request, self.policy()
+
+    def policy(self) -> RetryPolicy:
+        """The policy alone. Raises the same."""
+        return self.retry if isinstance(self.retry, RetryPolicy) else _read("retry", _policy, self.retry)
+
+    @property
+    def lacks_body(self) -> bool:
+        """Whether the claim has left the body unread, because it is large."""
+        return self.request.body is None
+
+    def add_body(self, body: bytes | None) -> None:
+        """Add the body that the claim has left unread."""
+        if isinstance(self.request, StoredRequest):
+            self.request.body = body
+
+
+def _shown(request: Request | StoredRequest) -> str:
+    where = cut(escaped(f"{request.method} {masked_url_for_logs(request.url)}"), _LONGEST_SHOWN)
+    size = "unread" if request.body is None else f"{len(request.body)} bytes"
+    return f"{where}, body={size}"
 
 
 @dataclass(slots=True)
@@ -118,25 +147,15 @@ class Reservation:
             self.job = _claimed_at_once(stored, self.claim)
 
 
+def _claimed(claim: UUID, row: Sequence[Any]) -> Claimed:
+    """Read a row of the query `claim`, as far as it is read at once."""
+    job_id, channel, ordering_key, attempt, *request, retry, awaited, _, _ = row
+    return Claimed(claim, job_id, channel, ordering_key, attempt, StoredRequest(*request), retry, awaited)
+
+
 def _claimed_at_once(job: NewJob, claim: UUID) -> Claimed:
-    """What a claim would read of a job that was stored under it."""
-    request, policy = job.request, job.retry.to_json()
-    return Claimed(
-        claim=claim,
-        id=job.id,
-        channel=job.channel,
-        ordering_key=None,
-        attempt=1,
-        method=request.method,
-        url=request.url,
-        headers=json.dumps(request.headers),
-        body=request.body,
-        accept=_multirange(request.accept),
-        timeout=job.attempt_timeout,
-        follow_redirects=request.follow_redirects,
-        retry=json.dumps(policy) if policy else None,
-        awaited=job.awaited,
-    )
+    """A job that was stored under a claim, without reading anything back."""
+    return Claimed(claim, job.id, job.channel, None, 1, job.sendable, job.retry, job.awaited)
 
 
 class Claims(NamedTuple):
@@ -182,7 +201,7 @@ class ClaimedJobs(OrderingKeys):
         columns = {"channels": list(places), "places": list(places.values()), "budget": _MAX_CLAIM_BYTES}
         cursor = await self._execute(connection, "claim", worker=worker, claim=claim, **columns)
         rows = await cursor.fetchall()
-        jobs = [Claimed(claim, *row[:-2]) for row in rows if not row[-1]]
+        jobs = [_claimed(claim, row) for row in rows if not row[-1]]
         oversized = [row[0] for row in rows if row[-1]] if len(jobs) < len(rows) else []
         # In the place of one that is left, there may be another.
         return Claims(jobs, bool(oversized) or any(row[-2] for row in rows[:1]), oversized)
@@ -292,11 +311,6 @@ def _checked_headers(text: str) -> Headers:
 def _remembered_headers(text: str) -> Headers:
     """Jobs of one application have the same headers again and again."""
     return checked_headers(headers_in(text))
-
-
-@lru_cache(maxsize=64)
-def _multirange(accept: Statuses) -> str:
-    return "{" + ",".join(f"[{part.start},{part.stop})" for part in accept) + "}"
 
 
 @lru_cache(maxsize=1_024)

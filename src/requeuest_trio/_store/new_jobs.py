@@ -59,6 +59,22 @@ class NewJob:
         """Seconds for each attempt, if it is not the default."""
         return self.request.timeout if self.timeout is None else self.timeout
 
+    @property
+    def sendable(self) -> Request:
+        """The request as a claim of the stored job gives it: with the job's own timeout."""
+        request = self.request
+        if self.timeout is None:
+            return request
+        return Request.restored(
+            request.method,
+            request.url,
+            request.headers,
+            request.body,
+            request.accept,
+            self.timeout,
+            request.follow_redirects,
+        )
+
 
 class Stored(NamedTuple):
     """What became of jobs that were to be stored."""
