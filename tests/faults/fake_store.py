@@ -12,7 +12,7 @@ from uuid import UUID
 import trio
 
 from requeuest_trio import DatabaseUnavailable
-from requeuest_trio._store.claimed import Claimed, Claims
+from requeuest_trio._store.claimed import Claimed, ClaimedBatch
 from requeuest_trio._store.maintaining import FIRST_KEY, Sign
 from requeuest_trio._store.outcomes import Recorded, Report
 from requeuest_trio._store.statements import operation
@@ -97,12 +97,12 @@ class FakeStore:
         return waits
 
     @operation
-    async def claim(self, _: object, worker: UUID, claim: UUID, places: dict[str, int]) -> Claims:
+    async def claim(self, _: object, worker: UUID, claim: UUID, places: dict[str, int]) -> ClaimedBatch:
         taken = self.there.now.claim(worker, claim, places)
         jobs = [
             self.there.requests(self.there.queue.jobs[job_id].new, claim, number) for job_id, number in sorted(taken)
         ]
-        return Claims(jobs, is_cut=False, oversized=[])
+        return ClaimedBatch(jobs, is_cut=False, oversized=[])
 
     @operation
     async def first_due(self, _: object, channel: str) -> tuple[UUID, int] | None:

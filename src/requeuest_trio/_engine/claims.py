@@ -18,8 +18,7 @@ from requeuest_trio._engine.lease import Lease
 from requeuest_trio._engine.wake_ups import WakeUps
 from requeuest_trio._observe import events
 from requeuest_trio._observe.emitter import Emitter
-from requeuest_trio._store.claimed import TOO_LARGE, Claimed
-from requeuest_trio._store.claimed import Claims as Found
+from requeuest_trio._store.claimed import TOO_LARGE, Claimed, ClaimedBatch
 from requeuest_trio._store.database import DATABASE_ERRORS, why_unreadable
 from requeuest_trio._store.failures import is_of_time, is_of_what_was_read
 from requeuest_trio._store.store import Store
@@ -83,7 +82,7 @@ class Claims:
         """What was due when a claim failed is claimed, or due no more."""
         self._caution.over()
 
-    async def take(self, wanted: dict[str, int]) -> Found | None:
+    async def take(self, wanted: dict[str, int]) -> ClaimedBatch | None:
         """Claim so many jobs of channels. None: the answer came too late for the lease; the jobs will be released."""
         worker, term, claim = self._lease.worker, self._lease.term, uuid4()
         try:

@@ -216,8 +216,8 @@ class TrioConnection(psycopg.AsyncConnection[Row]):
 
         Args:
           gen: the generator.
-          interval: resume the generator with nothing after so many seconds without news (older psycopg relies on it in
-            ``notifies()``). Without it there are no idle wake-ups.
+          interval: resume the generator with nothing after so many seconds in which the socket was not ready (older
+            psycopg relies on it in ``notifies()``). Without it there are no idle wake-ups.
           timeout: raise psycopg's internal timeout error after so many seconds, having looked at the socket once.
         """
         try:

@@ -29,7 +29,7 @@ from requeuest_trio._store.ordering_keys import OrderingKeys
 from requeuest_trio._store.parsing import headers_in, statuses_in
 from requeuest_trio._store.statements import operation
 
-__all__ = ["TOO_LARGE", "Claimed", "ClaimedJobs", "Claims", "Condemned", "Reservation", "StoredRequest"]
+__all__ = ["TOO_LARGE", "Claimed", "ClaimedBatch", "ClaimedJobs", "Condemned", "Reservation", "StoredRequest"]
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -158,8 +158,8 @@ def _claimed_at_once(job: NewJob, claim: UUID) -> Claimed:
     return Claimed(claim, job.id, job.channel, None, 1, job.sendable, job.retry, job.awaited)
 
 
-class Claims(NamedTuple):
-    """What a claim has found."""
+class ClaimedBatch(NamedTuple):
+    """The jobs that one claim has brought."""
 
     jobs: list[Claimed]
     is_cut: bool
@@ -192,7 +192,9 @@ class ClaimedJobs(OrderingKeys):
         return dict(await cursor.fetchall())
 
     @operation
-    async def claim(self, connection: TrioConnection, worker: UUID, claim: UUID, places: dict[str, int]) -> Claims:
+    async def claim(
+        self, connection: TrioConnection, worker: UUID, claim: UUID, places: dict[str, int]
+    ) -> ClaimedBatch:
         """Take due jobs for the free places of channels, under one new claim.
 
         What all together would have been too large is left for the next claim, and a body that is too large by itself
@@ -204,7 +206,7 @@ class ClaimedJobs(OrderingKeys):
         jobs = [_claimed(claim, row) for row in rows if not row[-1]]
         oversized = [row[0] for row in rows if row[-1]] if len(jobs) < len(rows) else []
         # In the place of one that is left, there may be another.
-        return Claims(jobs, bool(oversized) or any(row[-2] for row in rows[:1]), oversized)
+        return ClaimedBatch(jobs, bool(oversized) or any(row[-2] for row in rows[:1]), oversized)
 
     @operation
     async def body(self, connection: TrioConnection, job: Claimed) -> bytes | None:
@@ -262,7 +264,7 @@ class ClaimedJobs(OrderingKeys):
 
     @operation
     async def release(self, connection: TrioConnection, worker: UUID, claims: Iterable[UUID] | None = None) -> int:
-        """Give back what a process holds, or only some claims of it, their attempts not counted."""
+        """Release what a process holds, or only some claims of it, their attempts not counted."""
         return await self._release(connection, worker, None if claims is None else list(claims), None)
 
     @operation

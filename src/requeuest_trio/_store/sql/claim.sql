@@ -142,7 +142,7 @@ SELECT DISTINCT claim FROM {schema}.job WHERE worker = %(worker)s AND state = 'r
 
 
 -- name: release
--- Give back jobs of a process, by their claims, or single ones by their ids and claims (or all of them, if none are
+-- Release jobs of a process, by their claims, or single ones by their ids and claims (or all of them, if none are
 -- named): their attempt is not counted, and other processes are told.
 WITH held AS MATERIALIZED (
     SELECT id FROM {schema}.job
