@@ -5,20 +5,22 @@ A program needs the names below, `requeuest_trio.events` for what `Client.events
 its own, and `requeuest_trio.testing` for tests. The command `requeuest`, `python -m requeuest_trio` as well, is made of
 these too.
 
-To read the code, follow one request from the top down; each room imports only those below it:
+To read the code, follow one request. `docs/architecture.md` has the files of each step, what each room may know, and
+where a new feature goes:
 
-- `_open` wires everything, and `cli` is the command on top of it.
-- `_client` takes the request.                                     1. spawn
-- `_engine` has the tasks that deliver: the listener hears of it,  3. wake up
-  the dispatcher claims it, a worker takes it,                     4. claim
-  an attempt sends it, the recorder writes what came of it.        5. attempt, 8. record
-- `_enqueue` checks its arguments, and commits it with others.     2. commit
-- `_waiters` wakes those who wait for the response.                9. wait
-- `_store` has all SQL.
-- `_http` sends.                                                   6. send
-- `_postgres` drives psycopg from Trio.
-- `_observe` has the events, and those that take them: the log, and who subscribes.
-- `_config` and `_model` have values and pure decisions.           7. judge
+1. spawn: `_client` takes the request, `_enqueue` makes a job of it.
+2. commit: `_enqueue` stores the jobs of all callers together, and announces them.
+3. wake up: `_engine` has the tasks that deliver. One of them listens, here or in another process;
+4. claim: the dispatcher claims a batch;
+5. slot: each channel has a worker with slots of its own;
+6. attempt: in a slot, an attempt goes through its steps.
+7. send: `_http` sends.
+8. judge: `_model` has values and pure decisions, this one among them.
+9. record: `_engine` writes what came of it.
+10. wait: `_waiters` wakes the callers that wait for the response.
+
+Above them, `_open` opens and closes a queue, `_wiring` builds its parts, and `cli` is the command. Below them, `_store`
+has all SQL, `_postgres` drives psycopg from Trio, and `_observe` has the events, and those that take them.
 """
 
 from requeuest_trio._client import Client

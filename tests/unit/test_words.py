@@ -18,12 +18,12 @@ READ = [
 MOST = {
     "the ear": 0,
     "hungry": 0,
-    "news": 14,  # notification, wake-up
-    "disown(s|ed|ing)?": 11,  # drop the claims of
-    "(give|gives|giving|given|gave)( \\w+)? back|give_back": 22,  # release
-    "silen(ce|t|tly)": 34,  # of a person; a machine does not answer, a process is lost, a notification is left out
-    "places?": 197,  # slots; a place in a file or a queue may stay
-    "(some|any|every)body|nobody": 105,  # the caller, another process, the dispatcher
+    "news": 6,  # notification, wake-up
+    "disown(s|ed|ing)?": 2,  # drop the claims of
+    "(give|gives|giving|given|gave)( \\w+)? back|give_back": 5,  # release
+    "silen(ce|t|tly)": 16,  # of a person; a machine does not answer, a process is lost, a notification is left out
+    "places?": 129,  # slots; a place in a file or a queue may stay
+    "(some|any|every)body|nobody": 87,  # the caller, another process, the dispatcher
 }
 
 
