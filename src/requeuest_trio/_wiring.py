@@ -1,6 +1,6 @@
 """Builds the parts of an open queue and ties them together. What a part may know, it has as an argument.
 
-Each is built of those before it, in the order in which a request meets them from its end: so none calls upwards.
+Each is built of those before it, and what a request meets last is built first: so none calls upwards.
 """
 
 from __future__ import annotations

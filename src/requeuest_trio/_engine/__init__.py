@@ -1,4 +1,6 @@
-"""The engine: what delivers the jobs of a queue from one process. Read this first; it takes ten minutes.
+"""The engine: what delivers the jobs of a queue from one process. It takes ten minutes to read this.
+
+How a request comes here, and where it goes on, is in `docs/architecture.md`: these tasks are steps 3 to 6, 9 and 10.
 
 # The tasks, in the order in which a request meets them
 
