@@ -34,8 +34,9 @@ async def test_it_is_told_before_a_job_is_given_up(probe: QueueProbe, receiver: 
             "a", Request.get(receiver.url), retry=RetryPolicy(max_attempts=5, initial=0.01, max_backoff=0.01)
         )
         assert (await client.wait(job_id)).state is JobState.DEAD
-        told = [record.__dict__.get("event") for record in log.records]
-        assert told.index("origin_failing") < told.index("job_dead")
+    # Whoever waits may read the job before the recorder has its answer.
+    told = [record.__dict__.get("event") for record in log.records]
+    assert told.index("origin_failing") < told.index("job_dead")
 
 
 async def test_a_damaged_row_says_nothing_about_a_receiver(probe: QueueProbe, receiver: Receiver, log: Log) -> None:
