@@ -253,7 +253,12 @@ class Client:
         self._require_open()
         [job] = self._factory.jobs(channel, [request], None if job_id is None else [job_id], options)
         job.awaited = True
-        await self._spawner.spawn(job)
+        store = partial(self._spawner.spawn, job)
+        if job_id is None:
+            with for_callers():
+                return _response_of(await self._waiters.wait_for_new(job.id, store))
+        # It may have been stored before, by a call that did not wait.
+        await store()
         return await self.result(job.id)
 
     async def _join(self, connection: TrioConnection[Any], jobs: Sequence[NewJob]) -> None:
@@ -389,12 +394,7 @@ class Client:
             response = await client.result(job_id)
             assert response.status_code == 200
         """
-        job = await self.wait(job_id)
-        if job.response is not None:
-            return job.response
-        if job.state is JobState.CANCELLED:
-            raise JobCancelled(job)
-        raise JobDead(job)
+        return _response_of(await self.wait(job_id))
 
     async def job(self, job_id: UUID) -> Job | None:
         """Read one job as it stands.
@@ -640,3 +640,12 @@ def _job_state(state: str) -> JobState:
     except ValueError:
         # It has no context: that quotes whatever was given, whole.
         raise InvalidRequest("state", f"must be a JobState, not {shown(state)}") from None
+
+
+def _response_of(job: Job) -> Response:
+    """The response of a finished job. Raises what `Client.result` says."""
+    if job.response is not None:
+        return job.response
+    if job.state is JobState.CANCELLED:
+        raise JobCancelled(job)
+    raise JobDead(job)

@@ -6,7 +6,7 @@ notifications, and from a poll that finds what both have missed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 from uuid import UUID
@@ -77,6 +77,18 @@ class Waiters:
                 if not self._closed and (job := await self._read(job_id)).is_finished:
                     return job
         raise trio.ClosedResourceError("the client was closed while it waited for a job")
+
+    async def wait_for_new(self, job_id: UUID, store: Callable[[], Awaitable[None]]) -> Job:
+        """Store a job that exists nowhere yet, whose end is announced, and return it once it is finished.
+
+        As `wait` after `store`, whose errors come out; but nothing has to be asked before the job is finished.
+        """
+        with self._registered(job_id) as finished:
+            await store()
+            await finished.wait()
+            if not self._closed and (job := await self._read(job_id)).is_finished:
+                return job
+        return await self.wait(job_id)
 
     async def _read(self, job_id: UUID) -> Job:
         job = await self._reader.job(job_id)

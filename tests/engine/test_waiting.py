@@ -280,3 +280,26 @@ async def test_who_begins_to_wait_during_an_attempt_gets_a_large_answer_whole(pr
             await until_waiting(probe, client)
             may_answer.set()
         nursery.cancel_scope.cancel()
+
+
+async def test_a_new_job_is_waited_for_without_a_question(probe: QueueProbe, receiver: Receiver) -> None:
+    """It was stored as awaited, and who stored it was registered before."""
+    receiver.decide = lambda _: REPLY
+    async with open_proxy(probe.dsn) as proxy, open_requeuest(proxy.dsn, poll_interval=NEVER) as client:
+        with trio.fail_after(20):
+            assert_reply(await client.spawn_returning("c", Request.get(receiver.url)))
+            assert not proxy.used_for("await_job")
+            job_id = await client.spawn("c", Request.get(receiver.url))
+            assert_reply(await client.result(job_id))
+        assert proxy.used_for("await_job")
+
+
+async def test_an_id_of_ones_own_may_be_of_a_finished_job(probe: QueueProbe, receiver: Receiver) -> None:
+    receiver.decide = lambda _: REPLY
+    request = Request.get(receiver.url)
+    async with open_requeuest(probe.dsn, poll_interval=NEVER) as client:
+        job_id = await client.spawn("c", request)
+        await client.wait(job_id)
+        with trio.fail_after(20):
+            assert_reply(await client.spawn_returning("c", request, job_id=job_id))
+    assert len(receiver.arrivals) == 1
