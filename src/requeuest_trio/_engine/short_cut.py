@@ -71,9 +71,8 @@ class ShortCut:
             return False
         if not self._readiness.comes_first(channel) or not self._workers.is_unlimited(channel):
             return False
-        wish = self._workers.wish(channel)
         taken = self._workers.occupied + self._workers.expected
-        return wish.free > 0 and self._slots.room(taken, wish.occupied) > 0
+        return self._slots.grantable(taken, self._workers.wish(channel)) > 0
 
     def _send(self, reservation: Reservation, term: int) -> None:
         job = reservation.job

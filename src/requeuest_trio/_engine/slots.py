@@ -52,6 +52,10 @@ class Slots:
         common = max(0, self._most - self._reserved - taken)
         return common or int(not occupied and taken < self._most)
 
+    def grantable(self, taken: int, wish: Wish) -> int:
+        """How many of them a channel may have that wishes so, by itself. The one condition, also of the short cut."""
+        return min(wish.free, self.room(taken, wish.occupied))
+
     def share_out(self, taken: int, wishes: Sequence[Wish]) -> dict[str, int]:
         """How many jobs to claim for which channels: free slots in equal parts, and first to the first.
 
@@ -61,9 +65,9 @@ class Slots:
         wanting = sum(wish.free > 0 for wish in wishes)
         share = max(1, self.room(taken, 0) // max(1, wanting))
         granted: dict[str, int] = {}
-        for channel, occupied, free, ahead in wishes:
-            slots = min(free, share, self.room(taken, occupied)) if free else 0
+        for wish in wishes:
+            slots = min(share, self.grantable(taken, wish))
             taken += slots
-            if number := slots + (ahead if slots == free else 0):
-                granted[channel] = number
+            if number := slots + (wish.ahead if slots == wish.free else 0):
+                granted[wish.channel] = number
         return granted

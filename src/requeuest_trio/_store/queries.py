@@ -1,6 +1,7 @@
 """Reads sql/: the one place where run-time SQL stands, a file for each step of a job.
 
-Each statement has a name and says what it is for. `{schema}` stands for the quoted schema. Statements that change
+Each statement has a name and says what it is for. `{schema}` stands for the quoted schema. What several statements
+share is a fragment, which has a name as well, and stands in them as `{name}`. Statements that change
 several rows lock them in the order of their ids; those that touch ordering keys run in a transaction that has run
 `lock_keys` first.
 
@@ -22,7 +23,8 @@ from requeuest_trio._postgres import Statement
 
 __all__ = ["Queries", "checked_schema", "parsed"]
 
-_NAME = re.compile(r"^-- name: (\w+)\n((?:--.*\n)*)", re.MULTILINE)
+_NAME = re.compile(r"^-- (name|fragment): (\w+)\n((?:--.*\n)*)", re.MULTILINE)
+_FRAGMENT = re.compile(r"\{(\w+)\}")
 _PLACEHOLDER = re.compile(rb"%\((\w+)\)s")
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,39}")
 
@@ -38,16 +40,20 @@ def checked_schema(schema: object) -> str:
 
 @cache
 def parsed() -> dict[str, str]:
-    """The statements as they stand there, by name."""
-    statements: dict[str, str] = {}
+    """The statements, by name, with their fragments filled in."""
+    texts: dict[str, dict[str, str]] = {"name": {}, "fragment": {}}
     for file in sorted((files(__package__) / "sql").iterdir(), key=attrgetter("name")):
         parts = _NAME.split(file.read_text("utf-8"))
-        # split() gives: what stands before, then name, comment and statement of each query in turn.
-        for name, statement in zip(parts[1::3], parts[3::3], strict=True):
-            if name in statements:
-                raise ValueError(f"two statements have the name {name}")
-            statements[name] = statement.strip()
-    return statements
+        # split() gives: what stands before, then kind, name, comment and text of each in turn.
+        for kind, name, text in zip(parts[1::4], parts[2::4], parts[4::4], strict=True):
+            if name in texts[kind]:
+                raise ValueError(f"two have the {kind} {name}")
+            texts[kind][name] = text.strip()
+    fragments = texts["fragment"]
+    return {
+        name: _FRAGMENT.sub(lambda found: fragments.get(found[1], found[0]), statement)
+        for name, statement in texts["name"].items()
+    }
 
 
 class Queries:

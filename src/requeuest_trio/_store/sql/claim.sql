@@ -44,7 +44,7 @@ FROM step WHERE due_at <= now() + %(horizon)s * interval '1 second' GROUP BY cha
 -- it, is only named, for `condemn`: whoever read it would fail of its size, again and again.
 WITH RECURSIVE place AS MATERIALIZED (
     SELECT channel, places FROM unnest(%(channels)s::text[], %(places)s::integer[]) AS p (channel, places)
-    WHERE EXISTS (SELECT FROM {schema}.worker WHERE id = %(worker)s)
+    WHERE {is_registered}
 ), rank AS (
     SELECT channel, (SELECT -priority FROM {schema}.job
                      WHERE job.channel = place.channel AND state = 'available'

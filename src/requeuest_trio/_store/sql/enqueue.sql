@@ -14,8 +14,7 @@ SELECT %(id)s::pg_catalog.uuid, %(channel)s::pg_catalog.text, %(priority)s::smal
        %(body)s::pg_catalog.bytea, %(accept)s::pg_catalog.int4multirange, %(timeout)s::double precision,
        %(follow_redirects)s::boolean, %(retry)s::pg_catalog.jsonb, %(awaited)s::boolean
 FROM (SELECT {schema}.announce(%(topic)s::pg_catalog.text, %(announced)s::pg_catalog.text)) AS announced
-WHERE NOT EXISTS (SELECT FROM {schema}.channel
-                  WHERE name OPERATOR(pg_catalog.=) %(channel)s::pg_catalog.text AND ordered)
+WHERE {is_unordered}
 ON CONFLICT (id) DO NOTHING;
 
 
@@ -27,12 +26,9 @@ INSERT INTO {schema}.job (id, channel, priority, due_at, placed, method, url, he
 SELECT %(id)s::pg_catalog.uuid, %(channel)s::pg_catalog.text, %(priority)s::smallint, pg_catalog.now(), true,
        %(method)s::pg_catalog.text, %(url)s::pg_catalog.text, %(headers)s::pg_catalog.json, %(body)s::pg_catalog.bytea,
        %(accept)s::pg_catalog.int4multirange, %(timeout)s::double precision, %(follow_redirects)s::boolean,
-       %(retry)s::pg_catalog.jsonb, %(awaited)s::boolean, 'running', 1, worker.id, %(claim)s::pg_catalog.uuid,
-       pg_catalog.now()
-FROM {schema}.worker
-WHERE worker.id OPERATOR(pg_catalog.=) %(worker)s::pg_catalog.uuid
-  AND NOT EXISTS (SELECT FROM {schema}.channel
-                  WHERE name OPERATOR(pg_catalog.=) %(channel)s::pg_catalog.text AND ordered)
+       %(retry)s::pg_catalog.jsonb, %(awaited)s::boolean, 'running', 1, %(worker)s::pg_catalog.uuid,
+       %(claim)s::pg_catalog.uuid, pg_catalog.now()
+WHERE {is_registered} AND {is_unordered}
 ON CONFLICT (id) DO NOTHING;
 
 
@@ -43,8 +39,7 @@ ON CONFLICT (id) DO NOTHING;
 -- down before the first is used. If some exist already, it writes something all the same: a commit that has written
 -- nothing would not wait for a synchronous replica, which the first try may have been broken off in waiting for.
 WITH ordered AS MATERIALIZED (
-    SELECT name FROM {schema}.channel
-    WHERE ordered AND name OPERATOR(pg_catalog.=) ANY (%(channels)s::pg_catalog.text[])
+    {ordered}
 ), stored AS (
     INSERT INTO {schema}.job (id, channel, priority, due_at, placed, method, url, headers, body, accept, timeout,
                               follow_redirects, retry, awaited)
@@ -94,8 +89,7 @@ SELECT {schema}.announce(%(topic)s::pg_catalog.text, %(announced)s::pg_catalog.t
 
 -- name: ordered_channels
 -- Which of these channels are ordered as a whole, whatever keys their jobs were given.
-SELECT name FROM {schema}.channel
-WHERE ordered AND name OPERATOR(pg_catalog.=) ANY (%(channels)s::pg_catalog.text[]);
+{ordered};
 
 
 -- name: lock_keys
