@@ -29,7 +29,7 @@ from requeuest_trio._model.errors import (
     kind_of,
     shown,
 )
-from requeuest_trio._model.job import Attempt, Job, Stats
+from requeuest_trio._model.job import Attempt, Job, Stats, make_response
 from requeuest_trio._model.request import Request
 from requeuest_trio._model.retry import RetryPolicy
 from requeuest_trio._model.states import JobState
@@ -256,7 +256,12 @@ class Client:
         store = partial(self._spawner.spawn, job)
         if job_id is None:
             with for_callers():
-                return _response_of(await self._waiters.wait_for_new(job.id, store))
+                found = await self._waiters.wait_for_new(job.id, store)
+            if isinstance(found, Job):
+                return _response_of(found)
+            return make_response(
+                found.status, found.headers, found.body, job.request, truncated=found.truncated, url=found.url
+            )
         # It may have been stored before, by a call that did not wait.
         await store()
         return await self.result(job.id)

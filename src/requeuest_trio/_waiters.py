@@ -1,7 +1,8 @@
 """Callers that wait for jobs to be finished, here or in another process.
 
 A wake-up is a hint: whoever is woken reads the job again. Hints come from this process's recorder, from
-notifications, and from a poll that finds what both have missed.
+notifications, and from a poll that finds what both have missed. Only the recorder hands over an answer as well, which
+spares whoever has spawned the job the reading.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import trio
 
 from requeuest_trio._model.errors import JobNotFound, RequeuestError, first_line
 from requeuest_trio._model.job import Job
+from requeuest_trio._model.outcome import Answer
 from requeuest_trio._observe import events
 from requeuest_trio._observe.emitter import Emitter
 
@@ -46,6 +48,16 @@ class JobReader(Protocol):
         ...
 
 
+class _Waiter:
+    """A caller that waits."""
+
+    __slots__ = ("answer", "woken")
+
+    def __init__(self) -> None:
+        self.woken = trio.Event()
+        self.answer: Answer | None = None
+
+
 class Waiters:
     """The waiting callers of one client. `run` has to be running."""
 
@@ -57,7 +69,7 @@ class Waiters:
         self._on_due = on_due
         self._emitter = emitter
         self._poll_interval = poll_interval
-        self._waiting: dict[UUID, set[trio.Event]] = {}
+        self._waiting: dict[UUID, set[_Waiter]] = {}
         self._look_now = trio.Event()
         self._closed = False
 
@@ -67,25 +79,28 @@ class Waiters:
         Raises `JobNotFound`, also for a job that is removed meanwhile, and `DatabaseUnavailable` if it can't be read.
         """
         while not self._closed:
-            with self._registered(job_id) as finished:
+            with self._registered(job_id) as waiter:
                 # Registered first and asked then, so that no moment is left in which the hint could be missed.
                 due = await self._reader.await_job(job_id)
                 if due:
                     self._on_due(due)
                 if due is not None:
-                    await finished.wait()
+                    await waiter.woken.wait()
                 if not self._closed and (job := await self._read(job_id)).is_finished:
                     return job
         raise trio.ClosedResourceError("the client was closed while it waited for a job")
 
-    async def wait_for_new(self, job_id: UUID, store: Callable[[], Awaitable[None]]) -> Job:
+    async def wait_for_new(self, job_id: UUID, store: Callable[[], Awaitable[None]]) -> Job | Answer:
         """Store a job that exists nowhere yet, whose end is announced, and return it once it is finished.
 
-        As `wait` after `store`, whose errors come out; but nothing has to be asked before the job is finished.
+        As `wait` after `store`, whose errors come out; but nothing has to be asked before the job is finished. Of a job
+        that this process has delivered, the answer is returned, as it was recorded.
         """
-        with self._registered(job_id) as finished:
+        with self._registered(job_id) as waiter:
             await store()
-            await finished.wait()
+            await waiter.woken.wait()
+            if waiter.answer is not None:
+                return waiter.answer
             if not self._closed and (job := await self._read(job_id)).is_finished:
                 return job
         return await self.wait(job_id)
@@ -97,24 +112,30 @@ class Waiters:
         return job
 
     @contextmanager
-    def _registered(self, job_id: UUID) -> Iterator[trio.Event]:
-        event = trio.Event()
-        self._waiting.setdefault(job_id, set()).add(event)
+    def _registered(self, job_id: UUID) -> Iterator[_Waiter]:
+        waiter = _Waiter()
+        self._waiting.setdefault(job_id, set()).add(waiter)
         try:
-            yield event
+            yield waiter
         finally:
-            events = self._waiting[job_id]
-            events.discard(event)
-            if not events:
+            waiters = self._waiting[job_id]
+            waiters.discard(waiter)
+            if not waiters:
                 del self._waiting[job_id]
+
+    def answered(self, job_id: UUID, answer: Answer) -> None:
+        """A job was delivered here, and that is recorded with the whole answer."""
+        for waiter in self._waiting.get(job_id, ()):
+            waiter.answer = answer
+            waiter.woken.set()
 
     def wake(self, job_ids: Iterable[UUID]) -> None:
         """Let those who wait for these jobs look again."""
         if not self._waiting:
             return
         for job_id in job_ids:
-            for event in self._waiting.get(job_id, ()):
-                event.set()
+            for waiter in self._waiting.get(job_id, ()):
+                waiter.woken.set()
 
     def wake_all(self) -> None:
         """Something may have been missed: look now, for all at once."""

@@ -18,12 +18,15 @@ from psycopg import errors
 
 from requeuest_trio import Config, DatabaseUnavailable, JobState, Reached, Request, open_requeuest
 from requeuest_trio._engine import outcome_backlog
+from requeuest_trio._engine.after_recording import AfterRecording
 from requeuest_trio._engine.recorder import Recorder
+from requeuest_trio._engine.wake_ups import WakeUps
 from requeuest_trio._model.outcome import Answer, Outcome
 from requeuest_trio._observe.emitter import Emitter
 from requeuest_trio._store.claimed import Claimed
 from requeuest_trio._store.outcomes import Recorded, Report
 from requeuest_trio._store.store import Store
+from requeuest_trio._waiters import Waiters
 from requeuest_trio.testing import Receiver, Reply
 from tests.engine.probe import Log, QueueProbe, nothing_left, runner_of
 from tests.machine import within
@@ -91,7 +94,7 @@ class Books:
 
 
 def recorder_on(books: Books, told: list[Report] | None = None, config: Config | None = None) -> Recorder:
-    def on_recorded(reports: Sequence[Report], _: dict[str, float]) -> None:
+    def on_recorded(reports: Sequence[Report], *_: object) -> None:
         if told is not None:
             told.extend(reports)
 
@@ -440,10 +443,36 @@ async def test_the_dead_are_told_of_once_that_is_recorded(log: Log) -> None:
     ]
 
 
+async def test_a_stale_answer_is_handed_to_nobody() -> None:
+    """Another process may have recorded another one meanwhile: who waits looks for itself."""
+    told: list[tuple[str, UUID]] = []
+
+    class Told:
+        def answered(self, job_id: UUID, _: Answer) -> None:
+            told.append(("answered", job_id))
+
+        def wake(self, job_ids: Sequence[UUID]) -> None:
+            told.extend(("wake", job_id) for job_id in job_ids)
+
+        def due(self, waits: dict[str, float]) -> None:
+            assert waits == {"a": 0.0}, "of the stale one's channel"
+
+    books, reports = Books(), [report() for _ in range(2)]
+    for one in reports:
+        one.job.awaited = True
+    books.batches.append(reports[:1])
+    after_recording = AfterRecording(cast("Waiters", Told()), cast("WakeUps", Told()))
+    recorder = Recorder(cast("Store", books), Config(), after_recording, Emitter())
+    for one in reports:
+        recorder.submit(one)
+    await recorder.flush()
+    assert told == [("wake", reports[0].job.id), ("answered", reports[1].job.id)]
+
+
 async def test_an_echo_tells_of_what_the_first_write_may_have_unblocked() -> None:
     books, hints, again = Books(), list[dict[str, float]](), report()
     books.batches.append([again])
-    recorder = Recorder(cast("Store", books), Config(), lambda _, waits: hints.append(waits), Emitter())
+    recorder = Recorder(cast("Store", books), Config(), lambda _, waits, __: hints.append(waits), Emitter())
     recorder.submit(again)
     await recorder.flush()
     assert hints == [{"a": 0.0}]

@@ -8,6 +8,7 @@ import json
 import random
 import sys
 from functools import partial
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -285,10 +286,11 @@ async def test_who_begins_to_wait_during_an_attempt_gets_a_large_answer_whole(pr
 async def test_a_new_job_is_waited_for_without_a_question(probe: QueueProbe, receiver: Receiver) -> None:
     """It was stored as awaited, and who stored it was registered before."""
     receiver.decide = lambda _: REPLY
-    async with open_proxy(probe.dsn) as proxy, open_requeuest(proxy.dsn, poll_interval=NEVER) as client:
+    config = Config(notifications=False)
+    async with open_proxy(probe.dsn) as proxy, open_requeuest(proxy.dsn, poll_interval=NEVER, config=config) as client:
         with trio.fail_after(20):
             assert_reply(await client.spawn_returning("c", Request.get(receiver.url)))
-            assert not proxy.used_for("await_job")
+            assert not proxy.used_for("await_job", "job")
             job_id = await client.spawn("c", Request.get(receiver.url))
             assert_reply(await client.result(job_id))
         assert proxy.used_for("await_job")
@@ -303,3 +305,36 @@ async def test_an_id_of_ones_own_may_be_of_a_finished_job(probe: QueueProbe, rec
         with trio.fail_after(20):
             assert_reply(await client.spawn_returning("c", request, job_id=job_id))
     assert len(receiver.arrivals) == 1
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        REPLY,
+        Reply(204),
+        Reply(200, body=gzip.compress(b"x" * 100_000), headers=(("Content-Encoding", "gzip"),)),
+        Reply(200, body=b"x" * 3_000_000),
+        Reply(200, body="ä€".encode("utf-16"), headers=(("Content-Type", "text/plain; charset=utf-16"),)),
+        Reply(200, headers=(("Empty", ""), ("Twice", "a"), ("Twice", "b"))),
+        Reply(302, headers=(("Location", "/elsewhere"),)),
+    ],
+    ids=["bytes", "nothing", "compressed", "longer than is kept", "text", "headers", "redirect"],
+)
+async def test_what_is_handed_over_is_what_is_stored(probe: QueueProbe, receiver: Receiver, reply: Reply) -> None:
+    """The answer that this process has delivered does not come from the database: it must be none the better."""
+    receiver.decide = lambda arrival: Reply(200, body=b"here") if arrival.target == "/elsewhere" else reply
+    request = Request.get(f"{receiver.url}/x", follow_redirects=reply.status == 302, accept=[range(200, 300)])
+    config = Config(max_response_body=2_000_000)
+    async with open_requeuest(probe.dsn, config=config) as client, open_requeuest(probe.dsn, ()) as other:
+        handed_over = await client.spawn_returning("c", request)
+        [stored] = [await other.result(job.id) async for job in other.jobs()]
+    assert parts(handed_over) == parts(stored)
+
+
+def parts(response: Any) -> list[object]:
+    """All of it that a caller may look at."""
+    request = response.request
+    return [
+        *(response.status_code, response.headers.raw, response.content, response.text, response.encoding),
+        *(response.extensions, request.method, request.url, request.headers.raw, request.content),
+    ]

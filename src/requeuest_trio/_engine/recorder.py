@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from uuid import UUID
 
 import psycopg
@@ -40,8 +40,9 @@ _BUSY_ROWS = 8
 _BUSY_PAUSE = 0.01
 _BUSY_KEYS_SECONDS = 0.5
 
-OnRecorded = Callable[[Sequence[Report], dict[str, float]], None]
-"""Told what was recorded, and channels in which ordered jobs became available, with their waits. Both are hints."""
+OnRecorded = Callable[[Sequence[Report], dict[str, float], Collection[UUID]], None]
+"""Told what was written; channels in which ordered jobs became available, with their waits; and of which jobs the
+outcome was stale, and left out."""
 
 
 class Recorder:
@@ -201,7 +202,7 @@ class Recorder:
         if again:
             self._emitter.emit(events.OutcomesStale(jobs=len(again)))
         # It may have been recorded before, by a write whose answer was lost, and with it the names of these channels.
-        self._on_recorded(reports, unblocked | {report.job.channel: 0.0 for report in again})
+        self._on_recorded(reports, unblocked | {report.job.channel: 0.0 for report in again}, stale)
 
     def _tell_of_the_dead(self, batch: Sequence[Unconfirmed], stale: set[UUID]) -> None:
         for entry in batch:
@@ -241,7 +242,7 @@ class Recorder:
             return
         if not self._busy_keys:
             self._busy_keys_at = math.inf
-        self._on_recorded((), unblocked)
+        self._on_recorded((), unblocked, ())
 
 
 def _without_answer(report: Report, error: psycopg.Error) -> Report:
