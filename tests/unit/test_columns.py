@@ -1,15 +1,24 @@
-"""Jobs on their way to PostgreSQL: pieces of bearable size, and what there is to tell of them. (That the columns are
-read as they were given is tested where there is a server.)"""
+"""Jobs on their way to PostgreSQL: pieces of bearable size, what there is to tell of them, and the one list of their
+columns. (That the columns are read as they were given is tested where there is a server.)"""
 
+import inspect
+import re
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import uuid4
 
 from requeuest_trio import Request
-from requeuest_trio._store.columns import chunks, patience
+from requeuest_trio._store.claimed import StoredRequest
+from requeuest_trio._store.columns import CLAIMED, REQUEST, chunks, patience
 from requeuest_trio._store.new_jobs import NewJob
 from requeuest_trio._store.waits import firsts, known_waits, merged, waits_of, without
 
 MIB = 1_048_576
+SOURCES = Path(__file__).parents[2] / "src" / "requeuest_trio"
+OF_REQUESTS = {"_model", "_http", "cli"}
+"""Rooms that know requests, and no columns."""
+LISTED_WITHIN = 400
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 
@@ -52,3 +61,30 @@ def test_what_there_is_to_tell() -> None:
     assert without(waits_of(jobs, NOW.timestamp()), known) == {"b": [0, 9]}
     assert merged({"a": [3]}, {"a": [0, 9], "b": [1]}) == {"a": [0, 3], "b": [1]}
     assert merged({}, known) == known
+
+
+def lists_columns(text: str) -> bool:
+    """Whether nearly all columns that make a request stand close together."""
+    found = [(name.start(), name[0]) for name in re.finditer(rf"\b(?:{'|'.join(REQUEST)})\b", text)]
+    return any(
+        len({name for at, name in found if start <= at < start + LISTED_WITHIN}) >= len(REQUEST) - 1
+        for start, _ in found
+    )
+
+
+def test_columns_are_listed_in_one_place_and_in_the_type_of_what_is_read() -> None:
+    assert lists_columns("SELECT method, url, headers::text, body, accept::text, timeout FROM job")
+    assert not lists_columns("SELECT method, url, headers::text, body FROM job")
+    files = [path.relative_to(SOURCES) for path in SOURCES.rglob("*") if path.suffix in {".py", ".sql"}]
+    listing = {
+        path.as_posix()
+        for path in files
+        if path.parts[0] not in OF_REQUESTS and lists_columns((SOURCES / path).read_text("utf-8"))
+    }
+    assert listing == {"_store/columns.py", "_store/claimed.py"}
+
+
+def test_what_is_read_is_in_the_order_of_the_columns() -> None:
+    assert [field.name for field in fields(StoredRequest)] == REQUEST
+    assert list(inspect.signature(Request.restored).parameters) == REQUEST
+    assert [*REQUEST, "retry", "awaited"] == CLAIMED

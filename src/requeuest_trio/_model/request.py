@@ -275,7 +275,14 @@ class Request:
 
     @classmethod
     def restored(
-        cls, method: str, url: str, headers: Headers, body: bytes, accept: Statuses, timeout: float | None, follow: bool
+        cls,
+        method: str,
+        url: str,
+        headers: Headers,
+        body: bytes,
+        accept: Statuses,
+        timeout: float | None,
+        follow_redirects: bool,
     ) -> Self:
         """Make a request of parts that have been checked, or are only to be seen: a damaged one must still be shown."""
         self = object.__new__(cls)
@@ -286,7 +293,7 @@ class Request:
         put(self, "body", body)
         put(self, "accept", accept)
         put(self, "timeout", timeout)
-        put(self, "follow_redirects", follow)
+        put(self, "follow_redirects", follow_redirects)
         return self
 
     @classmethod

@@ -149,6 +149,7 @@ class Reservation:
 
 def _claimed(claim: UUID, row: Sequence[Any]) -> Claimed:
     """Read a row of the query `claim`, as far as it is read at once."""
+    # The order of the columns is that of `CLAIMED`.
     job_id, channel, ordering_key, attempt, *request, retry, awaited, _, _ = row
     return Claimed(claim, job_id, channel, ordering_key, attempt, StoredRequest(*request), retry, awaited)
 

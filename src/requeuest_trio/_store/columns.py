@@ -1,4 +1,6 @@
-"""New jobs as the parameters of the spawn statements: one array for each column, in PostgreSQL's binary form.
+"""The one list of a job's columns, of which the lists in statements are made, and their parameters.
+
+A new job becomes parameters of the spawn statements: one array for each column, in PostgreSQL's binary form.
 
 A dozen arrays would cost the driver more than anything else here, because it encodes each element by itself. But the
 jobs of a batch are much alike: what equals its neighbour is encoded once, and elements of one size are joined in C.
@@ -7,7 +9,7 @@ jobs of a batch are much alike: what equals its neighbour is encoded once, and e
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from itertools import chain
@@ -22,15 +24,30 @@ from requeuest_trio._model.statuses import Statuses
 if TYPE_CHECKING:
     from requeuest_trio._store.new_jobs import NewJob
 
-__all__ = ["chunks", "patience", "spawn_columns", "spawn_values", "text_array"]
+__all__ = ["CLAIMED", "REQUEST", "chunks", "lists", "patience", "spawn_columns", "spawn_values", "text_array"]
 
 _MAX_ROWS = 1_000
 _MAX_BYTES = 16 * 1_048_576
 _ROWS_OF_PATIENCE = 10_000
 
-# The types, by the numbers that they have in every database.
-_BOOL, _BYTEA, _INT2, _TEXT, _JSON, _FLOAT8 = 16, 17, 21, 25, 114, 701
-_TIMESTAMPTZ, _UUID, _JSONB, _INT4MULTIRANGE = 1184, 2950, 3802, 4451
+
+class _Type(NamedTuple):
+    """A type, by its name, which is looked up along no path, and by the number that it has in every database."""
+
+    name: str
+    oid: int
+
+
+_BOOL = _Type("boolean", 16)
+_BYTEA = _Type("pg_catalog.bytea", 17)
+_INT2 = _Type("smallint", 21)
+_TEXT = _Type("pg_catalog.text", 25)
+_JSON = _Type("pg_catalog.json", 114)
+_FLOAT8 = _Type("double precision", 701)
+_TIMESTAMPTZ = _Type("pg_catalog.timestamptz", 1184)
+_UUID = _Type("pg_catalog.uuid", 2950)
+_JSONB = _Type("pg_catalog.jsonb", 3802)
+_INT4MULTIRANGE = _Type("pg_catalog.int4multirange", 4451)
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -78,6 +95,28 @@ def spawn_values(job: NewJob, encoding: str) -> dict[str, bytes | None]:
     }
 
 
+def lists(forms: Mapping[str, str]) -> dict[str, str]:
+    """What statements list of a job's columns, as fragments of them.
+
+    Args:
+        forms: the fragments that say in which form a column is claimed or shown, if not as it is.
+    """
+    return {
+        "given_columns": ", ".join(_GIVEN),
+        "given_values": ", ".join(f"%({name})s::{_COLUMNS[name].type.name}" for name in _GIVEN),
+        "free_arrays": ", ".join(f"{_unnested(name)} AS {name}" for name in _COLUMNS if name != "ordering_key"),
+        "keyed_arrays": ", ".join(map(_unnested, _COLUMNS)),
+        "keyed_columns": ", ".join(_COLUMNS),
+        "claimed_columns": ", ".join(forms.get(f"claimed_{name}", name) for name in CLAIMED),
+        "unclaimed_columns": ", ".join("NULL" for _ in CLAIMED),
+        "shown_request": ", ".join(forms.get(f"shown_{name}", name) for name in REQUEST),
+    }
+
+
+def _unnested(name: str) -> str:
+    return f"pg_catalog.unnest(%({name})s::{_COLUMNS[name].type.name}[])"
+
+
 def text_array(values: Sequence[str], encoding: str) -> bytes:
     """Texts as a parameter of the type `text[]`."""
     return _array(_TEXT, [value.encode(encoding) for value in values])
@@ -101,7 +140,7 @@ def _each(values: Iterable[Any], encode: Callable[[Any], bytes | None]) -> list[
     return encoded
 
 
-def _array(element_type: int, elements: Sequence[bytes | None]) -> bytes:
+def _array(element_type: _Type, elements: Sequence[bytes | None]) -> bytes:
     header = _header(element_type, len(elements))
     if None not in elements:
         sized = cast("Sequence[bytes]", elements)
@@ -112,8 +151,8 @@ def _array(element_type: int, elements: Sequence[bytes | None]) -> bytes:
     return header + b"".join(map(_element, elements))
 
 
-def _header(element_type: int, number: int) -> bytes:
-    return _ARRAY_HEADER(1, 0, element_type, number, 1)
+def _header(element_type: _Type, number: int) -> bytes:
+    return _ARRAY_HEADER(1, 0, element_type.oid, number, 1)
 
 
 def _element(value: bytes | None) -> bytes:
@@ -155,7 +194,7 @@ def _retry(_: str, policy: RetryPolicy) -> bytes | None:
 class _Column(NamedTuple):
     """How a column comes from a job."""
 
-    type: int
+    type: _Type
     value: Callable[[NewJob], Any]
     encode: Callable[[str, Any], bytes | None]
 
@@ -177,3 +216,13 @@ _COLUMNS = {
     "retry": _Column(_JSONB, attrgetter("retry"), _retry),
     "awaited": _Column(_BOOL, attrgetter("awaited"), _bool),
 }
+"""All that is given of a job. The statements follow a new line here; what reads it is typed, and has a field more."""
+
+_MADE_INTO_OTHERS = {"at", "delay", "ordering_key"}
+"""Of these, statements make when a job is due, its state and its position."""
+_GIVEN = [name for name in _COLUMNS if name not in _MADE_INTO_OTHERS]
+"""What is stored as it was given."""
+CLAIMED = [name for name in _GIVEN if name not in {"id", "channel", "priority"}]
+"""What a claim reads of that, beside which job it is: the request, and how it is attempted."""
+REQUEST = [name for name in CLAIMED if name not in {"retry", "awaited"}]
+"""What makes the request, in the order in which `StoredRequest` has it."""

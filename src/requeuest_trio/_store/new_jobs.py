@@ -21,7 +21,7 @@ from requeuest_trio._model.errors import RequeuestError
 from requeuest_trio._model.request import Request
 from requeuest_trio._model.retry import DEFAULT_RETRY, RetryPolicy
 from requeuest_trio._postgres import TrioConnection
-from requeuest_trio._store.columns import chunks, patience, spawn_columns, spawn_values, text_array
+from requeuest_trio._store.columns import REQUEST, chunks, patience, spawn_columns, spawn_values, text_array
 from requeuest_trio._store.ordering_keys import WHOLE_CHANNEL, Key, OrderingKeys, key_columns
 from requeuest_trio._store.statements import operation, transaction
 from requeuest_trio._store.waits import Waits, firsts, known_waits, merged, waits_of, without
@@ -62,18 +62,10 @@ class NewJob:
     @property
     def sendable(self) -> Request:
         """The request as a claim of the stored job gives it: with the job's own timeout."""
-        request = self.request
         if self.timeout is None:
-            return request
-        return Request.restored(
-            request.method,
-            request.url,
-            request.headers,
-            request.body,
-            request.accept,
-            self.timeout,
-            request.follow_redirects,
-        )
+            return self.request
+        parts = {name: getattr(self.request, name) for name in REQUEST}
+        return Request.restored(**parts | {"timeout": self.timeout})
 
 
 class Stored(NamedTuple):

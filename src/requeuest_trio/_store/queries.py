@@ -1,9 +1,11 @@
 """Reads sql/: the one place where run-time SQL stands, a file for each step of a job.
 
 Each statement has a name and says what it is for. `{schema}` stands for the quoted schema. What several statements
-share is a fragment, which has a name as well, and stands in them as `{name}`. Statements that change
-several rows lock them in the order of their ids; those that touch ordering keys run in a transaction that has run
-`lock_keys` first.
+share is a fragment, which has a name as well, and stands in them as `{name}`; lists of a job's columns are fragments
+that `columns.py` makes.
+
+Statements that change several rows lock them in the order of their ids; those that touch ordering keys run in a
+transaction that has run `lock_keys` first.
 
 `configure` sees to it that names are looked up in pg_catalog alone. What runs before it, or in a transaction of the
 application's, which has a path of its own, leaves nothing to look up: functions, types and operators are qualified, but
@@ -13,6 +15,7 @@ for what the grammar itself knows, such as coalesce, extract and boolean.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from operator import attrgetter
@@ -20,6 +23,7 @@ from operator import attrgetter
 from requeuest_trio._model.errors import InvalidRequest, shown
 from requeuest_trio._model.exact import exact_text
 from requeuest_trio._postgres import Statement
+from requeuest_trio._store.columns import lists
 
 __all__ = ["Queries", "checked_schema", "parsed"]
 
@@ -49,11 +53,13 @@ def parsed() -> dict[str, str]:
             if name in texts[kind]:
                 raise ValueError(f"two have the {kind} {name}")
             texts[kind][name] = text.strip()
-    fragments = texts["fragment"]
-    return {
-        name: _FRAGMENT.sub(lambda found: fragments.get(found[1], found[0]), statement)
-        for name, statement in texts["name"].items()
-    }
+    generated = lists(texts["fragment"])
+    fragments = generated | {name: _filled(text, generated) for name, text in texts["fragment"].items()}
+    return {name: _filled(statement, fragments) for name, statement in texts["name"].items()}
+
+
+def _filled(text: str, fragments: Mapping[str, str]) -> str:
+    return _FRAGMENT.sub(lambda found: fragments.get(found[1], found[0]), text)
 
 
 class Queries:

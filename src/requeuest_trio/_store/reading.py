@@ -12,6 +12,7 @@ from requeuest_trio._model.request import Request
 from requeuest_trio._model.states import JobState
 from requeuest_trio._model.statuses import Statuses
 from requeuest_trio._postgres import TrioConnection
+from requeuest_trio._store.columns import REQUEST
 from requeuest_trio._store.parsing import LAST_URL, headers_in, statuses_in
 from requeuest_trio._store.statements import Statements, operation
 from requeuest_trio._store.waits import Waits
@@ -101,16 +102,15 @@ def job_from_row(row: Sequence[Any]) -> Job:
     """Read a row of the queries `job` and `jobs`, also one that another program damaged."""
     (
         id_, channel, state, priority, ordering_key, attempts, due_at, created_at, finished_at, status, error,
-        method, url, headers, body, accept, timeout, follow_redirects,
-        response_headers, response_body, response_truncated,
+        *parts, response_headers, response_body, response_truncated,
     ) = row  # fmt: skip
-    request = Request.restored(
-        method, url, _shown_headers(headers), body, _shown_ranges(accept), timeout, follow_redirects
-    )
+    stored = dict(zip(REQUEST, parts, strict=True))
+    stored |= {"headers": _shown_headers(stored["headers"]), "accept": _shown_ranges(stored["accept"])}
+    request = Request.restored(**stored)
     response = None
     if state == JobState.SUCCEEDED and status is not None:
         pairs = _shown_headers(response_headers or "[]")
-        last_url = url
+        last_url = request.url
         if pairs and pairs[0][0] == LAST_URL:
             (_, last_url), *rest = pairs
             pairs = tuple(rest)

@@ -84,13 +84,28 @@ WITH RECURSIVE place AS MATERIALIZED (
     SET state = 'running', worker = %(worker)s, claim = %(claim)s, claimed_at = now(),
         attempts = least(attempts, 2147483646) + 1
     WHERE id = ANY (ARRAY(SELECT id FROM picked WHERE NOT is_broken))
-    RETURNING id, channel, ordering_key, attempts, method, url, headers::text,
-              CASE WHEN id = ANY (ARRAY(SELECT id FROM picked WHERE is_large)) THEN NULL ELSE body END, accept::text,
-              timeout, follow_redirects, retry::text, awaited
+    RETURNING id, channel, ordering_key, attempts, {claimed_columns}
 )
 SELECT taken.*, (SELECT count(*) FROM due) > (SELECT count(*) FROM picked) AS is_cut, false AS is_broken FROM taken
 UNION ALL
-SELECT id, channel, NULL, 0, '', '', '', NULL, '', NULL, false, NULL, false, true, true FROM picked WHERE is_broken;
+SELECT id, channel, NULL, 0, {unclaimed_columns}, true, true FROM picked WHERE is_broken;
+
+
+-- fragment: claimed_headers
+headers::text
+
+
+-- fragment: claimed_body
+-- One that is large is left where it is.
+CASE WHEN id = ANY (ARRAY(SELECT id FROM picked WHERE is_large)) THEN NULL ELSE body END
+
+
+-- fragment: claimed_accept
+accept::text
+
+
+-- fragment: claimed_retry
+retry::text
 
 
 -- name: body

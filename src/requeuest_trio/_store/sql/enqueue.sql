@@ -6,13 +6,9 @@
 -- Store one job that has neither an ordering key nor a time of its own, unless its id exists, or its channel is ordered.
 -- Announces what it is told to. `spawn` can do the same; but most spawns are alone, and this takes a sixth less time,
 -- also because it returns nothing but how many it has stored.
-INSERT INTO {schema}.job (id, channel, priority, due_at, placed, method, url, headers, body, accept, timeout,
-                          follow_redirects, retry, awaited)
-SELECT %(id)s::pg_catalog.uuid, %(channel)s::pg_catalog.text, %(priority)s::smallint,
-       pg_catalog.now() OPERATOR(pg_catalog.+) (%(delay)s::double precision OPERATOR(pg_catalog.*) interval '1 second'),
-       true, %(method)s::pg_catalog.text, %(url)s::pg_catalog.text, %(headers)s::pg_catalog.json,
-       %(body)s::pg_catalog.bytea, %(accept)s::pg_catalog.int4multirange, %(timeout)s::double precision,
-       %(follow_redirects)s::boolean, %(retry)s::pg_catalog.jsonb, %(awaited)s::boolean
+INSERT INTO {schema}.job ({given_columns}, placed, due_at)
+SELECT {given_values}, true,
+       pg_catalog.now() OPERATOR(pg_catalog.+) (%(delay)s::double precision OPERATOR(pg_catalog.*) interval '1 second')
 FROM (SELECT {schema}.announce(%(topic)s::pg_catalog.text, %(announced)s::pg_catalog.text)) AS announced
 WHERE {is_unordered}
 ON CONFLICT (id) DO NOTHING;
@@ -21,13 +17,9 @@ ON CONFLICT (id) DO NOTHING;
 -- name: spawn_claimed
 -- Store one such job as claimed, by a process that can send it at once: nobody else need know of it. Nothing is stored
 -- for a process that is not registered (any more).
-INSERT INTO {schema}.job (id, channel, priority, due_at, placed, method, url, headers, body, accept, timeout,
-                          follow_redirects, retry, awaited, state, attempts, worker, claim, claimed_at)
-SELECT %(id)s::pg_catalog.uuid, %(channel)s::pg_catalog.text, %(priority)s::smallint, pg_catalog.now(), true,
-       %(method)s::pg_catalog.text, %(url)s::pg_catalog.text, %(headers)s::pg_catalog.json, %(body)s::pg_catalog.bytea,
-       %(accept)s::pg_catalog.int4multirange, %(timeout)s::double precision, %(follow_redirects)s::boolean,
-       %(retry)s::pg_catalog.jsonb, %(awaited)s::boolean, 'running', 1, %(worker)s::pg_catalog.uuid,
-       %(claim)s::pg_catalog.uuid, pg_catalog.now()
+INSERT INTO {schema}.job ({given_columns}, placed, due_at, state, attempts, worker, claim, claimed_at)
+SELECT {given_values}, true, pg_catalog.now(), 'running', 1, %(worker)s::pg_catalog.uuid, %(claim)s::pg_catalog.uuid,
+       pg_catalog.now()
 WHERE {is_registered} AND {is_unordered}
 ON CONFLICT (id) DO NOTHING;
 
@@ -41,25 +33,10 @@ ON CONFLICT (id) DO NOTHING;
 WITH ordered AS MATERIALIZED (
     {ordered}
 ), stored AS (
-    INSERT INTO {schema}.job (id, channel, priority, due_at, placed, method, url, headers, body, accept, timeout,
-                              follow_redirects, retry, awaited)
-    SELECT id, channel, priority,
-           coalesce(at, pg_catalog.now() OPERATOR(pg_catalog.+) (delay OPERATOR(pg_catalog.*) interval '1 second')),
-           true, method, url, headers, body, accept, timeout, follow_redirects, retry, awaited
-    FROM (SELECT pg_catalog.unnest(%(id)s::pg_catalog.uuid[]) AS id,
-                 pg_catalog.unnest(%(channel)s::pg_catalog.text[]) AS channel,
-                 pg_catalog.unnest(%(priority)s::smallint[]) AS priority,
-                 pg_catalog.unnest(%(at)s::pg_catalog.timestamptz[]) AS at,
-                 pg_catalog.unnest(%(delay)s::double precision[]) AS delay,
-                 pg_catalog.unnest(%(method)s::pg_catalog.text[]) AS method,
-                 pg_catalog.unnest(%(url)s::pg_catalog.text[]) AS url,
-                 pg_catalog.unnest(%(headers)s::pg_catalog.json[]) AS headers,
-                 pg_catalog.unnest(%(body)s::pg_catalog.bytea[]) AS body,
-                 pg_catalog.unnest(%(accept)s::pg_catalog.int4multirange[]) AS accept,
-                 pg_catalog.unnest(%(timeout)s::double precision[]) AS timeout,
-                 pg_catalog.unnest(%(follow_redirects)s::boolean[]) AS follow_redirects,
-                 pg_catalog.unnest(%(retry)s::pg_catalog.jsonb[]) AS retry,
-                 pg_catalog.unnest(%(awaited)s::boolean[]) AS awaited) AS input
+    INSERT INTO {schema}.job ({given_columns}, placed, due_at)
+    SELECT {given_columns}, true,
+           coalesce(at, pg_catalog.now() OPERATOR(pg_catalog.+) (delay OPERATOR(pg_catalog.*) interval '1 second'))
+    FROM (SELECT {free_arrays}) AS input
     WHERE channel OPERATOR(pg_catalog.<>) ALL (ARRAY(SELECT name FROM ordered))
     ON CONFLICT (id) DO NOTHING
     RETURNING 1
@@ -145,30 +122,18 @@ WITH placed AS MATERIALIZED (
                    WHERE behind.channel OPERATOR(pg_catalog.=) input.channel
                      AND behind.ordering_key OPERATOR(pg_catalog.=) input.ordering_key
                      AND behind.state OPERATOR(pg_catalog.=) 'blocked'::{schema}.job_state) AS is_blocked
-    FROM ROWS FROM (
-        pg_catalog.unnest(%(id)s::pg_catalog.uuid[]), pg_catalog.unnest(%(channel)s::pg_catalog.text[]),
-        pg_catalog.unnest(%(priority)s::smallint[]), pg_catalog.unnest(%(at)s::pg_catalog.timestamptz[]),
-        pg_catalog.unnest(%(delay)s::double precision[]), pg_catalog.unnest(%(ordering_key)s::pg_catalog.text[]),
-        pg_catalog.unnest(%(method)s::pg_catalog.text[]), pg_catalog.unnest(%(url)s::pg_catalog.text[]),
-        pg_catalog.unnest(%(headers)s::pg_catalog.json[]), pg_catalog.unnest(%(body)s::pg_catalog.bytea[]),
-        pg_catalog.unnest(%(accept)s::pg_catalog.int4multirange[]), pg_catalog.unnest(%(timeout)s::double precision[]),
-        pg_catalog.unnest(%(follow_redirects)s::boolean[]), pg_catalog.unnest(%(retry)s::pg_catalog.jsonb[]),
-        pg_catalog.unnest(%(awaited)s::boolean[])) WITH ORDINALITY
-         AS input (id, channel, priority, at, delay, ordering_key, method, url, headers, body, accept, timeout,
-                   follow_redirects, retry, awaited, place)
+    FROM ROWS FROM ({keyed_arrays}) WITH ORDINALITY AS input ({keyed_columns}, place)
     -- By their ids whatever the plan: one that was made while there were few jobs, and is kept, would read all of them.
     WHERE input.id OPERATOR(pg_catalog.<>) ALL (
         ARRAY(SELECT same.id FROM {schema}.job AS same
               WHERE same.id OPERATOR(pg_catalog.=) ANY (%(id)s::pg_catalog.uuid[])))
     ORDER BY place
 ), stored AS (
-    INSERT INTO {schema}.job (id, channel, state, priority, due_at, ordering_key, position, placed, method, url, headers,
-                              body, accept, timeout, follow_redirects, retry, awaited)
-    SELECT id, channel,
-           CASE WHEN is_blocked THEN 'blocked'::{schema}.job_state ELSE 'available'::{schema}.job_state END, priority,
+    INSERT INTO {schema}.job ({given_columns}, placed, due_at, state, ordering_key, position)
+    SELECT {given_columns}, true,
            coalesce(at, pg_catalog.now() OPERATOR(pg_catalog.+) (delay OPERATOR(pg_catalog.*) interval '1 second')),
-           ordering_key, pg_catalog.nextval('{schema}.job_position'::pg_catalog.regclass), true,
-           method, url, headers, body, accept, timeout, follow_redirects, retry, awaited
+           CASE WHEN is_blocked THEN 'blocked'::{schema}.job_state ELSE 'available'::{schema}.job_state END,
+           ordering_key, pg_catalog.nextval('{schema}.job_position'::pg_catalog.regclass)
     FROM placed ORDER BY place
     ON CONFLICT (id) DO NOTHING
     RETURNING channel, due_at, state

@@ -22,16 +22,33 @@ SELECT NULL, NULL FROM {schema}.job WHERE id = %(id)s AND finished_at IS NULL AN
 SELECT id FROM {schema}.job WHERE id = ANY (%(ids)s::uuid[]) AND finished_at IS NULL;
 
 
--- name: job
--- One job, but for what is larger than it may be, as an old queue can have it.
-SELECT id, channel, state::text, priority, ordering_key, attempts,
-       {schema}.readable(due_at), {schema}.readable(created_at), {schema}.readable(finished_at), status,
-       left(error, 10000), method, left(url, 524288),
-       CASE WHEN pg_column_size(headers) <= 524288 THEN headers::text ELSE '[]' END,
-       CASE WHEN octet_length(body) <= 268435456 THEN body ELSE '' END,
-       CASE WHEN pg_column_size(accept) <= 524288 THEN accept::text ELSE '{}' END, timeout, follow_redirects,
+-- fragment: shown_columns
+-- A job, but for what is larger than it may be, as an old queue can have it.
+id, channel, state::text, priority, ordering_key, attempts, {schema}.readable(due_at), {schema}.readable(created_at),
+       {schema}.readable(finished_at), status, left(error, 10000), {shown_request},
        CASE WHEN pg_column_size(response_headers) <= 2097152 THEN response_headers::text END,
        CASE WHEN octet_length(response_body) <= 268435456 THEN response_body END, response_truncated
+
+
+-- fragment: shown_url
+left(url, 524288)
+
+
+-- fragment: shown_headers
+CASE WHEN pg_column_size(headers) <= 524288 THEN headers::text ELSE '[]' END
+
+
+-- fragment: shown_body
+CASE WHEN octet_length(body) <= 268435456 THEN body ELSE '' END
+
+
+-- fragment: shown_accept
+CASE WHEN pg_column_size(accept) <= 524288 THEN accept::text ELSE '{}' END
+
+
+-- name: job
+-- One job, but for what is larger than it may be, as an old queue can have it.
+SELECT {shown_columns}
 FROM {schema}.job WHERE id = %(id)s;
 
 
@@ -53,14 +70,7 @@ WITH page AS MATERIALIZED (
     SELECT id FROM (SELECT id, size, sum(size) OVER (ORDER BY id) AS total FROM page) AS summed
     WHERE total <= 16777216 OR total = size
 )
-SELECT id, channel, state::text, priority, ordering_key, attempts,
-       {schema}.readable(due_at), {schema}.readable(created_at), {schema}.readable(finished_at), status,
-       left(error, 10000), method, left(url, 524288),
-       CASE WHEN pg_column_size(headers) <= 524288 THEN headers::text ELSE '[]' END,
-       CASE WHEN octet_length(body) <= 268435456 THEN body ELSE '' END,
-       CASE WHEN pg_column_size(accept) <= 524288 THEN accept::text ELSE '{}' END, timeout, follow_redirects,
-       CASE WHEN pg_column_size(response_headers) <= 2097152 THEN response_headers::text END,
-       CASE WHEN octet_length(response_body) <= 268435456 THEN response_body END, response_truncated
+SELECT {shown_columns}
 FROM {schema}.job WHERE id = ANY (ARRAY(SELECT id FROM chosen)) ORDER BY id;
 
 
