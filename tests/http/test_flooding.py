@@ -22,6 +22,7 @@ import trio.testing
 import trustme
 
 from requeuest_trio import Config, TrioTransport
+from requeuest_trio._http.exchanges import MAX_CHUNKS
 from requeuest_trio._http.sender import Sender, open_sender
 from requeuest_trio._http.turns import Turns
 from requeuest_trio._model.outcome import Delivery
@@ -109,6 +110,20 @@ async def test_flood(name: str) -> None:
         else:
             assert delivery.answer is not None
             assert (delivery.answer.status, delivery.answer.truncated, delivery.answer.cut_off) == (200, True, None)
+
+
+async def test_a_body_has_so_many_chunks_however_little_is_in_them() -> None:
+    """It is far from its limit, and from that of what stands between them."""
+
+    async def handle(stream: trio.abc.Stream) -> None:
+        await read_head(stream)
+        await stream.send_all(CHUNKED + b"1\r\nx\r\n" * (MAX_CHUNKS + 1_000) + b"0\r\n\r\n")
+
+    async with raw_server(handle) as server, open_sender(None, Config(max_response_body=2 * MAX_CHUNKS)) as sender:
+        answer = (await send(sender, server.url)).answer
+    assert answer is not None
+    assert answer.truncated
+    assert 0 < len(answer.body) <= MAX_CHUNKS
 
 
 async def test_records_of_a_byte(authority: trustme.CA, tmp_path: Path) -> None:

@@ -52,6 +52,34 @@ def test_without_descriptors_nothing_is_said_of_a_receiver() -> None:
     """)
 
 
+def test_a_system_that_calls_names_unknown_for_want_of_descriptors_is_not_believed() -> None:
+    """Some do, and some say what they lack. They may lack it from the beginning, or only while they look."""
+    run("""
+        async def main():
+            end = lambda: None
+
+            def unknown(*_, flags=0, **__):
+                nonlocal end
+                if is_busy and not flags & socket.AI_NUMERICHOST:
+                    end = starve()
+                raise socket.gaierror(code, "no such name")
+
+            socket.getaddrinfo = unknown
+            for code in (socket.EAI_NONAME, socket.EAI_AGAIN):
+                async with open_sender(None, Config()) as sender:
+                    is_busy = False
+                    assert not (await send(sender, "http://receiver.test/")).is_shortage
+                    end = starve()
+                    assert (await send(sender, "http://receiver.test/")).is_shortage
+                    end()
+                    is_busy = True
+                    assert (await send(sender, "http://receiver.test/")).is_shortage
+                    end()
+
+        trio.run(main)
+    """)
+
+
 def test_trusted_certificates_that_could_not_be_read_are_read_later() -> None:
     """The file that can't be opened is passed over without a word, and what is made then would trust nobody."""
     run("""

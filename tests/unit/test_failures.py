@@ -52,14 +52,20 @@ STATES = st.text("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ", min_size=5, max_size=5)
 class Answered(psycopg.Error):
     """As PostgreSQL would have sent it."""
 
-    def __init__(self, sqlstate: str, severity: str | None = "ERROR") -> None:
+    def __init__(self, sqlstate: str, severity: str | None = "ERROR", function: str = "errstart") -> None:
         super().__init__("no")
         self.sqlstate = sqlstate
         self.severity = severity
+        self.function = function
 
     @property
     def diag(self) -> errors.Diagnostic:
-        return errors.Diagnostic({DiagnosticField.SEVERITY_NONLOCALIZED: (self.severity or "").encode()})
+        return errors.Diagnostic(
+            {
+                DiagnosticField.SEVERITY_NONLOCALIZED: (self.severity or "").encode(),
+                DiagnosticField.SOURCE_FUNCTION: self.function.encode(),
+            }
+        )
 
 
 def test_the_list_is_psycopgs() -> None:
@@ -88,6 +94,12 @@ def test_any_sqlstate(sqlstate: str, severity: str) -> None:
         assert not was_answered(error)
     else:
         assert meaning_of(error) is BY_CODE.get(sqlstate, BY_CLASS.get(sqlstate[:2], Meaning.OUTAGE))
+
+
+def test_a_full_queue_of_notifications_says_nothing_of_the_data() -> None:
+    """Its SQLSTATE is that of data that is too large: only the function in PostgreSQL tells one from the other."""
+    assert meaning_of(Answered("54000")) is Meaning.REFUSAL
+    assert meaning_of(Answered("54000", function="PreCommit_Notify")) is Meaning.OUTAGE
 
 
 @pytest.mark.parametrize("kind", OF_PSYCOPG, ids=lambda kind: kind.__name__)

@@ -67,6 +67,8 @@ def test_free_slots_are_shared_in_equal_parts() -> None:
     wishes = [Wish(name, 0, 10, 5) for name in "abc"]
     assert Slots(24, None).share_out(0, wishes) == {"a": 7, "b": 7, "c": 7}
     assert Slots(24, None).share_out(20, wishes) == {"a": 1, "b": 1, "c": 1}
+    # There are fewer of them than channels: what the first ones get is no longer there for the last.
+    assert Slots(24, None).share_out(22, wishes) == {"a": 1, "b": 1}
     assert Slots(100, None).share_out(0, wishes) == {"a": 15, "b": 15, "c": 15}
 
 

@@ -131,7 +131,7 @@ def _resuming(entries: Sequence[Entry], dsn: str, schema: str, sensitive: Collec
 
 def _refuse(error: BadLines, name: str) -> None:
     for number, problem in error.problems[:_MOST_PROBLEMS]:
-        print(f"requeuest: {one_line(f'{name}, line {number}: {problem}')}", file=sys.stderr)
+        print(f"requeuest: {name}, line {number}: {one_line(problem)}", file=sys.stderr)
     if len(error.problems) > _MOST_PROBLEMS:
         print(f"requeuest: and {len(error.problems) - _MOST_PROBLEMS} more", file=sys.stderr)
     print("requeuest: nothing was stored or sent", file=sys.stderr)
