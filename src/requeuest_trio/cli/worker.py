@@ -77,7 +77,7 @@ def worker(
       requeuest worker billing mail --dsn postgresql:///app
     """
     if bool(channels) == everything:
-        why = ": --all already means every channel" if everything else ""
+        why = ", not both: --all already means every channel" if everything else ""
         raise click.UsageError(f"name the channels to deliver, or say --all{why}")
     for name in channels:
         remark_on(name, f"for several: requeuest worker {shlex.join(filter(None, name.split(',')))}")
