@@ -18,8 +18,10 @@ from tests.foreign_text import BOUNDED, SHAPES, Call, refusing
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 MOST_GROWTH = 35.0
 """Of the time, for ten times the text: linear is 10, quadratic is 100."""
+CLEAR_GROWTH = 15.0
+"""What grows less is linear. Between the two, what is linear may hide the rest, and the next size tells."""
 TELLING = 0.01
-"""Seconds. Less is not compared, being mostly what any call costs; once it is more, growth has been seen."""
+"""Seconds. Less is not compared, being mostly what any call costs."""
 MOST_AT_FIRST = 0.1
 """Seconds for the smallest."""
 TRIES = 5
@@ -41,7 +43,7 @@ def duration(call: Call, shape: str, size: int) -> float:
 
 def grows_too_fast(call: Call, shape: str) -> str | None:
     """Compares size after size, so that what is cubic is found before it takes hours."""
-    limit = MOST_AT_FIRST
+    limit, before = MOST_AT_FIRST, 0.0
     for size in SIZES:
         taken = duration(call, shape, size)
         tries = 1
@@ -49,13 +51,14 @@ def grows_too_fast(call: Call, shape: str) -> str | None:
             # Both once more: what else runs on the machine takes its share of the caches and of the memory's time.
             taken = min(taken, duration(call, shape, size))
             if size > SIZES[0]:
-                limit = max(limit, duration(call, shape, size // 10) * MOST_GROWTH)
+                before = max(before, duration(call, shape, size // 10))
+                limit = max(limit, before * MOST_GROWTH)
             tries += 1
         if taken > limit:
             return f"{taken:.4f} s for {size:,} characters, where {limit:.4f} s would be generous"
-        if taken > TELLING:
+        if TELLING < taken < before * CLEAR_GROWTH:
             return None
-        limit = max(taken * MOST_GROWTH, TELLING)
+        limit, before = max(taken * MOST_GROWTH, TELLING), taken
     return None
 
 
