@@ -148,6 +148,25 @@ async def test_the_block_ends_in_time(
     assert not await probe.sessions()
 
 
+async def test_statements_under_way_have_their_time_to_be_put_in_order(
+    proxy: Proxy, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the tasks, then that of the end, then that of the announcer: docs/guarantees.md adds them up."""
+    monkeypatch.setattr(_open, "FINISH_SECONDS", 1.0)
+    request = Request.get(receiver.url)
+    config = Config(statement_timeout=1.0)
+    with trio.CancelScope() as scope:
+        async with open_requeuest(proxy.dsn, ["a"], lease=LEASE, poll_interval=0.3, config=config) as client:
+            # Every connection has been used, and there is something left to announce.
+            await client.spawn_returning("a", request)
+            await client.spawn("b", request, ordering_key="x")
+            proxy.freeze()
+            left_at = trio.current_time()
+            scope.cancel()
+    proxy.thaw()
+    assert trio.current_time() - left_at < 3 * SETTLE_TIMEOUT + 1.0 + 1.0 + SLACK
+
+
 async def test_workers_and_producers_under_load_go_on_after_it(harness: FaultHarness) -> None:
     """For some leases, again and again; with the time limits as they are."""
     await harness.start_receiver(Answer(delay=0.01))

@@ -53,7 +53,10 @@ _REMEDIES = tuple(
         (r"failed to resolve host", "see to the name of the host, and to this machine's DNS"),
         (r"Connection refused", "see whether the server runs, and listens at this host and port"),
         (r"on socket .* No such file or directory", "see whether the server runs, and name its directory or a host"),
-        (r"timeout expired|no connection within", "see whether host and port are right, and what is on the way there"),
+        (
+            r"timeout expired|no connection within connect_timeout",
+            "see whether host and port are right, and what is on the way there",
+        ),
     )
 )
 

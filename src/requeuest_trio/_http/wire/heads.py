@@ -51,7 +51,7 @@ class Head:
         self.text: Headers = tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields])
         self.promised: float = _promised_seconds(fields)
         """How long the other side keeps an idle connection open."""
-        self.has_coding = any(len(name) == 16 and name.lower() == b"content-encoding" for name, _ in fields)
+        self.has_coding: bool = any(len(name) == 16 and name.lower() == b"content-encoding" for name, _ in fields)
         """Whether the body may not be as it was meant."""
         self.plain_framing: Framing | None = None
         """What `framing_of` gives for a plain head that answers no HEAD, once it was asked."""
