@@ -34,8 +34,10 @@ import requeuest_trio.events
 import requeuest_trio.masking
 from requeuest_trio import ALL, Channel, JobState, Request, RequeuestError, _open, open_requeuest
 from requeuest_trio._engine.runner import FINISH_SECONDS
+from requeuest_trio._enqueue import announcer
 from requeuest_trio._observe import events
 from requeuest_trio._observe.emitter import Emitter
+from requeuest_trio._postgres import SETTLE_TIMEOUT
 from requeuest_trio.cli.worker import worker as worker_command
 from requeuest_trio.testing import Arrival, Reply, open_receiver
 from tests.faults.mutations import mutants
@@ -270,7 +272,9 @@ def test_who_stops_a_worker_waits_for_longer_than_it_takes() -> None:
     text = (ROOT / "docs" / "workers.md").read_text("utf-8")
     [of_the_command] = [option.default for option in worker_command.params if option.name == "grace"]
     grace = inspect.signature(open_requeuest).parameters["grace"].default
-    closing = FINISH_SECONDS + _open._CLOSE_SECONDS
+    recording = FINISH_SECONDS + announcer._LAST_SECONDS + 3 * SETTLE_TIMEOUT
+    assert f"{recording:g} s for recording" in text
+    closing = recording + _open._CLOSE_SECONDS
     assert of_the_command == grace
     assert f"`grace` + {closing:g} s before it kills" in text
     for pattern in ("TimeoutStopSec=", "stop_grace_period: ", "`terminationGracePeriodSeconds` is "):
