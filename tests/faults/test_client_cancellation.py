@@ -97,6 +97,12 @@ async def jobs(client: Client, done: UUID) -> None:
 
 
 @call
+async def events(client: Client, done: UUID) -> None:
+    async with client.events():
+        await client.job(done)
+
+
+@call
 async def attempts(client: Client, done: UUID) -> None:
     await client.attempts(done)
 
