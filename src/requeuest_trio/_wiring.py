@@ -158,12 +158,26 @@ async def wire(
     services = [spawner.run, announcer.run, waiters.run, sender.run, loop_lag.run]
     if listen_at is not None:
         listening = await databases.database(1, listen_at, has_sessions=True)
-        topics: dict[str, Topic[Any]] = {notifications.done_topic: Topic(finished_in, waiters.wake)}
-        if runner is not None:
-            topics[notifications.due_topic] = Topic(waits_in, wake_ups.heard)
-        on_anything = [waiters.wake_all, wake_ups.anything]
-        services.append(Listener(listening, databases.bound(listening), topics, on_anything, emitter).run)
+        due = wake_ups if runner else None
+        services.append(_listener(listening, databases.bound(listening), notifications, waiters, due, emitter).run)
     return Wired(client, runner, services)
+
+
+def _listener(
+    listening: Database,
+    store: Store,
+    notifications: Notifications,
+    waiters: Waiters,
+    due: WakeUps | None,
+    emitter: Emitter,
+) -> Listener:
+    """Build what hears of finished jobs and, where this process delivers, of jobs that are `due`."""
+    topics: dict[str, Topic[Any]] = {notifications.done_topic: Topic(finished_in, waiters.wake)}
+    on_anything = [waiters.wake_all]
+    if due is not None:
+        topics[notifications.due_topic] = Topic(waits_in, due.heard)
+        on_anything.append(due.anything)
+    return Listener(listening, store, topics, on_anything, emitter)
 
 
 def wire_runner(

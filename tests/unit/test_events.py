@@ -5,7 +5,7 @@ import inspect
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, KeysView
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -15,6 +15,7 @@ import pytest
 
 import requeuest_trio
 from requeuest_trio import ALL, JobState
+from requeuest_trio import events as public_events
 from requeuest_trio._model.channel import All
 from requeuest_trio._model.job import Reached
 from requeuest_trio._observe import events
@@ -29,8 +30,9 @@ JOB_ID = UUID(int=7)
 TREES = {path: ast.parse(path.read_text("utf-8")) for path in sorted(SOURCE.rglob("*.py"))}
 
 
-def names_of(kind: type[Event]) -> set[str]:
-    return {field.name for field in fields(kind)}  # type: ignore[arg-type]  # each kind is a dataclass
+def names_of(kind: type[Event]) -> KeysView[str]:
+    """In their order."""
+    return {field.name: None for field in fields(kind)}.keys()  # type: ignore[arg-type]  # each kind is a dataclass
 
 
 def made(kind: type[Event], text: str) -> Iterator[Event]:
@@ -51,6 +53,10 @@ def constructions() -> Iterator[str]:
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and (name := re.match(r"events\.([A-Z]\w+)$", ast.unparse(node.func))):
                 yield name[1]
+
+
+def test_every_event_is_public() -> None:
+    assert set(public_events.__all__) == {"Event", *events.__all__}
 
 
 def test_every_event_is_emitted_somewhere() -> None:
@@ -93,7 +99,7 @@ def test_an_event_is_a_value() -> None:
     assert event == same
     assert hash(event) == hash(same)
     with pytest.raises(FrozenInstanceError):
-        event.channel = "b"  # type: ignore[misc]
+        event.channel = "b"  # type: ignore[misc]  # the checker knows that it is frozen, and so must the event
     assert event != events.JobDead(job=JOB_ID, channel="b", attempts=2, status=None, error=None)
 
 
@@ -129,7 +135,7 @@ def test_fields_can_be_written_as_json(caplog: pytest.LogCaptureFixture, kind: t
             written.append(event.fields())
     assert [record.__dict__["fields"] for record in caplog.records] == written
     for values in written:
-        assert list(values) == [field.name for field in fields(kind)]  # type: ignore[arg-type]
+        assert list(values) == list(names_of(kind))
         assert json.loads(json.dumps(values)) == values
         assert {type(value) for value in values.values()} <= {str, int, float, list, type(None)}
 
